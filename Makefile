@@ -1,0 +1,47 @@
+# `make demo` needs only make and Python 3.11 or newer; the first target that runs sets up .venv once.
+PYTHON ?= python3
+SEED ?= 0
+DEMO := runs/demo
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test check docs miniature clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: $(READY) ## install everything into .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (once, some minutes: torch is large)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## train the miniature and open its numbers; SEED=1 for another run
+	@rm -rf $(DEMO)
+	$(BIN)/uniapl train miniature output_dir=$(DEMO) seed=$(SEED)
+	$(BIN)/uniapl report $(DEMO)
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## formatter, linter, types, import contracts, stale docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	@$(BIN)/uniapl config reference | diff -u docs/config.md - || { \
+		echo "error: docs/config.md is stale; run make docs" >&2; exit 1; }
+
+docs: $(READY) ## write docs/config.md from the schema
+	$(BIN)/uniapl config reference > docs/config.md
+
+miniature: $(READY) ## rebuild the miniature's model and data (shipped in the package)
+	$(BIN)/python -m uniapl.miniature.build
+
+clean: ## remove what the other targets made, run folders excepted
+	rm -rf .venv dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""UniAPL: learn from an expert's demonstrations and from preferences in one training stage.
+
+    from uniapl import load_config, train
+
+    run_folder = train(load_config("miniature", ["output_dir=runs/first"]))
+
+Importing the package loads nothing heavy; each name below is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uniapl.config import Config, load_config
+    from uniapl.evaluation import evaluate
+    from uniapl.training import train
+    from uniapl.types import (
+        Demonstration,
+        Generator,
+        InputError,
+        MixedBatch,
+        Prompt,
+        Reward,
+        RewardFunction,
+        Rollout,
+        TrainingError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "Demonstration",
+    "Generator",
+    "InputError",
+    "MixedBatch",
+    "Prompt",
+    "Reward",
+    "RewardFunction",
+    "Rollout",
+    "TrainingError",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "train",
+]
+
+_HOMES = {
+    "Config": "uniapl.config",
+    "evaluate": "uniapl.evaluation",
+    "load_config": "uniapl.config",
+    "train": "uniapl.training",
+}
+"""Where a public name is defined, if not in `uniapl.types`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'uniapl' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "uniapl.types")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

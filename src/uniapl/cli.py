@@ -1,0 +1,201 @@
+"""The `uniapl` command: reads the words, hands over to the library, turns errors into one line.
+
+Nothing heavy is imported before a command needs it: `uniapl --help` loads neither pydantic nor torch.
+Exit status: 0 done, 1 the run failed, 2 wrong input, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from uniapl import __version__
+from uniapl.types import InputError, TrainingError
+
+_HELP = """\
+usage: uniapl COMMAND ...
+
+Post-train a language model so that it follows instructions like an expert:
+demonstrations and preferences in one stage.
+
+commands:
+  train CONFIG [key=value ...]        train; everything goes into one run folder
+      --preview                       show what the first step would learn from
+  report RUN [RUN ...]                compare runs in one self-contained HTML page
+      --output FILE                   default: report/index.html in the first run
+  config show CONFIG [key=value ...]  print the config as a run would use it
+  config reference                    print every key: range, default, meaning
+
+options:
+  --debug      show the traceback of an error (as UNIAPL_DEBUG=1 does)
+  --version    print the version
+  -h, --help   print this help; after a command, the help of that command
+
+CONFIG is a YAML file or the name of a packaged config. Start here:
+  uniapl train miniature output_dir=runs/first
+  uniapl report runs/first
+"""
+
+_Handler = Callable[[argparse.Namespace], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what was wrong in one line, as every other error of the command does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+class _RootParser(_Parser):
+    """The help of all commands is written by hand: one screen, examples first."""
+
+    def format_help(self) -> str:
+        return _HELP
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("UNIAPL_DEBUG") == "1"
+    try:
+        _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`) has what it wanted; Python's own flush at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (InputError, TrainingError, OSError) as error:
+        if debug:
+            from traceback import print_exc
+
+            print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words:
+        print(_HELP, file=sys.stderr, end="")
+        raise InputError("a command is missing")
+    _check_commands(words)
+    try:
+        options, rest = _build_parser().parse_known_args(words)
+    except SystemExit:  # --help and --version have printed; errors are InputErrors
+        return
+    # argparse takes positional words in one run only; `train CONFIG --preview key=value` has two.
+    if hasattr(options, "overrides"):
+        options.overrides = options.overrides + [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        raise InputError(_unknown_option(rest[0], takes_overrides=hasattr(options, "overrides")))
+    handler: _Handler = options.handler
+    handler(options)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _RootParser(prog="uniapl", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"uniapl {__version__}")
+    commands = parser.add_subparsers(required=True, parser_class=_Parser, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train", allow_abbrev=False)
+    _add_config(train)
+    train.add_argument(
+        "--preview", action="store_true", help="show the first step's data, train nothing"
+    )
+    train.set_defaults(handler=_train)
+
+    report = commands.add_parser("report", help="make an HTML page of runs", allow_abbrev=False)
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
+    report.add_argument(
+        "--output", metavar="FILE", type=Path, help="default: report/index.html in the first run"
+    )
+    report.set_defaults(handler=_report)
+
+    config = commands.add_parser("config", help="show options", allow_abbrev=False)
+    actions = config.add_subparsers(required=True, parser_class=_Parser, metavar="show|reference")
+    show = actions.add_parser("show", help="print a config with all defaults", allow_abbrev=False)
+    _add_config(show)
+    show.set_defaults(handler=_config_show)
+    reference = actions.add_parser("reference", help="print every key", allow_abbrev=False)
+    reference.set_defaults(handler=_config_reference)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or name of a packaged config")
+    parser.add_argument(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        default=[],
+        help="option to change, such as seed=1",
+    )
+
+
+_COMMANDS = {"train": (), "report": (), "config": ("show", "reference")}
+
+
+def _check_commands(words: Sequence[str]) -> None:
+    """Refuse an unknown command with a guess; argparse would only list the known ones."""
+    if words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        raise InputError(_unknown_option(words[0], takes_overrides=False))
+    known: Sequence[str] = tuple(_COMMANDS)
+    for depth, word in enumerate(words[:2]):
+        if word.startswith("-") or not known:
+            return
+        if word not in known:
+            from difflib import get_close_matches
+
+            close = get_close_matches(word, known, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            command = " ".join(words[: depth + 1])
+            raise InputError(f"unknown command '{command}'{guess} (commands: {', '.join(known)})")
+        known = _COMMANDS[word] if depth == 0 else ()
+
+
+def _unknown_option(option: str, *, takes_overrides: bool) -> str:
+    """Say that the option does not exist; people who come from other tools write `--seed 1`."""
+    if takes_overrides:
+        from uniapl.config.problems import suggest_keys
+
+        keys = suggest_keys(option.lstrip("-").partition("=")[0].replace("-", "_"))
+        if keys:
+            return f"unknown option {option}; options of a config are written {keys[0]}=VALUE"
+    return f"unknown option {option}; see `uniapl --help`"
+
+
+def _train(options: argparse.Namespace) -> None:
+    from uniapl.config import load_config, overridden_keys
+
+    config = load_config(options.config, options.overrides)
+    from uniapl.training import train  # after the config: a typo is reported before torch loads
+
+    train(config, overridden=overridden_keys(options.overrides), preview=options.preview)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from uniapl.report import build_report
+
+    print(f"report: {build_report(options.runs, options.output)}")
+
+
+def _config_show(options: argparse.Namespace) -> None:
+    from uniapl.config import dump_config, load_config
+
+    print(dump_config(load_config(options.config, options.overrides)), end="")
+
+
+def _config_reference(_: argparse.Namespace) -> None:
+    from uniapl.config import config_reference
+
+    print(config_reference(), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

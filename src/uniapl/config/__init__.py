@@ -1,0 +1,21 @@
+"""Every option of a run: the schema, loading a YAML file with overrides, and the generated reference."""
+
+from uniapl.config.loading import (
+    dump_config,
+    load_config,
+    overridden_keys,
+    packaged_configs,
+    resolved,
+)
+from uniapl.config.reference import config_reference
+from uniapl.config.schema import Config
+
+__all__ = [
+    "Config",
+    "config_reference",
+    "dump_config",
+    "load_config",
+    "overridden_keys",
+    "packaged_configs",
+    "resolved",
+]

@@ -1,0 +1,201 @@
+"""Checks that need two keys at once; every message begins with the key to change and names the other one.
+
+`schema.Config` runs them after each key is valid by itself, for configs from files and from Python alike.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the schema imports this module
+    from uniapl.config.schema import Config, DiscriminatorConfig, RewardConfig
+
+WITHOUT_PREFERENCE_PROMPTS = frozenset({"sft", "a-sft", "gad"})
+"""Methods that roll out nothing or demonstration prompts only (method table in docs/method.md)."""
+
+ROLLS_OUT_BOTH = frozenset({"a-grpo", "uniapl"})
+"""Methods that mix demonstration and preference prompts in a step's rollouts."""
+
+ADVERSARIAL = frozenset({"a-sft", "a-grpo", "gad", "uniapl"})
+"""Methods with a discriminator; for the others `constraint.target` is idle."""
+
+INSTRUCTION_METRICS = (
+    "prompt_level_strict_acc",
+    "inst_level_strict_acc",
+    "prompt_level_loose_acc",
+    "inst_level_loose_acc",
+)
+"""What every evaluation measures; higher is better."""
+
+
+def cross_field_problems(config: "Config") -> list[str]:
+    """Return `key: what is wrong` for every rule that the keys break together."""
+    rules = (
+        _paths,
+        _data,
+        _multiples,
+        _constraint,
+        _schedules,
+        _rewards,
+        _evaluation,
+    )
+    problems = [problem for rule in rules for problem in rule(config)]
+    ineffective = keys_without_effect(config).items()
+    return problems + [f"{key}: {reason}; remove it" for key, reason in ineffective]
+
+
+def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict[str, str]:
+    """Return key → reason for options that another option switches off.
+
+    Those that were set explicitly are errors. A dump leaves all of them out, so that it loads again.
+    """
+    found: dict[str, str] = {}
+    discriminator = config.discriminator
+    for key, (applies, reason) in _discriminator_options(config).items():
+        if not applies and (not explicit_only or key in discriminator.model_fields_set):
+            found[f"discriminator.{key}"] = reason
+    for index, reward in enumerate(config.rewards):
+        explicit = "all_or_nothing" in reward.model_fields_set
+        if reward.function != "instructions" and (explicit or not explicit_only):
+            found[f"rewards.{index}.all_or_nothing"] = (
+                f"has no effect with rewards.{index}.function {reward.function}: "
+                "only `instructions` counts instructions"
+            )
+    return found
+
+
+def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
+    """Return option → (does it act, why not)."""
+    discriminator = config.discriminator
+    form = discriminator_form(config)
+    scalar, likelihood = form == "scalar", form == "likelihood"
+    no_form = f"has no effect with discriminator.form {form}"
+    no_credit = f"has no effect with discriminator.credit {discriminator.credit}"
+    return {
+        "credit": (likelihood, no_form),
+        "logit_scale": (likelihood, no_form),
+        "likelihood_weight": (likelihood, no_form),
+        "credit_clamp": (
+            likelihood and discriminator.credit == "token",
+            no_credit if likelihood else no_form,
+        ),
+        "replay_rollouts": (scalar, no_form),
+    }
+
+
+def discriminator_form(config: "Config") -> str:
+    """Return the form that will act: gad chooses `scalar` where the user chose nothing."""
+    discriminator: DiscriminatorConfig = config.discriminator
+    if config.method == "gad" and "form" not in discriminator.model_fields_set:
+        return "scalar"
+    return discriminator.form
+
+
+def _paths(config: "Config") -> Iterator[str]:
+    paths: dict[str, str | None] = {
+        "output_dir": config.output_dir,
+        "model.path": config.model.path,
+        "data.demonstrations": config.data.demonstrations,
+        "data.prompts": config.data.prompts,
+        "evaluation.prompts": config.evaluation.prompts,
+        "training.resume": config.training.resume,
+    }
+    for key, value in paths.items():
+        if value is not None and not value.strip():
+            yield f"{key}: must not be empty"
+
+
+def _data(config: "Config") -> Iterator[str]:
+    data = config.data
+    if data.prompts is None and config.method not in WITHOUT_PREFERENCE_PROMPTS:
+        yield f"data.prompts: required by method {config.method}, which rolls out preference prompts"
+    if config.method in ROLLS_OUT_BOTH:
+        for other in ("demonstrations_per_step", "prompts_per_step"):
+            limit: int = getattr(data, other)
+            if data.demonstration_prompts_per_step > limit:
+                yield (
+                    f"data.demonstration_prompts_per_step: must be at most data.{other} "
+                    f"({limit}), got {data.demonstration_prompts_per_step}"
+                )
+
+
+def _multiples(config: "Config") -> Iterator[str]:
+    updates = config.rollout.updates_per_rollout
+    for name in ("steps", "checkpoint_every", "evaluate_every"):
+        value: int = getattr(config.training, name)
+        if value % updates:
+            yield f"training.{name}: must be a multiple of rollout.updates_per_rollout ({updates}), got {value}"
+    if config.training.evaluate_every and config.evaluation.prompts is None:
+        yield "training.evaluate_every: needs evaluation.prompts, which is null"
+
+
+def _constraint(config: "Config") -> Iterator[str]:
+    constraint = config.constraint
+    if constraint.minimum >= constraint.maximum:
+        yield f"constraint.minimum: must be below constraint.maximum ({constraint.maximum}), got {constraint.minimum}"
+    if constraint.target is None or config.method not in ADVERSARIAL:
+        return
+    held_out, per_step = config.data.held_out_demonstrations, constraint.prompts_per_step
+    if per_step < 1:
+        yield "constraint.prompts_per_step: must be at least 1 where constraint.target is set, got 0"
+    elif held_out < per_step:
+        yield (
+            f"data.held_out_demonstrations: must be at least constraint.prompts_per_step ({per_step}) "
+            f"where constraint.target is set, got {held_out}"
+        )
+    weight = config.objective.adversarial_weight
+    if isinstance(weight, tuple):
+        yield (
+            "objective.adversarial_weight: must be one number where constraint.target is set "
+            "(the controller moves it), got points"
+        )
+    elif not constraint.minimum <= weight <= constraint.maximum:
+        yield (
+            f"objective.adversarial_weight: must be from constraint.minimum ({constraint.minimum}) to "
+            f"constraint.maximum ({constraint.maximum}) where constraint.target is set, got {weight}"
+        )
+
+
+def _schedules(config: "Config") -> Iterator[str]:
+    for name in ("sft_weight", "grpo_weight", "adversarial_weight", "kl_coef"):
+        points: float | tuple[tuple[float, float], ...] = getattr(config.objective, name)
+        if not isinstance(points, tuple):
+            continue
+        fractions = [fraction for fraction, _ in points]
+        if fractions != sorted(fractions):
+            yield f"objective.{name}: the fractions of its points must ascend, got {fractions}"
+
+
+def _rewards(config: "Config") -> Iterator[str]:
+    def name(reward: "RewardConfig") -> str:
+        return reward.name or function_name(reward.function)
+
+    yield from _duplicates(config.rewards, name, lambda index: f"rewards.{index}.name")
+
+
+def _evaluation(config: "Config") -> Iterator[str]:
+    evaluation = config.evaluation
+    yield from _duplicates(
+        evaluation.metrics, function_name, lambda index: f"evaluation.metrics.{index}"
+    )
+    names = list(dict.fromkeys((*INSTRUCTION_METRICS, *map(function_name, evaluation.metrics))))
+    if evaluation.best_metric not in names:
+        yield (
+            f"evaluation.best_metric: must be one of {', '.join(names)} "
+            f"(evaluation.metrics adds to them), got '{evaluation.best_metric}'"
+        )
+
+
+def function_name(function: str) -> str:
+    """Return the name under which `module:function` is reported."""
+    return function.rpartition(":")[2]
+
+
+def _duplicates(
+    entries: tuple[Any, ...], name_of: Callable[[Any], str], key_of: Callable[[int], str]
+) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        name = name_of(entry)
+        if name in first:
+            yield f"{key_of(index)}: {name} is already the name of {key_of(first[name])}"
+        first.setdefault(name, index)

@@ -1,0 +1,245 @@
+"""From a YAML file and `key=value` words to a `Config`, and back to YAML.
+
+Everything that is wrong is reported at once, one line each, in a single `InputError`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from uniapl.config.checks import discriminator_form, keys_without_effect
+from uniapl.config.keys import section_of
+from uniapl.config.problems import describe_problems, did_you_mean
+from uniapl.config.schema import Config
+from uniapl.config.strict_yaml import dump_yaml, load_yaml
+from uniapl.types import InputError
+
+_PATH_KEYS = (
+    "output_dir",
+    "model.path",
+    "data.demonstrations",
+    "data.prompts",
+    "training.resume",
+    "evaluation.prompts",
+)
+"""Keys whose value may be a local file or folder."""
+
+_RELATIVE = ("./", "../")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config and apply overrides to it.
+
+    Args:
+        path: A YAML file, or the name of a packaged config (`miniature`). File and folder names in it that
+            begin with `./` or `../` are relative to the file; all others to the working directory.
+        overrides: Words `section.key=value`, the value in YAML; later words win. Lists are replaced whole
+            (`evaluation.metrics=[a:b]`) or changed in one entry (`rewards.0.weight=2`).
+
+    Raises:
+        InputError: Names every problem of file and overrides, one line each.
+    """
+    file = _find(path)
+    content = load_yaml(_read(file), str(path))
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a mapping of keys, got {type(content).__name__}")
+    data = cast("dict[str, Any]", content)
+    _anchor_paths(data, file.resolve().parent)
+    problems: list[str] = []
+    for word in overrides:
+        try:
+            _apply(data, word)
+        except InputError as error:
+            problems.append(str(error))
+    data = _as_schema_types(data)
+    config = None
+    try:
+        config = Config.model_validate(data, strict=True)
+    except ValidationError as error:
+        problems += describe_problems(error, data)
+    if config is None or problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise InputError(f"{path}: {len(problems)} problem(s){lines}")
+    return config
+
+
+def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:
+    """Return the dotted keys that override words set, down to single values."""
+    keys: set[str] = set()
+    for word in overrides:
+        key, separator, text = word.partition("=")
+        if separator:
+            keys.update(_leaves(key, load_yaml(text, key)))
+    return frozenset(keys)
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Return name → file of the configs that come with the package."""
+    folder = Path(str(resources.files("uniapl") / "configs"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def resolved(config: Config) -> Config:
+    """Return the config with every local path absolute: it loads the same from any working directory.
+
+    A value that names nothing on this machine stays as it is: it is a hub id.
+    """
+    changed = config
+    for key in _PATH_KEYS:
+        value = _get(config, key)
+        if value is None or (key == "training.resume" and value in ("never", "auto")):
+            continue
+        path = Path(value).expanduser()
+        is_local = key in ("output_dir", "training.resume") or value.startswith((*_RELATIVE, "~/"))
+        if is_local or path.exists():
+            changed = _with(changed, key, str(path.absolute()))
+    return changed
+
+
+def dump_config(config: Config) -> str:
+    """Return YAML that loads back equal: every key, but for those that another option switches off."""
+    data = config.model_dump(mode="json")
+    left_out = list(keys_without_effect(config, explicit_only=False))
+    if discriminator_form(config) != config.discriminator.form:
+        left_out.append("discriminator.form")  # the method will choose it
+    for key in left_out:
+        *parents, name = key.split(".")
+        section: Any = data
+        for parent in parents:
+            section = section[int(parent) if parent.isdigit() else parent]
+        del section[name]
+    return dump_yaml(data)
+
+
+def _find(path: str | Path) -> Path:
+    packaged = packaged_configs()
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    if str(path) in packaged:
+        return packaged[str(path)]
+    if (file / "config.yaml").is_file():
+        raise InputError(f"{path}: is a folder{did_you_mean([str(file / 'config.yaml')])}")
+    if file.is_dir():
+        raise InputError(f"{path}: is a folder, not a YAML file")
+    nearby = [str(other) for other in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
+    close = get_close_matches(str(path), [*packaged, *nearby], n=1)
+    names = ", ".join(packaged)
+    raise InputError(f"{path}: no such file{did_you_mean(close)} (packaged configs: {names})")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make paths that are relative to the file absolute, in place."""
+    for key in _PATH_KEYS:
+        section, _, name = key.rpartition(".")
+        values = data.get(section) if section else data
+        value = cast("dict[str, Any]", values).get(name) if isinstance(values, dict) else None
+        if isinstance(value, str) and value.startswith(_RELATIVE):
+            cast("dict[str, Any]", values)[name] = str((folder / value).resolve())
+
+
+def _apply(data: dict[str, Any], word: str) -> None:
+    """Write one override into `data`."""
+    key, separator, text = word.partition("=")
+    if not separator or not key:
+        raise InputError(f"'{word}': an override is written key=value")
+    value = load_yaml(text, f"'{word}'")
+    *parents, name = key.split(".")
+    target: Any = data
+    for depth, part in enumerate(parents):
+        target = _below(target, part, key, parents[:depth])
+    if isinstance(target, list):
+        entries = cast("list[Any]", target)
+        entries[_index(entries, name, key, parents)] = value
+    elif isinstance(target, dict):
+        section = cast("dict[str, Any]", target)
+        section[name] = _merged(section.get(name), value)
+    else:
+        raise InputError(f"{key}: unknown key; {'.'.join(parents)} has no keys below it")
+
+
+def _below(target: Any, part: str, key: str, path: list[str]) -> Any:
+    """Return the section or list at `part`, created where the file left it out."""
+    if isinstance(target, list):
+        entries = cast("list[Any]", target)
+        return entries[_index(entries, part, key, path)]
+    if not isinstance(target, dict):
+        raise InputError(f"{key}: unknown key; {'.'.join(path)} has no keys below it")
+    section = cast("dict[str, Any]", target)
+    if section.get(part) is None:
+        defaults = Config.model_fields["rewards"].default if part == "rewards" else ()
+        section[part] = [reward.model_dump(exclude_unset=True) for reward in defaults] or {}
+    return section[part]
+
+
+def _index(entries: list[Any], part: str, key: str, path: list[str]) -> int:
+    if not part.isdigit() or int(part) >= len(entries):
+        counted = f"{'.'.join(path)} has {len(entries)}, numbered from 0"
+        raise InputError(f"{key}: no such entry; {counted}")
+    return int(part)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """Merge mappings, so that `data={prompts: x}` leaves the section's other keys."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    merged = dict(cast("dict[str, Any]", old))
+    for key, value in cast("dict[str, Any]", new).items():
+        merged[key] = _merged(merged.get(key), value)
+    return merged
+
+
+def _as_schema_types(data: dict[str, Any]) -> dict[str, Any]:
+    """Lists become the tuples that the schema asks for; `rollout:` with nothing below it is empty."""
+    sections = {name for name, field in Config.model_fields.items() if section_of(field.annotation)}
+    return {
+        key: {} if value is None and key in sections else _with_tuples(value)
+        for key, value in data.items()
+    }
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {key: _with_tuples(item) for key, item in items}
+    if isinstance(value, list):
+        return tuple(_with_tuples(item) for item in cast("list[Any]", value))
+    return value
+
+
+def _leaves(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, item in cast("dict[str, Any]", value).items():
+            yield from _leaves(f"{key}.{name}", item)
+    else:
+        yield key
+
+
+def _get(config: Config, key: str) -> str | None:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return cast("str | None", value)
+
+
+def _with(config: Config, key: str, value: str) -> Config:
+    section, _, name = key.rpartition(".")
+    if not section:
+        return config.model_copy(update={name: value})
+    inner = getattr(config, section).model_copy(update={name: value})
+    return config.model_copy(update={section: inner})

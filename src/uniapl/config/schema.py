@@ -1,0 +1,259 @@
+"""Every key of a run, typed: unknown keys and wrong values are refused before anything is loaded.
+
+Sections mirror the folders of the package. `loading.py` turns a YAML file and `key=value` words into a
+`Config`; `training/methods.py` fills in what the chosen method decides.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from uniapl.config.checks import cross_field_problems
+
+MethodName = Literal["sft", "grpo", "sft-grpo", "mix", "a-sft", "a-grpo", "gad", "uniapl"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FunctionPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+"""`module:function`, importable from where the command runs."""
+
+Points = Annotated[tuple[tuple[Fraction, NonNegativeFloat], ...], Field(min_length=1)]
+"""Piecewise linear: `[[fraction of all steps, value], …]`; the same fraction twice is a jump."""
+
+Weight = NonNegativeFloat | Points
+"""A constant, or points of a schedule."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot be changed after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class ModelConfig(Section):
+    """The policy: any causal language model that transformers loads."""
+
+    path: str
+    """Folder or hub id of the model and its tokenizer; the reference and the discriminator start here too."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number type of the forward and backward passes. bfloat16 keeps float32 master weights."""
+
+
+class DataConfig(Section):
+    """What the run learns from. JSONL or Parquet files, or hub ids."""
+
+    demonstrations: str
+    """Expert completions: `prompt` + `completion`, or `messages` that end in an assistant turn."""
+    prompts: str | None = None
+    """Preference prompts, with the columns that the reward functions need."""
+    demonstrations_per_step: PositiveInt = 24
+    """Demonstrations in every step (term `sft`)."""
+    prompts_per_step: PositiveInt = 22
+    """Prompts that are rolled out in every step, of either kind: all methods roll out equally many."""
+    demonstration_prompts_per_step: NonNegativeInt = 8
+    """How many of `prompts_per_step` come from the step's demonstrations, where the method rolls out both."""
+    held_out_demonstrations: NonNegativeInt = 0
+    """Demonstrations, the last of the file, that neither the policy nor the discriminator trains on."""
+    max_prompt_tokens: PositiveInt = 1024
+    """A longer prompt is an error: no prompt is ever cut silently."""
+    system_prompt: str | None = None
+    """System turn put before prompts that have none."""
+
+
+class RolloutConfig(Section):
+    """How the policy is sampled during training."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions per prompt; advantages are centred inside this group."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; log-probs of rollouts are taken at the same temperature."""
+    max_completion_tokens: PositiveInt = 256
+    """A rollout that reaches it is truncated: masked out of every term if `mask_truncated`."""
+    mask_truncated: bool = True
+    """Leave truncated rollouts out of the loss (their reward still counts in the group's mean)."""
+    updates_per_rollout: PositiveInt = 1
+    """Steps that one batch of rollouts serves; above 1 the clipped ratio starts to act."""
+    max_rows: PositiveInt = 256
+    """Completions decoded at the same time; lower needs less memory."""
+    importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Truncated importance weight min(π_old/π_sampled, cap); for rollouts of another engine or number type."""
+
+
+class RewardConfig(Section):
+    """One reward; a run sums all of them with their weights."""
+
+    function: Literal["instructions"] | FunctionPath
+    """`instructions` (share of checkable instructions satisfied) or your own `module:function`."""
+    name: str | None = None
+    """Name in metrics and breakdowns; default: the function's name."""
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    """Factor of this reward in the total; negative makes it a penalty."""
+    all_or_nothing: Fraction = 0.0
+    """Only `instructions`: share of the reward paid only if every instruction is satisfied."""
+    timeout_seconds: PositiveFloat = 60.0
+    """A call that takes longer stops the run."""
+
+
+class DiscriminatorConfig(Section):
+    """d(x, y), high = looks like the expert; used by the methods with an adversarial term."""
+
+    form: Literal["scalar", "likelihood"] = "likelihood"
+    """`scalar`: a head on the last token; `likelihood`: log p_expert - log π_old from a second language model."""
+    backbone: Literal["copy"] = "copy"
+    """`copy`: own weights that start as the policy's."""
+    credit: Literal["token", "completion"] = "token"
+    """Only `likelihood`: one advantage per token (clamped), or one per completion (centred in its group)."""
+    learning_rate: PositiveFloat = 2e-4
+    """AdamW's rate for the discriminator."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Clip of the discriminator's gradient norm."""
+    warmup_steps: NonNegativeInt = 10
+    """Steps in which the discriminator learns while λ is still 0."""
+    ramp_steps: NonNegativeInt = 10
+    """Steps over which λ then rises linearly from 0 to its value."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share s of every pair that is counted the wrong way round; keeps the discriminator unsure."""
+    logit_penalty: NonNegativeFloat = 0.0
+    """ρ of the penalty on squared logits."""
+    logit_scale: PositiveFloat = 5.0
+    """Only `likelihood`: τ, from the mean log-ratio per token to the Bradley-Terry logit."""
+    likelihood_weight: NonNegativeFloat = 1.0
+    """Only `likelihood`: weight of -log p_φ(y*), which calibrates p_φ."""
+    credit_clamp: PositiveFloat = 3.0
+    """Only `credit: token`: bound of a token's log-ratio, nats."""
+    std_floor: PositiveFloat = 0.1
+    """Least standard deviation by which centred logits are divided: noise is never blown up."""
+    replay_rollouts: NonNegativeInt = 0
+    """Only `scalar`: older rollouts kept for its pairs; each step mixes in as many as are fresh."""
+
+
+class ConstraintConfig(Section):
+    """How λ, the weight of the adversarial term, is set."""
+
+    target: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """Pair accuracy of the discriminator that counts as close enough (0.5 = cannot tell); None: λ is fixed."""
+    rate: PositiveFloat = 0.5
+    """η of λ ← λ·exp(η·(accuracy - target))."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """Weight of the past in the moving average of the accuracy."""
+    minimum: PositiveFloat = 0.01
+    """Least λ; above 0 so that it can grow again."""
+    maximum: PositiveFloat = 1.0
+    """Greatest λ; reaching it reads as `saturated`."""
+    prompts_per_step: NonNegativeInt = 4
+    """Held-out demonstration prompts rolled out per step to measure the accuracy (only with a target)."""
+
+
+class ObjectiveConfig(Section):
+    """Weights of the terms; `method` may fix some of them."""
+
+    sft_weight: Weight = 0.3
+    """Weight of the negative log-likelihood of the expert's completions."""
+    grpo_weight: Weight = 1.0
+    """Weight of the reward advantage."""
+    adversarial_weight: Weight = 0.1
+    """λ, weight of the adversarial advantage (its start, if `constraint.target` moves it)."""
+    kl_coef: Weight = 0.0
+    """Weight of the k3 estimate of KL(policy ‖ reference) on rollouts."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The probability ratio is clipped below 1 - clip_low where the weight is negative."""
+    clip_high: PositiveFloat = 0.2
+    """The probability ratio is clipped above 1 + clip_high where the weight is positive."""
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    """Centred rewards are divided by the standard deviation of their group, of the batch, or not at all."""
+
+
+class OptimizerConfig(Section):
+    """AdamW on the policy."""
+
+    learning_rate: PositiveFloat = 1e-6
+    """Peak rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled decay, also the discriminator's."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the gradient's mean."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the gradient's square."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Clip of the policy's gradient norm."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps in which the rate rises linearly from 0 (also the discriminator's)."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: stay, or fall to `final_fraction` of the peak at the last step."""
+    final_fraction: Fraction = 0.1
+    """Share of the peak rate left at the end of `linear` and `cosine`."""
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    steps: PositiveInt
+    """Optimiser updates of the policy."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Tokens of one packed forward and backward; lower needs less memory and changes no result."""
+    logit_chunk_tokens: PositiveInt = 1024
+    """Positions whose full-vocabulary logits exist at the same time."""
+    checkpoint_every: NonNegativeInt = 50
+    """Steps between checkpoints; 0: only at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """The newest so many are kept, and the best one."""
+    evaluate_every: NonNegativeInt = 0
+    """Steps between evaluations; 0: before the first and after the last step only."""
+    resume: str = "never"
+    """`never`, `auto` (newest complete checkpoint of output_dir, else start afresh) or a checkpoint folder."""
+    rollouts_logged_per_step: NonNegativeInt = 8
+    """Rollouts written to rollouts/ with their reward breakdown."""
+    threads: PositiveInt | None = None
+    """CPU threads for torch; None leaves torch's choice."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the models live; `auto`: CUDA if there is one."""
+
+
+class EvaluationConfig(Section):
+    """What is measured before, during and after training."""
+
+    prompts: str | None = None
+    """Prompts to answer, in IFEval's format; a `completion` column is the expert's, for the match to it."""
+    metrics: tuple[FunctionPath, ...] = ()
+    """Further metrics, `module:function` with a reward's signature; their first docstring line explains them."""
+    limit: PositiveInt | None = None
+    """Only the first so many prompts."""
+    temperature: NonNegativeFloat = 0.0
+    """0 answers greedily; above 0 samples, seeded."""
+    max_completion_tokens: PositiveInt | None = None
+    """Limit of an answer; None: rollout.max_completion_tokens."""
+    best_metric: str = "prompt_level_strict_acc"
+    """The checkpoint with the highest value of it is kept as the best."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    method: MethodName = "uniapl"
+    """Which row of the method table (docs/method.md) the run is."""
+    seed: NonNegativeInt = 0
+    """Seeds data order, sampling and initialisation."""
+    output_dir: str
+    """The run folder."""
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: tuple[RewardConfig, ...] = (RewardConfig(function="instructions"),)
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    constraint: ConstraintConfig = ConstraintConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        problems = cross_field_problems(self)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

@@ -1,0 +1,267 @@
+"""The one place where chat turns become token ids, and where a person can look at the result.
+
+The reader hands in messages and texts; prompts and demonstrations leave with ids. The policy samples
+after exactly these prompt ids, and an expert's completion is encoded as the policy would sample it, so
+nothing about the format tells one from the other.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+from uniapl.types import Demonstration, InputError, Message
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+_BREAK = "\ufdd0"
+"""A Unicode noncharacter: no text means anything by it, so it can mark where to cut a rendering."""
+
+_PROBE = "Certainly."
+"""An assistant turn to see what the template writes after one."""
+
+
+def eos_token_ids(
+    tokenizer: "PreTrainedTokenizerBase", generation_config: Any = None
+) -> tuple[int, ...]:
+    """Return every token that ends a completion: the tokenizer's own first, then the generation config's.
+
+    Args:
+        generation_config: The model's; only its `eos_token_id` (an id, a list or None) is read.
+
+    Raises:
+        InputError: there is none.
+    """
+    configured = getattr(generation_config, "eos_token_id", None)
+    candidates: list[Any] = [tokenizer.eos_token_id]
+    candidates += configured if isinstance(configured, list | tuple) else [configured]
+    found = tuple(
+        dict.fromkeys(int(candidate) for candidate in candidates if candidate is not None)
+    )
+    if not found:
+        raise InputError(
+            "neither the tokenizer nor the generation config names an EOS token: completions could not "
+            "end; set eos_token in tokenizer_config.json"
+        )
+    return found
+
+
+def turn_end_token_id(tokenizer: "PreTrainedTokenizerBase", generation_config: Any = None) -> int:
+    """Return the token that ends an assistant turn.
+
+    The EOS token that the chat template writes right after an assistant's text; without a template, or
+    where the template writes something else, the first EOS token.
+
+    Raises:
+        InputError: there is no EOS token.
+    """
+    ends = eos_token_ids(tokenizer, generation_config)
+    if not tokenizer.chat_template:
+        return ends[0]
+    turns = [{"role": "user", "content": "Will you?"}, {"role": "assistant", "content": _PROBE}]
+    rendering = _render(tokenizer, turns, add_generation_prompt=False)
+    _, _, suffix = rendering.rpartition(_PROBE)
+    written = tokenizer.encode(suffix, add_special_tokens=False)
+    return next((token for token in written if token in ends), ends[0])
+
+
+class Chat:
+    """A tokenizer with its chat template, and how a run uses both.
+
+    Example:
+        chat = Chat(tokenizer, generation_config=model.generation_config)
+        prompt_ids = chat.encode_prompt([{"role": "user", "content": "Write about the sea."}])
+        completion_ids = chat.encode_completion("The sea is calm.")
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        generation_config: Any = None,
+        system_prompt: str | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare the tokenizer.
+
+        Args:
+            system_prompt: Put before prompts that have no system turn.
+            template_arguments: Passed to the template, such as `{"enable_thinking": False}`.
+
+        Raises:
+            InputError: no EOS token; or a system prompt without a chat template to write it.
+        """
+        if system_prompt is not None and not tokenizer.chat_template:
+            raise InputError(
+                "system_prompt needs a tokenizer with a chat template; this one has none"
+            )
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+        self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
+        self.turn_end_token_id = turn_end_token_id(tokenizer, generation_config)
+        self._template_arguments = dict(template_arguments or {})
+
+    def messages(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+        """Return the turns of a prompt: a string is one user turn; the system prompt first if it lacks one."""
+        turns = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
+        if self.system_prompt is None or any(turn["role"] == "system" for turn in turns):
+            return turns
+        return ({"role": "system", "content": self.system_prompt}, *turns)
+
+    def encode_prompt(self, prompt: str | Sequence[Message]) -> tuple[int, ...]:
+        """Return the ids of a prompt, ready to be continued.
+
+        A string is one user turn; where the tokenizer has no chat template it is encoded as it is. Special
+        tokens that the text merely spells out are encoded as text.
+
+        Raises:
+            InputError: the template refuses the turns, or there are turns but no template.
+        """
+        if self.tokenizer.chat_template:
+            return self._encode_turns(self.messages(prompt))
+        if not isinstance(prompt, str):
+            raise InputError("messages need a tokenizer with a chat template; this one has none")
+        ids = self.tokenizer.encode(prompt, split_special_tokens=True)
+        # some tokenizers also add an EOS; a prompt that is to be continued must not end
+        while ids and ids[-1] in self.eos_token_ids:
+            ids = ids[:-1]
+        return tuple(ids)
+
+    def encode_completion(self, text: str) -> tuple[int, ...]:
+        """Return what the policy would have sampled to say `text`: its tokens and the end of the turn.
+
+        The text is encoded apart from the prompt, as sampling starts after the prompt's last token; a
+        template would trim it or merge its first token with the generation prompt.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return (*ids, self.turn_end_token_id)
+
+    def decode_completion(self, token_ids: Sequence[int]) -> str:
+        """Return the text of sampled tokens, without the EOS token that ended them."""
+        ids = list(token_ids)
+        if ids and ids[-1] in self.eos_token_ids:
+            ids.pop()
+        return _decode(self.tokenizer, ids)
+
+    def _encode_turns(self, turns: Sequence[Message]) -> tuple[int, ...]:
+        marked = [
+            {key: self._special_tokens.sub(rf"\1{_BREAK}", text) for key, text in turn.items()}
+            for turn in turns
+        ]
+        rendering = _render(
+            self.tokenizer, marked, add_generation_prompt=True, **self._template_arguments
+        )
+        # almost always one piece: the whole rendering, encoded as apply_chat_template would
+        pieces = rendering.split(_BREAK)
+        return tuple(
+            token
+            for piece in pieces
+            for token in self.tokenizer.encode(piece, add_special_tokens=False)
+        )
+
+    @cached_property
+    def _special_tokens(self) -> re.Pattern[str]:
+        """Matches the first character of a special token in user text, where a break unmakes it."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        names = {token.content for token in added if token.special}
+        names.update(self.tokenizer.all_special_tokens)
+        # a special token of one character cannot be broken; `(?!)` matches nothing
+        spelled_out = "|".join(re.escape(name) for name in sorted(names) if len(name) > 1) or "(?!)"
+        return re.compile(rf"(?=(?:{spelled_out}))(.)", re.DOTALL)
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Message], **arguments: Any
+) -> str:
+    """Return the template's text.
+
+    Raises:
+        InputError: the template refuses the turns.
+    """
+    try:
+        rendering = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns], tokenize=False, **arguments
+        )
+    except TemplateError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the chat template refuses these messages: {reason}") from error
+    assert isinstance(rendering, str)
+    return rendering
+
+
+def _decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    # cleaning up spaces would make text that was never sampled
+    text = tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
+
+
+def preview(
+    demonstrations: Sequence[Demonstration],
+    tokenizer: "PreTrainedTokenizerBase",
+    count: int = 2,
+    *,
+    show_ids: bool = False,
+    color: bool = False,
+) -> str:
+    """Return the first demonstrations as the policy will see them, for a terminal.
+
+    Lines of the prompt start with a blank, lines of the completion, which is trained on, with `+`; every
+    trained token stands in brackets, the end of the turn included.
+
+    Args:
+        show_ids: Put each token's id before its text, in the prompt too.
+        color: Dim the prompt and colour the completion with ANSI codes.
+    """
+    blocks = []
+    for demonstration in demonstrations[:count]:
+        prompt_ids, completion_ids = demonstration.prompt.token_ids, demonstration.token_ids
+        head = (
+            f"demonstration {demonstration.prompt.id}: {len(prompt_ids)} prompt tokens, "
+            f"{len(completion_ids)} completion tokens"
+        )
+        prompt = (
+            _bracketed(tokenizer, prompt_ids, show_ids)
+            if show_ids
+            else _decode(tokenizer, prompt_ids)
+        )
+        completion = _bracketed(tokenizer, completion_ids, show_ids)
+        blocks.append(
+            "\n".join(
+                (
+                    head,
+                    _lines(prompt, "  ", "\x1b[2m" if color else ""),
+                    _lines(completion, "+ ", "\x1b[32m" if color else ""),
+                )
+            )
+        )
+    legend = "+ [token]: trained on; the other lines are the prompt"
+    return "\n\n".join([*blocks, legend])
+
+
+def _lines(text: str, margin: str, style: str) -> str:
+    reset = "\x1b[0m" if style else ""
+    return "\n".join(f"{style}{margin}{line}{reset}" for line in text.split("\n"))
+
+
+def _bracketed(
+    tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], show_ids: bool
+) -> str:
+    """Return each token in brackets; tokens that only together make a character share theirs."""
+    pieces: list[str] = []
+    pending: list[int] = []
+    before = ""
+    for position, token in enumerate(token_ids, start=1):
+        pending.append(token)
+        after = _decode(tokenizer, token_ids[:position])
+        if after.endswith("\ufffd") and position < len(token_ids):
+            continue
+        shown = after[len(before) :].replace("\n", "\\n")
+        ids = " ".join(str(one) for one in pending) + " " if show_ids else ""
+        # the line break is shown where the text has one, outside the bracket that names it
+        pieces.append(f"[{ids}{shown}]" + "\n" * after[len(before) :].count("\n"))
+        before, pending = after, []
+    return "".join(pieces).rstrip("\n")

@@ -1,0 +1,5 @@
+"""What a policy can do: instructions followed, the match to the expert, and metrics of the user's own."""
+
+from uniapl.evaluation.evaluate import EvaluationSet, evaluate, load_metrics, write_evaluation
+
+__all__ = ["EvaluationSet", "evaluate", "load_metrics", "write_evaluation"]

@@ -1,0 +1,202 @@
+"""Answer prompts with the policy, check the answers, and write what came out.
+
+Input: a Generator and prompts; output: `results.json` and `samples.jsonl` (docs/run-folder.md).
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
+from uniapl.evaluation.expert_match import length_match
+from uniapl.instructions import Summary, Verdict, aggregate, verify
+from uniapl.rewards import NamedReward, build_reward, score
+from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout
+
+INSTRUCTION_DEFINITIONS = {
+    "prompt_level_strict_acc": "Share of prompts all of whose instructions are followed.",
+    "inst_level_strict_acc": "Share of all instructions that are followed.",
+    "prompt_level_loose_acc": "As prompt_level_strict_acc, if dropping the first or last line or the "
+    "asterisks may help.",
+    "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
+}
+
+ExpertLogprobs = Callable[[Sequence[Demonstration]], list[float]]
+"""Mean log-prob per token of each demonstration under the policy, nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """What every evaluation of a run answers."""
+
+    prompts: Sequence[Prompt]
+    experts: Sequence[Demonstration | None]
+    """The expert's completion of each prompt, where the data has one."""
+    metrics: Sequence[NamedReward] = field(default_factory=tuple)
+
+    def definitions(self) -> dict[str, str]:
+        """Return the one-line meaning of every metric that `evaluate` returns."""
+        own = {
+            m.name: (m.function.__doc__ or "").strip().split("\n")[0] or f"Mean of {m.name}."
+            for m in self.metrics
+        }
+        return {**INSTRUCTION_DEFINITIONS, **MATCH_DEFINITIONS, **own}
+
+
+def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
+    """Return metrics from `module:function` paths; they have a reward's signature.
+
+    Raises:
+        InputError: One cannot be loaded, or two have the same name.
+    """
+    metrics = [build_reward(path) for path in paths]
+    names = [m.name for m in metrics]
+    if duplicates := {n for n in names if names.count(n) > 1}:
+        raise InputError(f"evaluation.metrics: two metrics are named {', '.join(duplicates)}")
+    return metrics
+
+
+def evaluate(
+    generator: Generator,
+    data: EvaluationSet,
+    settings: Mapping[str, Any],
+    expert_logprobs: ExpertLogprobs | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Sample one completion per prompt and measure it.
+
+    Args:
+        generator: With the settings of the evaluation.
+        data: Prompts, experts, metrics.
+        settings: Recorded with the results.
+        expert_logprobs: For `expert_nll`.
+
+    Returns:
+        The results (metrics at the top level) and one row per prompt.
+    """
+    rollouts = generator.sample(data.prompts, 1)
+    verdicts = [_verdict(r.prompt, r.completion) for r in rollouts]
+    values = score(rollouts, data.metrics)
+    results: dict[str, Any] = {"n": len(rollouts)}
+    results |= _instruction_results([v for v in verdicts if v])
+    results |= _mean_by_name([v.breakdown for v in values])
+    results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
+    results["completion_tokens_mean"] = sum(len(r.token_ids) for r in rollouts) / len(rollouts)
+    known = [(r, e) for r, e in zip(rollouts, data.experts, strict=True) if e is not None]
+    if known:
+        results |= length_match(
+            [len(r.token_ids) for r, _ in known], [len(e.token_ids) for _, e in known]
+        )
+        results["expert"] = expert_results(data)
+    logprobs: dict[str, float] = {}
+    if known and expert_logprobs is not None:
+        experts = [e for _, e in known]
+        means = expert_logprobs(experts)
+        logprobs = {e.prompt.id: m for e, m in zip(experts, means, strict=True)}
+        tokens = [len(e.token_ids) for e in experts]
+        total = sum(m * n for m, n in zip(means, tokens, strict=True))
+        results["expert_nll"] = -total / sum(tokens)
+    results["settings"] = dict(settings)
+    rows = [
+        _row(r, v, e, m.breakdown, logprobs)
+        for r, v, e, m in zip(rollouts, verdicts, data.experts, values, strict=True)
+    ]
+    return results, rows
+
+
+def expert_results(data: EvaluationSet) -> dict[str, Any]:
+    """Measure the expert's own completions as if a policy had written them."""
+    rollouts = [
+        Rollout(e.prompt, e.completion, e.token_ids, (), "stop")
+        for e in data.experts
+        if e is not None
+    ]
+    verdicts = [v for r in rollouts if (v := _verdict(r.prompt, r.completion))]
+    results = _instruction_results(verdicts)
+    results.pop("by_instruction", None)
+    return results | _mean_by_name([v.breakdown for v in score(rollouts, data.metrics)])
+
+
+def write_evaluation(
+    folder: Path, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write `samples.jsonl`, then `results.json`, each aside and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for name, text in (
+        ("samples.jsonl", lines),
+        ("results.json", json.dumps(results, indent=2, allow_nan=False) + "\n"),
+    ):
+        aside = folder / f".{name}"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, folder / name)
+
+
+def _verdict(prompt: Prompt, completion: str) -> Verdict | None:
+    if "instruction_id_list" not in prompt.columns:
+        return None
+    columns = prompt.columns
+    return verify(columns["instruction_id_list"], columns["kwargs"], completion)
+
+
+def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    if not verdicts:
+        return {}
+    summary: Summary = aggregate(verdicts)
+    by_instruction = {
+        name: {"strict": a["strict_acc"], "loose": a["loose_acc"], "n": a["count"]}
+        for name, a in summary["instructions"].items()
+    }
+    kept = {k: v for k, v in summary.items() if k.startswith(("prompt_level", "inst_level"))}
+    return {**kept, "by_instruction": by_instruction}
+
+
+def _mean_by_name(breakdowns: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    results: dict[str, float | None] = {}
+    for name in breakdowns[0] if breakdowns else ():
+        values = [b[name] for b in breakdowns]
+        numbers = [v for v in values if v is not None]
+        if not numbers:
+            results[name] = None
+            continue
+        mean = sum(numbers) / len(numbers)
+        results[name] = mean
+        if len(numbers) > 1:
+            variance = sum((v - mean) ** 2 for v in numbers) / (len(numbers) - 1)
+            results[f"{name}_stderr"] = math.sqrt(variance / len(numbers))
+    return results
+
+
+def _row(
+    rollout: Rollout,
+    verdict: Verdict | None,
+    expert: Demonstration | None,
+    metrics: Mapping[str, float | None],
+    expert_logprobs: Mapping[str, float],
+) -> dict[str, Any]:
+    columns = rollout.prompt.columns
+    row: dict[str, Any] = {
+        "key": columns.get("key", rollout.prompt.id),
+        "prompt": rollout.prompt.text,
+        "response": rollout.completion,
+        "finish_reason": rollout.finish_reason,
+        "completion_tokens": len(rollout.token_ids),
+        "logprob_mean": sum(rollout.sampling_logprobs) / len(rollout.token_ids),
+        "expert_completion": expert.completion if expert else None,
+        "expert_completion_tokens": len(expert.token_ids) if expert else None,
+        "expert_logprob_mean": expert_logprobs.get(rollout.prompt.id),
+        "metrics": dict(metrics),
+    }
+    if verdict is not None:
+        row |= {
+            "instruction_id_list": list(verdict.instruction_ids),
+            "kwargs": columns["kwargs"],
+            "follow_instruction_list_strict": list(verdict.strict),
+            "follow_instruction_list_loose": list(verdict.loose),
+            "follow_all_strict": verdict.all_strict,
+            "follow_all_loose": verdict.all_loose,
+        }
+    return row

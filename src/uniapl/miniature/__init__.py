@@ -1,0 +1,12 @@
+"""The embedded default: a tiny model, its tokenizer and a writing task whose grammar is known.
+
+`MODEL` is an ordinary model folder, `DATA` holds ordinary data files; training, evaluation and the
+report read them like any other. `python -m uniapl.miniature.build` makes both again.
+"""
+
+from pathlib import Path
+
+MODEL = Path(__file__).parent / "model"
+"""A Qwen3-architecture causal LM of about two million parameters, weights stored in bfloat16."""
+DATA = Path(__file__).parent / "data"
+"""`demonstrations.jsonl`, `prompts.jsonl`, `validation.jsonl` and `test.jsonl`."""

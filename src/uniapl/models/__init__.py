@@ -1,0 +1,1 @@
+"""Policy, reference and discriminator: loading, packed log-probabilities, saving."""

@@ -1,0 +1,68 @@
+"""The attention of a packed row, registered with transformers under the name `uniapl_packed`.
+
+transformers hands every attention layer to a function it looks up by name, along with the extra keyword
+arguments of the forward call; ours arrive as `packed_blocks` and `packed_positions`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from uniapl.models.packing import AttentionBlock
+
+NAME = "uniapl_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend inside each block's segments.
+
+    `query` is [1, heads, tokens, width], `key` and `value` may have fewer heads; returns
+    [1, tokens, heads, width]. A layer's `sliding_window` narrows the mask by position.
+
+    Raises:
+        ValueError: The layer caps its scores or has attention sinks.
+    """
+    for unsupported in ("softcap", "s_aux"):
+        if kwargs.get(unsupported) is not None:
+            raise ValueError(f"its attention uses {unsupported}")
+    blocks: tuple[AttentionBlock, ...] = kwargs["packed_blocks"]
+    window: int | None = kwargs.get("sliding_window")
+    # tokens first, so that gathering a segment copies whole rows
+    query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
+    parts = []
+    for block in blocks:
+        mask = block.mask
+        if window is not None:
+            positions = kwargs["packed_positions"]
+            distance = positions[block.queries][:, :, None] - positions[block.keys][:, None, :]
+            mask = mask & (distance < window)[:, None]
+        q, k, v = (
+            t[index].transpose(1, 2)
+            for t, index in ((query, block.queries), (key, block.keys), (value, block.keys))
+        )
+        attended = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        parts.append(attended.transpose(1, 2).flatten(0, 1)[block.written])
+    order = torch.cat([block.positions for block in blocks])
+    output = torch.empty_like(query).index_copy(0, order, torch.cat(parts))
+    return output[None], None
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    """Build no mask: the blocks carry theirs."""
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _no_mask)

@@ -1,0 +1,85 @@
+"""The discriminator's loss, its verdict on rollouts, and A_adv.
+
+`d(x, y)` is a logit per sequence, high = looks like the expert. The `likelihood` form (the structured
+discriminator of AIRL, arXiv 1710.11248) makes it from token log-ratios; the `scalar` form (GAD, arXiv
+2511.10643) has a head.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from uniapl.objective.reductions import group_mean, group_std, sequence_mean
+
+
+def log_ratios(expert_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
+    """k_t = log p_φ(y_t) - log π_old(y_t), per token; gradient flows into p_φ only."""
+    return expert_logprobs - old_logprobs.detach()
+
+
+def likelihood_logits(
+    ratios: Tensor, sequence_index: Tensor, num_sequences: int, logit_scale: float
+) -> Tensor:
+    """Return d = τ · mean_t k_t of each sequence: [tokens] to [sequences].
+
+    Args:
+        ratios: k_t per token.
+        sequence_index: Sequence of each token.
+        num_sequences: How many there are.
+        logit_scale: τ.
+    """
+    return logit_scale * sequence_mean(ratios, sequence_index, num_sequences)
+
+
+def bradley_terry_loss(
+    expert_logits: Tensor,
+    rollout_logits: Tensor,
+    label_smoothing: float = 0.0,
+    logit_penalty: float = 0.0,
+) -> Tensor:
+    """-(1-s)·log σ(Δ) - s·log σ(-Δ) + ρ·(d(y*)² + d(y)²) per pair, Δ = d(y*) - d(y).
+
+    Args:
+        expert_logits: d(x, y*) of each pair.
+        rollout_logits: d(x, y) of each pair, same prompt.
+        label_smoothing: s.
+        logit_penalty: ρ.
+
+    Returns:
+        [pairs], log 2 at chance (without penalty).
+    """
+    margin = expert_logits - rollout_logits
+    loss = (1 - label_smoothing) * functional.softplus(-margin)
+    loss = loss + label_smoothing * functional.softplus(margin)
+    return loss + logit_penalty * (expert_logits.square() + rollout_logits.square())
+
+
+def pair_accuracy(expert_logits: Tensor, rollout_logits: Tensor) -> Tensor:
+    """1 where the expert's completion ranks higher, ½ at a tie, else 0: [pairs]."""
+    return (1 + (expert_logits - rollout_logits).sign()) / 2
+
+
+def token_credit(ratios: Tensor, credit_clamp: float) -> Tensor:
+    """A_adv,t = clamp(k_t, ±c), per token, neither centred nor scaled.
+
+    E[A_adv,t ∇log π] is minus the gradient of KL(π ‖ p_φ) over the next token, at each prefix that the
+    policy visits (discount 0), as long as the clamp does not act.
+    """
+    return ratios.clamp(-credit_clamp, credit_clamp)
+
+
+def completion_credit(
+    logits: Tensor, is_counted: Tensor, running_std: Tensor | float, std_floor: float
+) -> Tensor:
+    """A_adv per completion: centred in its group, divided by max(group std, running std, floor).
+
+    Args:
+        logits: d of rollouts, [groups, group_size].
+        is_counted: False leaves a rollout out of mean and deviation and gives it 0.
+        running_std: Average of past group deviations; a group whose rollouts look alike stays small.
+        std_floor: Least divisor.
+    """
+    centred = logits - group_mean(logits, is_counted)
+    floor = torch.as_tensor(running_std, device=logits.device).clamp(min=std_floor)
+    scale = torch.maximum(group_std(logits, is_counted), floor)
+    return (centred / scale).masked_fill(~is_counted, 0.0)

@@ -1,0 +1,102 @@
+"""The objective of a step: three terms on one list of tokens, each over its own count.
+
+    w_t = grpo_weight · A_reward / N_reward + λ · A_adv,t / N_adv
+    L   = - Σ_rollout tokens min(ρ_t w_t, clip(ρ_t, 1 - clip_low, 1 + clip_high) w_t)
+          + sft_weight / N_sft · Σ_expert tokens -log π_θ(y*_t) + kl_coef / N_rollout · Σ k3_t
+
+The counts are those of the whole step, so micro-batches add up to the same loss however they are cut.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from uniapl.objective.policy_gradient import clipped_surrogate, k3
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertTokens:
+    """The expert's tokens of a micro-batch."""
+
+    logprobs: Tensor
+    """log π_θ(y*_t), with gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTokens:
+    """The rollout tokens of a micro-batch, all [tokens]."""
+
+    logprobs: Tensor
+    """log π_θ(y_t), with gradient."""
+    old_logprobs: Tensor
+    """log π_old(y_t); `logprobs.detach()` on the first pass."""
+    weights: Tensor
+    """w_t of `token_weights`, importance weight included."""
+    is_counted: Tensor
+    """False on masked truncations."""
+    ref_logprobs: Tensor | None = None
+    """The reference's; None if kl_coef is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepScale:
+    """What is the same for all micro-batches of a step."""
+
+    sft_weight: float
+    kl_coef: float
+    clip_low: float
+    clip_high: float
+    num_sft_tokens: int
+    """N_sft of the whole step."""
+    num_rollout_tokens: int
+    """N_rollout of the whole step, masked truncations excluded."""
+
+
+def token_weights(
+    reward_advantages: Tensor,
+    is_rewarded: Tensor,
+    adversarial_advantages: Tensor | None,
+    is_counted: Tensor,
+    grpo_weight: float,
+    adversarial_weight: float,
+) -> Tensor:
+    """w_t of every rollout token of the step.
+
+    Args:
+        reward_advantages: A_reward of the token's completion, [tokens].
+        is_rewarded: True where the completion has a reward, [tokens].
+        adversarial_advantages: A_adv,t [tokens]; None without a discriminator.
+        is_counted: False on masked truncations, which get weight 0 and enter no count, [tokens].
+        grpo_weight: Weight of the reward term.
+        adversarial_weight: λ as it acts.
+    """
+    rewarded = is_rewarded & is_counted
+    num_reward = rewarded.sum().clamp(min=1)
+    weights = grpo_weight * reward_advantages.masked_fill(~rewarded, 0.0) / num_reward
+    if adversarial_advantages is not None:
+        num_adversarial = is_counted.sum().clamp(min=1)
+        credit = adversarial_advantages.masked_fill(~is_counted, 0.0)
+        weights = weights + adversarial_weight * credit / num_adversarial
+    return weights
+
+
+def unified_objective(
+    expert: ExpertTokens | None, rollouts: RolloutTokens | None, scale: StepScale
+) -> Tensor:
+    """This micro-batch's share of the step's loss L; the shares of a step sum to L."""
+    losses: list[Tensor] = []
+    if expert is not None and scale.sft_weight:
+        losses.append(-expert.logprobs.sum() * (scale.sft_weight / max(scale.num_sft_tokens, 1)))
+    if rollouts is not None:
+        surrogate = clipped_surrogate(
+            rollouts.logprobs,
+            rollouts.old_logprobs,
+            rollouts.weights,
+            scale.clip_low,
+            scale.clip_high,
+        )
+        losses.append(-surrogate.sum())
+        if rollouts.ref_logprobs is not None and scale.kl_coef:
+            kl = k3(rollouts.logprobs, rollouts.ref_logprobs).masked_fill(~rollouts.is_counted, 0.0)
+            losses.append(kl.sum() * (scale.kl_coef / max(scale.num_rollout_tokens, 1)))
+    return sum(losses[1:], start=losses[0])

@@ -1,0 +1,316 @@
+"""Texts and tables of the page: what was trained, what came of it, where it came from."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uniapl.report.arms import Arm, evaluation_at
+from uniapl.report.reading import Run, setting
+from uniapl.report.results import (
+    EvaluationMetric,
+    Measured,
+    arm_value,
+    base_value,
+    expert_value,
+    measured,
+)
+
+MAX_COLUMNS = 6
+"""Evaluations in the table of one run; the curves show the others."""
+
+MAX_POINT_CHARTS = 6
+
+
+def facts(arms: Sequence[Arm]) -> dict[str, Any]:
+    """Return the headline: title and what was trained, on what, for how long."""
+    runs = [run for arm in arms for run in arm.runs]
+    if len(runs) == 1:
+        title = f"{runs[0].method} on {_names(runs, 'model.path')}"
+    elif len(arms) == 1:
+        title = f"{arms[0].name} on {_names(runs, 'model.path')}, {len(runs)} seeds"
+    else:
+        title = f"{len(arms)} arms, {len(runs)} runs on {_names(runs, 'model.path')}"
+    items = [
+        ("Method" if len(arms) == 1 else "Arms", ", ".join(arm.name for arm in arms)),
+        ("Model", _names(runs, "model.path")),
+        ("Demonstrations", _names(runs, "data.demonstrations")),
+        ("Preference prompts", _names(runs, "data.prompts")),
+        ("Steps", _range([run.steps[-1] for run in runs])),
+        ("Per step", _per_step(runs)),
+        ("Seed" if len(runs) == 1 else "Seeds", _seeds(runs)),
+        ("Training time", _training_time(runs)),
+    ]
+    created = sorted(str(run.environment.get("created") or "") for run in runs)[-1]
+    return {
+        "title": title,
+        "items": [(name, text) for name, text in items if text],
+        "created": created[:16].replace("T", " "),
+    }
+
+
+def _names(runs: Sequence[Run], key: str) -> str:
+    """Return the distinct values of a path-like setting, by their last part."""
+    values = [setting(run.config, key) for run in runs]
+    names = [str(value).rstrip("/").rpartition("/")[2] for value in values if value]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _per_step(runs: Sequence[Run]) -> str:
+    keys = ("data.demonstrations_per_step", "data.prompts_per_step", "rollout.group_size")
+    found = {tuple(setting(run.config, key) for key in keys) for run in runs}
+    if len(found) != 1 or None in (values := found.pop()):
+        return ""
+    demonstrations, prompts, group = values
+    return f"{demonstrations} demonstrations, {prompts} prompts × {group} rollouts"
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    return ", ".join(dict.fromkeys(str(run.config.get("seed", "?")) for run in runs))
+
+
+def _training_time(runs: Sequence[Run]) -> str:
+    seconds = [
+        sum(value or 0.0 for value in run.metrics.get("time/step_seconds", ())) for run in runs
+    ]
+    total = sum(seconds)
+    if not total:
+        return ""
+    each = "" if len(runs) == 1 else " in all"
+    if total < 100:
+        return f"{total:.0f} s{each}"
+    return (f"{total / 60:.0f} min" if total < 5400 else f"{total / 3600:.1f} h") + each
+
+
+def notices(arms: Sequence[Arm]) -> list[str]:
+    """Return what a reader must know before believing the page."""
+    lines: list[str] = []
+    for arm in arms:
+        for run in arm.runs:
+            name = run.folder.resolve().name
+            planned = run.planned_steps
+            if planned and run.steps[-1] < planned:
+                lines.append(
+                    f"{name}: {run.steps[-1]} of {planned} steps; the run is not finished."
+                )
+            if not run.evaluations:
+                lines.append(f"{name}: no evaluation yet.")
+            elif run.evaluations[-1].step == 0:
+                lines.append(f"{name}: evaluated before training only.")
+    last_steps = {
+        run.evaluations[-1].step for arm in arms for run in arm.runs if run.evaluations
+    }
+    if len(last_steps) > 1:
+        steps = ", ".join(str(step) for step in sorted(last_steps))
+        lines.append(f"The last evaluations are of different steps ({steps}).")
+    return lines
+
+
+def tiles(
+    arms: Sequence[Arm], metrics: Sequence[EvaluationMetric], headline: str | None
+) -> list[dict[str, Any]]:
+    """Return up to four figures of one arm, the headline metric first; empty for several arms."""
+    if len(arms) != 1 or headline is None:
+        return []
+    own = [m.name for m in metrics if m.is_fraction and not m.name.endswith("_acc")]
+    wanted = [headline, *own[:2], "completion_tokens_w1", "expert_nll", "inst_level_strict_acc"]
+    by_name = {metric.name: metric for metric in metrics}
+    found: list[dict[str, Any]] = []
+    for name in dict.fromkeys(wanted):
+        metric, after = by_name.get(name), arm_value(arms[0], name, -1)
+        if metric is None or after is None or len(found) == 4:
+            continue
+        before, expert = base_value(arms, name), expert_value(arms, name)
+        if expert is None and name == "completion_tokens_w1":
+            expert = Measured(0.0)
+        found.append(
+            {
+                "label": metric.label,
+                "meaning": metric.meaning,
+                "value": metric.written(after.value),
+                "unit": metric.unit,
+                "error": metric.error(after),
+                "before": metric.written(before.value) if before else None,
+                "expert": metric.written(expert.value) if expert else None,
+                "difference": metric.difference(before, after),
+                "gauge": _gauge(metric, before, after, expert),
+            }
+        )
+    return found
+
+
+def _gauge(
+    metric: EvaluationMetric,
+    before: Measured | None,
+    after: Measured,
+    expert: Measured | None,
+) -> dict[str, float] | None:
+    """Return positions on a bar, in percent of its width; None without a value before."""
+    if before is None:
+        return None
+    values = [v.value for v in (before, after, expert) if v is not None]
+    top = 1.0 if metric.is_fraction else max(values) * 1.08 or 1.0
+    place = {
+        "before": 100 * before.value / top,
+        "after": 100 * after.value / top,
+        "start": 100 * min(before.value, after.value) / top,
+        "width": 100 * abs(after.value - before.value) / top,
+    }
+    if expert is not None:
+        place["expert"] = 100 * expert.value / top
+    is_sane = all(0 <= value <= 100 for value in place.values())
+    return {name: round(value, 2) for name, value in place.items()} if is_sane else None
+
+
+def results_table(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict[str, Any] | None:
+    """Return the table of one run (a column per evaluation) or of several (a row per arm)."""
+    if not metrics:
+        return None
+    runs = [run for arm in arms for run in arm.runs]
+    if len(runs) == 1:
+        return _one_run(runs[0], arms, metrics)
+    return _many_runs(arms, metrics)
+
+
+def _one_run(
+    run: Run, arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]
+) -> dict[str, Any]:
+    evaluations = list(run.evaluations)
+    if len(evaluations) > MAX_COLUMNS:
+        stride = (len(evaluations) - 1) / (MAX_COLUMNS - 1)
+        evaluations = [evaluations[round(k * stride)] for k in range(MAX_COLUMNS)]
+    rows: list[dict[str, Any]] = []
+    for metric in metrics:
+        found = [measured(evaluation, metric.name) for evaluation in evaluations]
+        expert = expert_value(arms, metric.name)
+        change = metric.difference(found[0], found[-1]) if len(found) > 1 else None
+        rows.append(
+            {
+                "metric": metric,
+                "cells": [_cell(metric, value) for value in found],
+                "change": change,
+                "expert": _cell(metric, expert),
+            }
+        )
+    return {
+        "kind": "run",
+        "columns": [
+            "before training" if evaluation.step == 0 else f"step {evaluation.step}"
+            for evaluation in evaluations
+        ],
+        "has_change": len(evaluations) > 1,
+        "rows": rows,
+        "n": run.evaluations[-1].results.get("n"),
+        "left_out": len(run.evaluations) - len(evaluations),
+    }
+
+
+def _many_runs(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict[str, Any]:
+    bases = [base_value(arms, metric.name) for metric in metrics]
+    rows: list[dict[str, Any]] = []
+    for index, arm in enumerate(arms):
+        cells: list[dict[str, Any]] = []
+        for metric, base in zip(metrics, bases, strict=True):
+            value = arm_value(arm, metric.name, -1)
+            # One evaluation of the base model may serve all arms.
+            base = base_value([arm], metric.name) or base
+            cells.append(_cell(metric, value) | {"change": metric.difference(base, value)})
+        rows.append({"arm": index, "name": arm.name, "runs": len(arm.runs), "cells": cells})
+    experts = [expert_value(arms, metric.name) for metric in metrics]
+    numbers = {
+        evaluation.results.get("n")
+        for arm in arms
+        for run in arm.runs
+        if (evaluation := evaluation_at(run, -1)) is not None
+    }
+    return {
+        "kind": "arms",
+        "metrics": list(metrics),
+        "base": [_cell(metric, base) for metric, base in zip(metrics, bases, strict=True)],
+        "rows": rows,
+        "expert": [_cell(metric, value) for metric, value in zip(metrics, experts, strict=True)],
+        "n": numbers.pop() if len(numbers) == 1 else None,
+        "has_seeds": any(len(arm.runs) > 1 for arm in arms),
+    }
+
+
+def _cell(metric: EvaluationMetric, value: Measured | None) -> dict[str, Any]:
+    return {
+        "text": metric.written(value.value if value else None),
+        "error": metric.error(value),
+    }
+
+
+def comparison_points(
+    arms: Sequence[Arm],
+    metrics: Sequence[EvaluationMetric],
+    bases: Mapping[str, Measured | None],
+) -> list[dict[str, Any]]:
+    """Return one chart per metric with a point and its error for every arm."""
+    loose = ("prompt_level_loose_acc", "inst_level_loose_acc", "completion_tokens_mean")
+    wanted = [metric for metric in metrics if metric.name not in loose]
+    charts: list[dict[str, Any]] = []
+    for metric in wanted[:MAX_POINT_CHARTS]:
+        base, expert = bases[metric.name], expert_value(arms, metric.name)
+        charts.append(
+            {
+                "title": metric.label,
+                "definition": metric.meaning,
+                "percent": metric.is_fraction,
+                "unit": metric.unit,
+                "base": base.value if base else None,
+                "expert": expert.value if expert else None,
+                "points": [
+                    {"arm": index, "value": value.value, "error": _finite(value.stderr)}
+                    for index, arm in enumerate(arms)
+                    if (value := arm_value(arm, metric.name, -1)) is not None
+                ],
+            }
+        )
+    return charts
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def provenance(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Return one entry per run: how to make it again and what made it."""
+    entries: list[dict[str, Any]] = []
+    for index, arm in enumerate(arms):
+        for run in arm.runs:
+            environment = run.environment
+            command = environment.get("command")
+            if isinstance(command, list):
+                command = shlex.join(str(word) for word in command)
+            versions = environment.get("versions")
+            items = [
+                ("Folder", str(run.folder)),
+                ("Created", environment.get("created")),
+                ("Command", command),
+                ("Seed", run.config.get("seed")),
+                ("Git commit", environment.get("git_commit")),
+                ("Platform", environment.get("platform")),
+                ("Device", environment.get("device")),
+                ("Threads", environment.get("threads")),
+                ("Versions", _listed(versions) if isinstance(versions, Mapping) else versions),
+            ]
+            entries.append(
+                {
+                    "arm": index,
+                    "name": arm.name,
+                    "seed": run.config.get("seed"),
+                    "items": [(name, "unknown" if v is None else str(v)) for name, v in items],
+                    "config": run.config,
+                }
+            )
+    return entries
+
+
+def _listed(versions: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -1,0 +1,121 @@
+"""From what the user configured to reward functions that fit the data."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from uniapl.rewards.calls import NamedReward
+from uniapl.rewards.functions import load_function
+from uniapl.rewards.instructions import instruction_reward
+from uniapl.types import InputError, Prompt
+
+GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons")
+"""Arguments every reward function can have, whatever columns the data has."""
+
+_TAKEN_NAMES = ("mean", "std")
+"""`reward/mean` and `reward/std` are metrics of the total."""
+
+
+def build_reward(
+    function: str | Callable[..., Any],
+    *,
+    name: str | None = None,
+    weight: float = 1.0,
+    all_or_nothing: float = 0.0,
+    timeout_seconds: float = 60.0,
+) -> NamedReward:
+    """Return one reward.
+
+    Args:
+        function: `instructions`, `module:function`, or a function.
+        name: Default: the function's own.
+        all_or_nothing: Only for `instructions`; see `instruction_reward`.
+
+    Raises:
+        InputError: the function cannot be loaded, or an argument does not fit it.
+    """
+    if function == "instructions":
+        function = instruction_reward(all_or_nothing)
+    elif all_or_nothing:
+        raise InputError(f"reward {function}: all_or_nothing is only for `instructions`")
+    elif isinstance(function, str):
+        function = load_function(function)
+    assert not isinstance(function, str)
+    name = name or str(getattr(function, "__name__", type(function).__name__))
+    if name in _TAKEN_NAMES:
+        raise InputError(f"a reward cannot be named {name}: reward/{name} is a metric of the total")
+    return NamedReward(function, name, weight, timeout_seconds)
+
+
+def build_rewards(specs: Iterable[Mapping[str, Any]]) -> list[NamedReward]:
+    """Return the rewards of a run from the keyword arguments of `build_reward`.
+
+    Raises:
+        InputError: as `build_reward`; or two rewards have the same name.
+    """
+    rewards = [build_reward(**spec) for spec in specs]
+    names = [reward.name for reward in rewards]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"{names.count(name)} rewards are named {name}; give each its own `name`"
+            )
+    return rewards
+
+
+def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """Return the columns that any of the prompts has, sorted."""
+    return tuple(sorted({name for prompt in prompts for name in prompt.columns}))
+
+
+def check_columns(rewards: Sequence[NamedReward], columns: Sequence[str]) -> None:
+    """Check, before a run starts, that the data has what the reward functions ask for.
+
+    Raises:
+        InputError: a function needs a column that no row has, or a column has an argument's name.
+    """
+    for column in columns:
+        if column in GIVEN:
+            raise InputError(
+                f"the data's column `{column}` has the name of an argument of reward functions; rename it"
+            )
+    for reward in rewards:
+        for needed in _parameters(reward)[1]:
+            if needed not in (*GIVEN, *columns):
+                raise InputError(
+                    f"reward {reward.name} needs `{needed}`, which is no column of the data "
+                    f"(columns: {', '.join(columns) or 'none'}; always given: {', '.join(GIVEN)})"
+                )
+
+
+def select_arguments(
+    reward: NamedReward, available: Mapping[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Return those of the arguments that the function takes; all if it has `**columns`.
+
+    Each is a fresh list, so that a function which sorts or pops in place does not disturb the next.
+
+    Raises:
+        InputError: the function needs one that is not available.
+    """
+    accepted, _ = _parameters(reward)
+    check_columns([reward], [name for name in available if name not in GIVEN])
+    return {
+        name: list(values)
+        for name, values in available.items()
+        if accepted is None or name in accepted
+    }
+
+
+def _parameters(reward: NamedReward) -> tuple[set[str] | None, list[str]]:
+    """Return the names a function accepts (None: any) and those without a default."""
+    try:
+        parameters = inspect.signature(reward.function).parameters.values()
+    except ValueError:  # a function written in C that does not tell
+        return None, []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [parameter for parameter in parameters if parameter.kind in kinds]
+    needed = [one.name for one in named if one.default is inspect.Parameter.empty]
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return None, needed
+    return {one.name for one in named}, needed

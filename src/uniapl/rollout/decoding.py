@@ -1,0 +1,220 @@
+"""The decode loop: token ids of prompts in, sampled token ids with their log-probs out.
+
+Every distinct prompt is forwarded once; its keys and values are then copied to the rows that
+continue it. Rows that have ended leave the batch.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from uniapl.rollout.cache import RoomyLayer
+from uniapl.types import InputError, TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One completion."""
+
+    token_ids: list[int]
+    """The end-of-turn token included if there is one."""
+    logprobs: list[float]
+    has_ended: bool
+    """Whether the last token is an end-of-turn token."""
+
+
+@torch.no_grad()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    draws: Tensor | None,
+    *,
+    max_tokens: int,
+    temperature: float,
+    eos_token_ids: Collection[int],
+) -> list[Decoded]:
+    """Continue every prompt until it ends or has `max_tokens` new tokens.
+
+    Args:
+        model: in eval mode; its device is where everything happens.
+        prompts: token ids, one entry per completion; equal neighbours or not, an equal prompt
+            is forwarded only once.
+        draws: uniform numbers in (0, 1], [completions, max_tokens]; row i alone decides
+            completion i, so neither its neighbours nor their ends change it. Unused if greedy.
+        max_tokens: length limit of a completion.
+        temperature: 0 is greedy.
+        eos_token_ids: the tokens that end a turn.
+    """
+    # No inference_mode: models with dynamic rope replace buffers inside forward, and an inference
+    # tensor among them would break the next backward.
+    rows = _LiveRows.prefill(model, prompts, max_tokens)
+    device = model.device
+    token_ids = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(len(prompts), max_tokens, device=device)
+    draws = None if draws is None else draws.to(device)
+    eos = torch.tensor(sorted(eos_token_ids), device=device)
+    # Asking which rows have ended waits for the device, so an accelerator is asked less often.
+    check_every = 1 if device.type == "cpu" else 8
+    for step in range(max_tokens):
+        column = None if draws is None else draws[rows.order, step]
+        chosen, chosen_logprobs = choose_tokens(rows.logits, column, temperature)
+        token_ids[rows.order, step] = chosen
+        logprobs[rows.order, step] = chosen_logprobs
+        rows.has_ended |= torch.isin(chosen, eos)
+        if step + 1 == max_tokens:
+            break
+        if (step + 1) % check_every == 0:
+            chosen = rows.drop_ended(chosen)
+            if len(chosen) == 0:
+                break
+        rows.forward(model, chosen)
+    return _cut(token_ids, logprobs, set(eos_token_ids))
+
+
+def choose_tokens(
+    logits: Tensor, draws: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Choose one token per row; returns the tokens and their log-probs.
+
+    Args:
+        logits: [rows, vocabulary].
+        draws: uniform numbers in (0, 1], one per row; only temperature 0 goes without.
+        temperature: divides the logits. At 0 the likeliest token is taken, with its log-prob at
+            temperature 1.
+
+    The token is the inverse of the cumulative distribution at the draw: one pass over the
+    vocabulary and one random number, where `torch.multinomial` needs a random number per entry.
+    """
+    logits = logits.float()
+    if temperature not in (0, 1):
+        logits = logits / temperature
+    logprobs = logits.log_softmax(-1)
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+    else:
+        assert draws is not None
+        cumulative = logprobs.exp().cumsum(-1)
+        # The first entry that reaches a target above 0 has added to the sum, so a token of
+        # probability 0 is never taken. The bound matters for NaN alone, which is reported later.
+        targets = draws[:, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, targets).squeeze(-1)
+        tokens = tokens.clamp_(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+class _LiveRows:
+    """The completions still being written, one row each; rows change places as others leave."""
+
+    def __init__(
+        self, cache: Cache, logits: Tensor, mask: Tensor | None, positions: Tensor
+    ) -> None:
+        self.cache = cache
+        self.logits = logits
+        """[rows, vocabulary], after the last token."""
+        self.mask = mask
+        """[rows, most tokens there can be], False on the left padding; None if there is none."""
+        self.positions = positions
+        """The next token's position per row: its tokens so far, padding not counted."""
+        self.order = torch.arange(len(positions), device=positions.device)
+        """Which completion each row writes."""
+        self.has_ended = torch.zeros_like(positions, dtype=torch.bool)
+
+    @classmethod
+    def prefill(
+        cls, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int
+    ) -> "_LiveRows":
+        """Forward every distinct prompt once and hand its state to all of its rows."""
+        distinct = list(dict.fromkeys(map(tuple, prompts)))
+        index = {prompt: row for row, prompt in enumerate(distinct)}
+        rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=model.device)
+        longest = max(map(len, distinct))
+        is_padded = min(map(len, distinct)) < longest
+        # What id stands in the padding is free, since nothing attends to it; 0 always exists.
+        padded = [(0,) * (longest - len(prompt)) + prompt for prompt in distinct]
+        lengths = torch.tensor([len(prompt) for prompt in distinct], device=model.device)
+        columns = torch.arange(longest + max_tokens, device=model.device)
+        positions = columns - (longest - lengths)[:, None]
+        mask = positions >= 0
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        output = model(
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=mask[:, :longest] if is_padded else None,
+            # Called directly, a model counts positions from the padding on unless told.
+            position_ids=positions[:, :longest].clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        if cache.get_seq_length() != longest:
+            raise InputError(
+                f"cannot sample from {type(model).__name__}: it does not use transformers' "
+                "key/value cache"
+            )
+        for layer in _layers(cache):
+            layer.share(rows, min(max_tokens, layer.growth_tokens))
+        last_logits = output.logits[:, -1]
+        return cls(cache, last_logits[rows], mask[rows] if is_padded else None, lengths[rows])
+
+    def forward(self, model: PreTrainedModel, tokens: Tensor) -> None:
+        """Append one token to every row."""
+        length = self.cache.get_seq_length() + 1
+        self.logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=None if self.mask is None else self.mask[:, :length],
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self.positions = self.positions + 1
+
+    def drop_ended(self, tokens: Tensor) -> Tensor:
+        """Drop the rows that have ended; returns the chosen tokens of those that stay.
+
+        The last rows move into the places that became free, so that a drop copies few rows.
+        """
+        has_ended = self.has_ended.tolist()
+        if not any(has_ended):
+            return tokens
+        num_live = has_ended.count(False)
+        free = [row for row in range(num_live) if has_ended[row]]
+        moved = [row for row in range(num_live, len(has_ended)) if not has_ended[row]]
+        targets = torch.tensor(free, dtype=torch.long, device=tokens.device)
+        sources = torch.tensor(moved, dtype=torch.long, device=tokens.device)
+        if num_live:
+            for layer in _layers(self.cache):
+                layer.move(sources, targets, num_live)
+
+        def kept(values: Tensor) -> Tensor:
+            values[targets] = values[sources]
+            return values[:num_live]
+
+        self.order, self.positions = kept(self.order), kept(self.positions)
+        self.has_ended = kept(self.has_ended)
+        if self.mask is not None:
+            self.mask = kept(self.mask)
+        return kept(tokens)
+
+
+def _layers(cache: Cache) -> list[RoomyLayer]:
+    # The cache was told to make these, but its annotation is the union of all kinds of layers.
+    return cast(list[RoomyLayer], cache.layers)
+
+
+def _cut(token_ids: Tensor, logprobs: Tensor, eos_token_ids: set[int]) -> list[Decoded]:
+    """Cut every row after its first end-of-turn token; what follows was never asked for."""
+    if not torch.isfinite(logprobs).all():
+        raise TrainingError(
+            "the policy's log-probabilities are not finite while sampling: its weights have "
+            "diverged; lower optimizer.learning_rate"
+        )
+    decoded = []
+    for tokens, values in zip(token_ids.tolist(), logprobs.tolist(), strict=True):
+        ends = (place + 1 for place, token in enumerate(tokens) if token in eos_token_ids)
+        end = next(ends, None)
+        decoded.append(Decoded(tokens[:end], values[:end], has_ended=end is not None))
+    return decoded

@@ -1,0 +1,184 @@
+"""Samples rollouts from the very model that is being trained, by transformers' forward alone.
+
+The model is borrowed for a call, never copied: its weights are always the current ones, and it is
+given back in the mode it came in.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from uniapl.rollout.decoding import Decoded, decode
+from uniapl.types import InputError, Prompt, Rollout
+
+_ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+class TransformersGenerator:
+    """A `Generator` over a transformers model on any device.
+
+    Args:
+        model: a decoder-only causal LM. Unwrapped: neither DDP nor FSDP around it.
+        tokenizer: decodes completions.
+        max_completion_tokens: length limit; a completion that reaches it is truncated.
+        eos_token_ids: the tokens that end a turn. There are often several, such as the chat
+            template's end of turn and the base model's end of text.
+        temperature: divides the logits; 0 takes the likeliest token. Nothing else shapes the
+            distribution (no top-k, no top-p), so that the sampling log-probs are those of the
+            policy and importance ratios are unbiased.
+        max_rows: completions decoded at once; less needs less memory. It changes no result
+            beyond rounding.
+        seed: of the generator's own random numbers; torch's global ones are never touched. Ranks
+            need different seeds.
+
+    Example:
+        generator = TransformersGenerator(
+            model, tokenizer, max_completion_tokens=64, eos_token_ids=[tokenizer.eos_token_id])
+        rollouts = generator.sample(prompts, group_size=8)
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_completion_tokens: int,
+        eos_token_ids: Collection[int],
+        temperature: float = 1.0,
+        max_rows: int = 256,
+        seed: int = 0,
+    ) -> None:
+        if max_completion_tokens < 1 or max_rows < 1 or temperature < 0 or not eos_token_ids:
+            raise InputError(
+                "a generator needs max_completion_tokens >= 1, max_rows >= 1, temperature >= 0 "
+                f"and an end-of-turn token; got {max_completion_tokens}, {max_rows}, "
+                f"{temperature} and {list(eos_token_ids)}"
+            )
+        _check_model(model)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_completion_tokens = max_completion_tokens
+        self._temperature = temperature
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._max_rows = max_rows
+        # On the CPU whatever the model's device: a run resumes on other hardware, and drawing
+        # costs one small transfer per chunk.
+        self._random = torch.Generator().manual_seed(seed)
+
+    def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
+        """Return `group_size` rollouts per prompt, siblings adjacent, prompts in the given order.
+
+        Raises:
+            InputError: a prompt is empty or leaves no room in the model's context.
+            TrainingError: the model's logits are not finite.
+        """
+        if group_size < 1:
+            raise InputError(f"group_size must be at least 1, got {group_size}")
+        if not prompts:
+            return []
+        for prompt in prompts:
+            self._check_prompt(prompt)
+        wanted = [prompt for prompt in prompts for _ in range(group_size)]
+        completions = self._decode([prompt.token_ids for prompt in wanted])
+        bodies = [
+            completion.token_ids[:-1] if completion.has_ended else completion.token_ids
+            for completion in completions
+        ]
+        texts = self._tokenizer.batch_decode(
+            bodies, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return [
+            Rollout(
+                prompt=prompt,
+                completion=text,
+                token_ids=tuple(completion.token_ids),
+                sampling_logprobs=tuple(completion.logprobs),
+                finish_reason="stop" if completion.has_ended else "length",
+            )
+            for prompt, completion, text in zip(wanted, completions, texts, strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to sample the same tokens: the random state."""
+        return {"random_state": self._random.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        self._random.set_state(state["random_state"].cpu())
+
+    def _decode(self, prompts: list[tuple[int, ...]]) -> list[Decoded]:
+        """Decode in chunks of like length; completions come back in the given order."""
+        draws = None
+        if self._temperature > 0:
+            # All at once and in the caller's order, so that no chunking changes a completion.
+            # 1 - [0, 1) is (0, 1]: a draw of 0 could choose a token of probability 0.
+            shape = (len(prompts), self._max_completion_tokens)
+            draws = 1 - torch.rand(shape, generator=self._random)
+        # Longest first: if memory does not suffice, it shows at once.
+        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+        num_chunks = -(-len(order) // self._max_rows)
+        completions: dict[int, Decoded] = {}
+        with _borrowed(self._model):
+            for chunk in range(num_chunks):
+                start, end = (len(order) * part // num_chunks for part in (chunk, chunk + 1))
+                rows = order[start:end]
+                decoded = decode(
+                    self._model,
+                    [prompts[row] for row in rows],
+                    None if draws is None else draws[rows],
+                    max_tokens=self._max_completion_tokens,
+                    temperature=self._temperature,
+                    eos_token_ids=self._eos_token_ids,
+                )
+                completions.update(zip(rows, decoded, strict=True))
+        assert len(completions) == len(prompts)
+        return [completions[row] for row in range(len(prompts))]
+
+    def _check_prompt(self, prompt: Prompt) -> None:
+        if not prompt.token_ids:
+            raise InputError(f"prompt {prompt.id} has no tokens, so there is nothing to continue")
+        config = self._model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None)
+        needed = len(prompt.token_ids) + self._max_completion_tokens
+        if context is not None and needed > context:
+            raise InputError(
+                f"prompt {prompt.id} has {len(prompt.token_ids)} tokens; with "
+                f"{self._max_completion_tokens} completion tokens it does not fit the model's "
+                f"context of {context}: shorten it or lower rollout.max_completion_tokens"
+            )
+
+
+def _check_model(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
+    other = set(getattr(config, "layer_types", None) or ()) - _ATTENTION_KINDS
+    if config.is_encoder_decoder or other:
+        what = ", ".join(sorted(other)) or "an encoder"
+        raise InputError(
+            f"cannot sample from a {config.model_type} model here: it has {what}, and only "
+            "decoder-only models with full or sliding-window attention are supported"
+        )
+
+
+@contextmanager
+def _borrowed(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model into eval mode and plain attention; give it back as it was.
+
+    A trainer may have set its own attention for packed sequences, which knows no cache.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    attention = str(model.config._attn_implementation)
+    plain = "sdpa" if model._supports_sdpa else "eager"
+    model.eval()
+    try:
+        if attention not in ("eager", "sdpa"):
+            model.set_attn_implementation(plain)
+        yield
+    finally:
+        if attention not in ("eager", "sdpa"):
+            model.set_attn_implementation(attention)
+        for module, is_training in modes:
+            # Not `train()`, which would set all of the module's children as well.
+            module.training = is_training

@@ -1,0 +1,342 @@
+"""The discriminator in the loop: it judges rollouts, then learns from the same forward."""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uniapl.config.schema import DiscriminatorConfig, OptimizerConfig
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.packing import Packed, TokenSequence, pack
+from uniapl.models.scalar_model import ScalarModel
+from uniapl.objective.adversarial import (
+    bradley_terry_loss,
+    completion_credit,
+    likelihood_logits,
+    log_ratios,
+    pair_accuracy,
+    token_credit,
+)
+from uniapl.objective.reductions import group_correlation, group_std
+from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+from uniapl.types import TrainingError
+
+STD_SMOOTHING = 0.9
+"""Weight of the past in the running group deviation of the scalar form."""
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What the discriminator said of a rollout batch before it learned from it."""
+
+    rollout_logits: Tensor
+    """d of every rollout, [groups, group_size]."""
+    expert_logits: Tensor
+    """d of the paired experts, [pairs]."""
+    ratios: Tensor | None
+    """k_t, flat over rollouts; None in the scalar form."""
+    health: dict[str, float] = field(default_factory=dict)
+    """`discriminator/*` metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedGroup:
+    """An expert's completion and a rollout of the same prompt under an older policy."""
+
+    expert: TokenSequence
+    rollouts: tuple[TokenSequence, ...]
+
+
+class Discriminator:
+    """d_φ(x, y) in either form, its optimiser and what it remembers."""
+
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        optimizer: OptimizerConfig,
+        backbone: LanguageModel,
+        micro_batch_tokens: int,
+        seed: int,
+    ) -> None:
+        self.config = config
+        self.micro_batch_tokens = micro_batch_tokens
+        self.seed = seed
+        self.model: LanguageModel | ScalarModel = (
+            ScalarModel(backbone) if config.form == "scalar" else backbone
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            weight_decay=optimizer.weight_decay,
+        )
+        self.running_std: float | None = None
+        self.replay: deque[ReplayedGroup] = deque()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that learn."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.parameters[0].device
+
+    def judge(self, batch: RolloutBatch, *, learn: bool) -> Verdicts:
+        """Score a batch; with `learn`, the same forward leaves the gradient of its loss in the weights.
+
+        Rollouts on demonstration prompts are paired with the expert's completion; truncated ones that
+        are masked take part in no pair. Groups of the others are scored only.
+        """
+        sequences = batch.sequences
+        num_paired = batch.num_pairs * batch.group_size
+        loss_scale = _LossScale.of(batch) if learn else None
+        logits = torch.zeros(len(sequences), device=self.device)
+        ratios = torch.zeros(batch.offsets()[-1], device=self.device)
+        loss = 0.0
+        paired = [*range(num_paired), *range(len(batch.rollouts), len(sequences))]
+        scored_only = range(num_paired, len(batch.rollouts))
+        for members, with_gradient in ((paired, learn), (scored_only, False)):
+            part = [sequences[i] for i in members]
+            index = torch.tensor(list(members), dtype=torch.long, device=self.device)
+            starts = torch.tensor(batch.offsets(), device=self.device)
+            flat = _flat_positions(index, starts)
+            for packed in pack(part, self.micro_batch_tokens, split_groups=False):
+                packed = packed.to(self.device)
+                places = flat[packed.token_index]
+                with torch.set_grad_enabled(with_gradient):
+                    verdict = self._forward(packed, batch.old_logprobs, places)
+                    if loss_scale is not None and with_gradient:
+                        loss += self._backward(packed, verdict, index, batch, loss_scale)
+                logits[index[packed.sequences]] = verdict.logits.detach()
+                if verdict.ratios is not None:
+                    ratios[places] = verdict.ratios.detach()
+        if learn:
+            loss += self._replay(batch)
+        return self._verdicts(batch, logits, ratios, loss if learn else None)
+
+    def _forward(self, packed: Packed, old_logprobs: Tensor | None, places: Tensor) -> "_Scores":
+        if isinstance(self.model, ScalarModel):
+            return _Scores(self.model.logits(packed))
+        assert old_logprobs is not None
+        expert_logprobs = self.model.logprobs(packed)
+        ratios = log_ratios(expert_logprobs, old_logprobs[places])
+        logits = likelihood_logits(
+            ratios, packed.sequence_index, len(packed.sequences), self.config.logit_scale
+        )
+        return _Scores(logits, ratios, expert_logprobs)
+
+    def _backward(
+        self,
+        packed: Packed,
+        scores: "_Scores",
+        index: Tensor,
+        batch: RolloutBatch,
+        scale: "_LossScale",
+    ) -> float:
+        """Add the gradient of this micro-batch's pairs and expert tokens; return its share of the loss."""
+        place = {int(s): i for i, s in enumerate(index[packed.sequences])}
+        first_expert = len(batch.rollouts)
+        pairs = [
+            (place[first_expert + r // batch.group_size], place[r])
+            for r in sorted(place)
+            if r < batch.num_pairs * batch.group_size and scale.is_counted[r]
+        ]
+        loss = scores.logits.new_zeros(())
+        if pairs:
+            experts, rollouts = torch.tensor(pairs, device=self.device).unbind(1)
+            loss = loss + self._pair_loss(scores.logits[experts], scores.logits[rollouts]) / max(
+                scale.num_pairs, 1
+            )
+        if scores.expert_logprobs is not None and self.config.likelihood_weight:
+            is_expert = (index[packed.sequences] >= first_expert)[packed.sequence_index]
+            nll = -scores.expert_logprobs[is_expert].sum() / max(scale.num_expert_tokens, 1)
+            loss = loss + self.config.likelihood_weight * nll
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    def _pair_loss(self, expert_logits: Tensor, rollout_logits: Tensor) -> Tensor:
+        return bradley_terry_loss(
+            expert_logits, rollout_logits, self.config.label_smoothing, self.config.logit_penalty
+        ).sum()
+
+    def learn(self) -> float:
+        """Update the weights with the gradient that `judge` left; return its norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"discriminator: gradient norm is {norm.item()}; lower discriminator.learning_rate"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm.item()
+
+    def credit(self, batch: RolloutBatch, verdicts: Verdicts) -> Tensor:
+        """A_adv of every rollout token, flat over rollouts."""
+        if verdicts.ratios is not None and self.config.credit == "token":
+            return token_credit(verdicts.ratios, self.config.credit_clamp)
+        is_counted = batch.is_counted(self.device)
+        std = group_std(verdicts.rollout_logits, is_counted).mean().item()
+        past = self.running_std
+        self.running_std = std if past is None else STD_SMOOTHING * past + (1 - STD_SMOOTHING) * std
+        advantages = completion_credit(
+            verdicts.rollout_logits, is_counted, self.running_std, self.config.std_floor
+        )
+        return batch.per_rollout_token(advantages)
+
+    def _replay(self, batch: RolloutBatch) -> float:
+        """Learn from as many older pairs as are fresh, then remember the fresh ones."""
+        fresh = [
+            ReplayedGroup(
+                sequence_of(batch.experts[i]),
+                tuple(
+                    sequence_of(r)
+                    for r in batch.rollouts[i * batch.group_size : (i + 1) * batch.group_size]
+                    if not (r.is_truncated and batch.mask_truncated)
+                ),
+            )
+            for i in range(batch.num_pairs)
+        ]
+        loss = 0.0
+        if self.replay:
+            chosen = np.random.default_rng([self.seed, self._num_updates]).choice(
+                len(self.replay), size=min(len(fresh), len(self.replay)), replace=False
+            )
+            loss = self._learn_from_replay([self.replay[i] for i in sorted(chosen)])
+        self.replay.extend(group for group in fresh if group.rollouts)
+        while sum(len(g.rollouts) for g in self.replay) > self.config.replay_rollouts:
+            self.replay.popleft()
+        return loss
+
+    def _learn_from_replay(self, groups: list[ReplayedGroup]) -> float:
+        assert isinstance(self.model, ScalarModel)
+        num_pairs = sum(len(g.rollouts) for g in groups)
+        total = 0.0
+        for group in groups:
+            (packed,) = pack(
+                [group.expert, *group.rollouts], self.micro_batch_tokens, split_groups=False
+            )
+            logits = self.model.logits(packed.to(self.device))
+            loss = self._pair_loss(logits[:1].expand(len(logits) - 1), logits[1:]) / num_pairs
+            loss.backward()
+            total += loss.item()
+        return total
+
+    @property
+    def _num_updates(self) -> int:
+        state = self.optimizer.state
+        return int(next(iter(state.values()))["step"]) if state else 0
+
+    def _verdicts(
+        self, batch: RolloutBatch, logits: Tensor, ratios: Tensor, loss: float | None
+    ) -> Verdicts:
+        num_rollouts = len(batch.rollouts)
+        rollout_logits = logits[:num_rollouts].view(-1, batch.group_size)
+        expert_logits = logits[num_rollouts : num_rollouts + batch.num_pairs]
+        is_likelihood = self.config.form == "likelihood"
+        verdicts = Verdicts(
+            rollout_logits,
+            expert_logits,
+            ratios[: batch.num_rollout_tokens] if is_likelihood else None,
+        )
+        verdicts.health = _health(batch, verdicts)
+        if loss is not None:
+            verdicts.health["discriminator/loss"] = loss
+        return verdicts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that moves."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "running_std": self.running_std,
+            "replay": [
+                [(list(s.prompt_ids), list(s.completion_ids)) for s in (g.expert, *g.rollouts)]
+                for g in self.replay
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.running_std = state["running_std"]
+        self.replay = deque()
+        for group in state["replay"]:
+            expert, *rollouts = (TokenSequence(tuple(p), tuple(c)) for p, c in group)
+            self.replay.append(ReplayedGroup(expert, tuple(rollouts)))
+
+
+@dataclass(slots=True)
+class _Scores:
+    """The forward of one micro-batch."""
+
+    logits: Tensor
+    ratios: Tensor | None = None
+    expert_logprobs: Tensor | None = None
+
+
+@dataclass(slots=True)
+class _LossScale:
+    """Counts of the whole batch, so that micro-batches add up to the mean."""
+
+    num_pairs: int
+    num_expert_tokens: int
+    is_counted: list[bool]
+
+    @classmethod
+    def of(cls, batch: RolloutBatch) -> "_LossScale":
+        is_counted = batch.is_counted(torch.device("cpu")).flatten()
+        return cls(
+            num_pairs=int(is_counted[: batch.num_pairs * batch.group_size].sum()),
+            num_expert_tokens=sum(len(d.token_ids) for d in batch.experts),
+            is_counted=is_counted.tolist(),
+        )
+
+
+def _flat_positions(index: Tensor, starts: Tensor) -> Tensor:
+    """Flat token positions of the sequences in `index`, in order."""
+    lengths = starts[index + 1] - starts[index]
+    within = torch.arange(int(lengths.sum()), device=index.device)
+    within = within - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+    return within + torch.repeat_interleave(starts[index], lengths)
+
+
+def _health(batch: RolloutBatch, verdicts: Verdicts) -> dict[str, float]:
+    logits = verdicts.rollout_logits
+    is_counted = batch.is_counted(logits.device)
+    health = {
+        "discriminator/group_std": group_std(logits, is_counted).mean().item(),
+        "discriminator/length_correlation": group_correlation(
+            logits, _lengths(batch, logits), is_counted
+        ),
+    }
+    if batch.rewards:
+        rewards, has_reward = batch.reward_table(logits.device)
+        health["discriminator/reward_correlation"] = group_correlation(
+            logits, rewards, has_reward & is_counted
+        )
+    pairs = is_counted[: batch.num_pairs]
+    if pairs.any():
+        experts = verdicts.expert_logits[:, None].expand_as(pairs)[pairs]
+        rollouts = logits[: batch.num_pairs][pairs]
+        health["discriminator/accuracy"] = pair_accuracy(experts, rollouts).mean().item()
+        health["discriminator/margin"] = (experts - rollouts).mean().item()
+        health["discriminator/demonstration_logit"] = rollouts.mean().item()
+    preference = is_counted[batch.num_pairs :]
+    if preference.any():
+        health["discriminator/preference_logit"] = (
+            logits[batch.num_pairs :][preference].mean().item()
+        )
+    return {k: v for k, v in health.items() if math.isfinite(v)}
+
+
+def _lengths(batch: RolloutBatch, like: Tensor) -> Tensor:
+    lengths = [float(len(r.token_ids)) for r in batch.rollouts]
+    return torch.tensor(lengths, device=like.device).view_as(like)

@@ -1,0 +1,118 @@
+"""Metric names with their meaning, and the file that receives one row of them per step."""
+
+import json
+import math
+import os
+import resource
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniapl.training.checkpoint import replace_file
+
+DEFINITIONS: dict[str, str] = {
+    "objective/loss": "The whole objective of the step, as minimised.",
+    "objective/sft": "Negative log-likelihood of the expert's completions, nats per token.",
+    "objective/grpo": "Minus the reward advantage times the probability ratio, mean over rewarded tokens; "
+    "its value says little, its gradient trains.",
+    "objective/adversarial": "Minus the adversarial advantage times the probability ratio, mean over tokens "
+    "that carry one, before λ.",
+    "objective/sft_weight": "Weight of the SFT term in this step.",
+    "objective/grpo_weight": "Weight of the reward term in this step.",
+    "objective/adversarial_weight": "λ as it acts in this step, ramp included.",
+    "reward/mean": "Mean total reward of the step's rollouts.",
+    "reward/std": "Standard deviation of the total reward inside groups, mean over groups.",
+    "rollout/completion_tokens_mean": "Mean length of the step's rollouts, tokens.",
+    "rollout/truncated_fraction": "Share of rollouts cut off by the token limit.",
+    "rollout/zero_std_group_fraction": "Share of groups whose rewards are all equal: they teach nothing about reward.",
+    "policy/entropy": "Mean -log π of the sampled tokens, an estimate of the policy's entropy, nats per token.",
+    "policy/kl_reference": "k3 estimate of KL(policy ‖ reference) on rollouts, nats per token.",
+    "policy/ratio_mean": "Mean probability ratio π/π_old over rollout tokens (1 on the first pass).",
+    "policy/clip_fraction": "Share of weighted rollout tokens where the clip took the gradient away.",
+    "policy/sampling_gap": "Mean |log π_old - log π_sampled| over rollout tokens: trainer against generator.",
+    "discriminator/loss": "Loss of the discriminator's update; log 2 = 0.693 is chance for its pair part.",
+    "discriminator/accuracy": "Share of (expert, rollout) pairs ranked right, ties half, before it learned from them.",
+    "discriminator/margin": "Mean of d(expert) - d(rollout) over those pairs.",
+    "discriminator/group_std": "Spread of d inside groups: without it there is nothing to learn from.",
+    "discriminator/length_correlation": "Correlation of d with length inside groups; beyond ±0.3 it judges length.",
+    "discriminator/reward_correlation": "Correlation of d with the reward inside groups.",
+    "discriminator/demonstration_logit": "Mean d of rollouts on demonstration prompts.",
+    "discriminator/preference_logit": "Mean d of rollouts on preference prompts; far below hints at reward hacking.",
+    "constraint/accuracy": "Moving average of the pair accuracy on held-out demonstrations.",
+    "constraint/weight": "λ before the ramp.",
+    "constraint/state": "-1 slack (λ at its minimum), 0 active, 1 saturated (λ at its maximum).",
+    "optimizer/learning_rate": "The policy's learning rate.",
+    "optimizer/grad_norm": "Norm of the policy's gradient before clipping.",
+    "optimizer/discriminator_grad_norm": "Norm of the discriminator's gradient before clipping.",
+    "data/demonstration_epoch": "Passes over the demonstrations so far.",
+    "data/trained_tokens": "Tokens that went through a forward and backward pass so far, prompts included.",
+    "data/sampled_tokens": "Tokens sampled so far.",
+    "time/step_seconds": "Duration of the step.",
+    "time/rollout_seconds": "Time spent sampling.",
+    "time/update_seconds": "Time spent in the policy's forward, backward and update.",
+    "time/discriminator_seconds": "Time spent scoring with and training the discriminator.",
+    "memory/peak_gib": "Peak memory of the process (CPU) or the device (CUDA), GiB.",
+}
+"""Name → one-line meaning; a run adds `reward/<name>` for each reward. Absent terms are null."""
+
+
+def definitions(reward_names: Iterable[str]) -> dict[str, str]:
+    """Return the meaning of every key that a run with these rewards writes."""
+    own = {
+        f"reward/{name}": f"Mean of the reward {name}, before its weight." for name in reward_names
+    }
+    return {**DEFINITIONS, **own}
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one row per step, all of the run's keys in each, null where a value is absent."""
+
+    def __init__(self, path: Path, names: Iterable[str], last_step: int) -> None:
+        """Open for appending, after cutting what lies past `last_step` or is torn."""
+        self.path = path
+        self.names = tuple(names)
+        rows = [row for row in read_rows(path) if row["step"] <= last_step]
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._stream = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Append a row; a metric without a definition is a bug."""
+        unknown = metrics.keys() - set(self.names)
+        assert not unknown, f"metrics without a definition: {sorted(unknown)}"
+        row = {"step": step, **{name: _finite(metrics.get(name)) for name in self.names}}
+        self._stream.write(json.dumps(row, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Make sure that the rows are on disk: a checkpoint must never be ahead of them."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file up to the first torn one; none if there is no file."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return the peak memory so far: of the device, or of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,104 @@
+"""What a person sees while a run goes: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHOWN = {
+    "reward": "reward/mean",
+    "sft": "objective/sft",
+    "D acc": "discriminator/accuracy",
+    "λ": "objective/adversarial_weight",
+    "tokens": "rollout/completion_tokens_mean",
+}
+"""The few numbers that matter, with their short names."""
+PLAIN_EVERY_SECONDS = 10.0
+
+
+class RunProgress:
+    """Shows steps as they are done."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.steps = steps
+        self.first = done
+        self._started = time.monotonic()
+        self._last_plain = -PLAIN_EVERY_SECONDS
+        self._bar: Progress | None = None
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=self.console,
+            )
+            self._task = self._bar.add_task("", total=steps, completed=done, numbers="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line above the live one."""
+        self.console.print(line, markup=False)
+
+    def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Show that a step is done."""
+        numbers = "  ".join(
+            f"{name} {value:.3g}"
+            for name, key in SHOWN.items()
+            if (value := metrics.get(key)) is not None
+        )
+        if self._bar:
+            self._bar.update(self._task, completed=step, numbers=numbers)
+            return
+        now = time.monotonic()
+        if now - self._last_plain < PLAIN_EVERY_SECONDS and step != self.steps:
+            return
+        self._last_plain = now
+        left = (now - self._started) / (step - self.first) * (self.steps - step)
+        self.say(f"step {step}/{self.steps}  {_clock(left)} left  {numbers}")
+
+
+def results_table(
+    columns: Mapping[str, Mapping[str, Any]], definitions: Mapping[str, str]
+) -> Table | None:
+    """Return metrics as rows and evaluations as columns; None without evaluations."""
+    names = [
+        name
+        for name in definitions
+        if any(isinstance(r.get(name), float) for r in columns.values())
+    ]
+    if not names:
+        return None
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name in names:
+        values = [results.get(name) for results in columns.values()]
+        table.add_row(name, *("" if v is None else f"{v:.3f}" for v in values))
+    return table
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

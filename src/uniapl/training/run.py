@@ -1,0 +1,227 @@
+"""`train(config)`: one run, one run folder. Builds the players, drives the loop, saves, evaluates."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniapl.config.schema import Config
+from uniapl.data.chat import preview as preview_text
+from uniapl.evaluation import evaluate, write_evaluation
+from uniapl.models.packing import completion_offsets, pack
+from uniapl.rewards import build_rewards
+from uniapl.rollout import TransformersGenerator
+from uniapl.training.checkpoint import POLICY, replace_file, save_checkpoint, step_name
+from uniapl.training.health import HealthWatch
+from uniapl.training.interrupts import interrupts
+from uniapl.training.methods import resolve
+from uniapl.training.metrics import MetricsFile, definitions, peak_gib
+from uniapl.training.progress import RunProgress, results_table
+from uniapl.training.rollout_batch import sequence_of
+from uniapl.training.run_folder import RunFolder, open_run_folder
+from uniapl.training.setup import build_trainer, load_data, load_policy
+from uniapl.types import Demonstration
+
+PREVIEWED = 2
+"""Examples of each kind that `--preview` shows."""
+
+
+def train(
+    config: Config, *, overridden: frozenset[str] = frozenset(), preview: bool = False
+) -> Path:
+    """Run a config to its last step and return the run folder.
+
+    Args:
+        config: As loaded.
+        overridden: Keys given on the command line; one that the method ignores is an error.
+        preview: Only show the first tokenised examples with their masks.
+
+    Raises:
+        InputError: Something in the config or the data is wrong; nothing has been trained.
+        TrainingError: The run cannot go on; its last checkpoint is kept.
+        KeyboardInterrupt: Ctrl-C; the step was finished and saved.
+    """
+    config = resolve(config, overridden)
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    if preview:
+        _preview(config)
+        return Path(config.output_dir)
+    folder = open_run_folder(config)
+    try:
+        with _deterministic():
+            _Run(config, folder).go()
+    finally:
+        folder.close()
+    return folder.path
+
+
+def _preview(config: Config) -> None:
+    """Show the first examples as the model will see them."""
+    _, chat = load_policy(config)
+    data = load_data(config, chat)
+    examples = [*data.demonstrations[:PREVIEWED], *data.prompts[:PREVIEWED]]
+    sys.stdout.write(preview_text(examples, chat.tokenizer, len(examples)) + "\n")
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Make gradients on the CPU the same bits every time, for exact resumption.
+
+    Sums over tokens that share a key would otherwise be added in the order in which threads finish.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+class _Run:
+    """One call of `train`: the trainer, its files, and the evaluations around it."""
+
+    def __init__(self, config: Config, folder: RunFolder) -> None:
+        self.config = config
+        self.folder = folder
+        torch.manual_seed(config.seed)
+        self.policy, self.chat = load_policy(config)
+        self.data = load_data(config, self.chat)
+        rewards = build_rewards([r.model_dump() for r in config.rewards])
+        self.trainer = build_trainer(config, self.policy, self.chat, self.data, rewards)
+        self.best: dict[str, Any] | None = None
+        self.health = HealthWatch()
+        if folder.state and folder.checkpoint:
+            self.policy.load(folder.checkpoint / POLICY)
+            self.trainer.load_state_dict(folder.state)
+            self.best = folder.state["best"]
+        meanings = definitions(r.name for r in rewards)
+        evaluated = self.data.evaluation.definitions() if self.data.evaluation else {}
+        folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
+        self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
+
+    def go(self) -> None:
+        """Train to the last step."""
+        config, trainer = self.config, self.trainer
+        with (
+            RunProgress(config.training.steps, trainer.step) as progress,
+            interrupts() as interrupt,
+        ):
+            self._announce(progress)
+            if trainer.step == 0:
+                self._evaluate(progress)
+            while trainer.step < config.training.steps:
+                metrics = trainer.train_step()
+                metrics["memory/peak_gib"] = peak_gib(self.policy.device)
+                self.metrics.write(trainer.step, metrics)
+                self._log_rollouts()
+                progress.step(trainer.step, metrics)
+                warm = config.discriminator.warmup_steps + config.discriminator.ramp_steps
+                for line in self.health.warnings(trainer.step, metrics, warm):
+                    progress.say(f"warning: {line}")
+                is_last = trainer.step == config.training.steps
+                is_best = self._is_due(config.training.evaluate_every) or is_last
+                is_best = is_best and self._evaluate(progress)
+                stops = interrupt.is_set and trainer.is_between_batches
+                if is_best or is_last or stops or self._is_due(config.training.checkpoint_every):
+                    self._save()
+                if stops and not is_last:
+                    progress.say(f"saved step {trainer.step}; go on with training.resume=auto")
+                    raise KeyboardInterrupt
+            self._finish(progress)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.trainer.step % every == 0
+
+    def _announce(self, progress: RunProgress) -> None:
+        config, data = self.config, self.data
+        size = sum(p.numel() for p in self.policy.parameters()) / 1e6
+        progress.say(
+            f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters), "
+            f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts → {self.folder.path}"
+        )
+        if self.folder.step:
+            progress.say(f"going on from step {self.folder.step}")
+
+    def _save(self) -> None:
+        self.metrics.sync()
+        state = self.trainer.state_dict() | {"best": self.best}
+        save_checkpoint(
+            self.folder.checkpoints,
+            self.trainer.step,
+            lambda path: self.policy.save(path, self.chat.tokenizer, torch.float32),
+            state,
+            self.config.training.keep_checkpoints,
+        )
+
+    def _evaluate(self, progress: RunProgress) -> bool:
+        """Evaluate now; return whether this is the best so far."""
+        data, config = self.data.evaluation, self.config.evaluation
+        if data is None:
+            return False
+        step = self.trainer.step
+        temperature = config.temperature
+        limit = config.max_completion_tokens or self.config.rollout.max_completion_tokens
+        # a generator of its own: evaluating more or less often must not change the training
+        generator = TransformersGenerator(
+            self.policy.model,
+            self.chat.tokenizer,
+            max_completion_tokens=limit,
+            eos_token_ids=self.chat.eos_token_ids,
+            temperature=temperature,
+            max_rows=self.config.rollout.max_rows,
+            seed=self.config.seed,
+        )
+        settings = {"temperature": temperature, "max_completion_tokens": limit}
+        with self.policy.autocast():
+            results, rows = evaluate(generator, data, settings, self._expert_logprobs)
+        results["step"] = step
+        write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
+        value = results.get(config.best_metric)
+        if isinstance(value, float):
+            progress.say(f"step {step}: {config.best_metric} {value:.3f}")
+        if value is None or step == 0 or (self.best and self.best["value"] >= value):
+            return False
+        self.best = {"step": step, "metric": config.best_metric, "value": value}
+        return True
+
+    def _expert_logprobs(self, experts: Sequence[Demonstration]) -> list[float]:
+        sequences = [sequence_of(e) for e in experts]
+        offsets = completion_offsets(sequences)
+        packed = [
+            p.to(self.policy.device)
+            for p in pack(sequences, self.config.training.micro_batch_tokens)
+        ]
+        flat = self.policy.flat_logprobs(packed, offsets[-1])
+        return [flat[a:b].mean().item() for a, b in pairwise(offsets)]
+
+    def _log_rollouts(self) -> None:
+        batch, count = self.trainer.batch, self.config.training.rollouts_logged_per_step
+        if batch is None or not count:
+            return
+        folder = self.folder.path / "rollouts"
+        folder.mkdir(exist_ok=True)
+        rows = self.trainer.logged_rollouts(count)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        replace_file(folder / f"{step_name(self.trainer.step)}.jsonl", text)
+
+    def _finish(self, progress: RunProgress) -> None:
+        dtype = getattr(torch, self.config.model.dtype)
+        self.policy.save(self.folder.path / "policy", self.chat.tokenizer, dtype)
+        self.metrics.close()
+        columns: dict[str, Mapping[str, Any]] = {}
+        for title, step in (("before", 0), ("after", self.config.training.steps)):
+            file = self.folder.path / "evaluations" / step_name(step) / "results.json"
+            if file.exists():
+                columns[title] = json.loads(file.read_text())
+        if columns and self.data.evaluation:
+            columns["expert"] = next(iter(columns.values())).get("expert", {})
+            table = results_table(columns, self.data.evaluation.definitions())
+            if table is not None:
+                progress.console.print(table)
+        progress.say(f"policy: {self.folder.path / 'policy'}")

@@ -1,0 +1,265 @@
+"""The policy's part of a step: packed micro-batches, one forward and backward each for all three terms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from uniapl.config.schema import Config
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.packing import Packed, completion_offsets, pack
+from uniapl.objective.advantages import reward_advantages
+from uniapl.objective.policy_gradient import importance_weights, is_clipped, k3
+from uniapl.objective.unified import (
+    ExpertTokens,
+    RolloutTokens,
+    StepScale,
+    token_weights,
+    unified_objective,
+)
+from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+from uniapl.types import Demonstration, TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class StepWeights:
+    """The weights of the terms as they act in one step."""
+
+    sft: float
+    grpo: float
+    adversarial: float
+    """λ, ramp included."""
+    kl: float
+
+
+@dataclass(slots=True)
+class WeightedTokens:
+    """Per rollout token of a batch what the surrogate needs, fixed for all passes over it."""
+
+    weights: Tensor
+    """w_t."""
+    is_counted: Tensor
+    is_rewarded: Tensor
+    reward_advantages: Tensor
+    """A_reward of the token's completion."""
+    adversarial_advantages: Tensor | None
+    """A_adv,t."""
+
+
+def weigh_tokens(
+    batch: RolloutBatch,
+    credit: Tensor | None,
+    weights: StepWeights,
+    config: Config,
+    device: torch.device,
+) -> WeightedTokens:
+    """Turn rewards and the discriminator's credit (flat over rollouts) into w_t."""
+    rewards, has_reward = batch.reward_table(device)
+    advantages = reward_advantages(rewards, has_reward, config.objective.advantage_scale)
+    per_token = batch.per_rollout_token
+    is_counted = per_token(batch.is_counted(device))
+    is_rewarded = per_token(has_reward) & is_counted
+    reward_part = per_token(advantages)
+    return WeightedTokens(
+        weights=token_weights(
+            reward_part, is_rewarded, credit, is_counted, weights.grpo, weights.adversarial
+        ),
+        is_counted=is_counted,
+        is_rewarded=is_rewarded,
+        reward_advantages=reward_part,
+        adversarial_advantages=credit,
+    )
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the metrics of an update are made of; tensors, so that nothing waits for the device."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            value = value.detach().double()
+            self.values[name] = self.values[name] + value if name in self.values else value
+
+    def mean(self, name: str, count: int) -> float | None:
+        return self.values[name].item() / count if name in self.values and count else None
+
+
+class PolicyUpdate:
+    """Accumulates the gradient of the unified objective over a step and applies it."""
+
+    def __init__(
+        self, config: Config, policy: LanguageModel, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.optimizer = optimizer
+
+    def __call__(
+        self,
+        demonstrations: Sequence[Demonstration],
+        batch: RolloutBatch | None,
+        tokens: WeightedTokens | None,
+        weights: StepWeights,
+        *,
+        is_first_pass: bool,
+    ) -> dict[str, float | None]:
+        """Take one optimiser step.
+
+        Args:
+            demonstrations: The expert's part; ignored if its weight is 0.
+            batch: The rollouts; None in a step without.
+            tokens: Their weights.
+            weights: The terms' weights.
+            is_first_pass: Whether no step has learned from `batch` yet: π_old is then the policy itself,
+                and its log-probs are kept in the batch for later passes.
+
+        Returns:
+            The metrics of the update.
+
+        Raises:
+            TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
+        """
+        experts = list(demonstrations) if weights.sft else []
+        num_rollout_tokens = batch.num_rollout_tokens if batch else 0
+        scale = StepScale(
+            sft_weight=weights.sft,
+            kl_coef=weights.kl,
+            clip_low=self.config.objective.clip_low,
+            clip_high=self.config.objective.clip_high,
+            num_sft_tokens=sum(len(d.token_ids) for d in experts),
+            num_rollout_tokens=int(tokens.is_counted.sum()) if tokens else 0,
+        )
+        if batch and batch.old_logprobs is None:
+            batch.old_logprobs = torch.full(
+                (num_rollout_tokens,), torch.nan, device=self.policy.device
+            )
+        sampled = batch.sampling_logprobs(self.policy.device) if batch else None
+        sequences = [*(batch.rollout_sequences if batch else []), *map(sequence_of, experts)]
+        sums = _Sums()
+        num_packed = 0
+        for packed in pack(sequences, self.config.training.micro_batch_tokens):
+            num_packed += len(packed.input_ids)
+            packed = packed.to(self.policy.device)
+            self._accumulate(packed, batch, tokens, sampled, scale, sums, is_first_pass)
+        norm = self._apply(sums)
+        return self._metrics(sums, scale, tokens, norm) | {"trained_tokens": num_packed}
+
+    def _accumulate(
+        self,
+        packed: Packed,
+        batch: RolloutBatch | None,
+        tokens: WeightedTokens | None,
+        sampled: Tensor | None,
+        scale: StepScale,
+        sums: _Sums,
+        is_first_pass: bool,
+    ) -> None:
+        num_rollout_tokens = batch.num_rollout_tokens if batch else 0
+        is_rollout = packed.token_index < num_rollout_tokens
+        temperature = torch.where(is_rollout, self.config.rollout.temperature, 1.0)
+        logprobs = self.policy.logprobs(packed, temperature)
+        expert = ExpertTokens(logprobs[~is_rollout]) if not is_rollout.all() else None
+        rollouts = None
+        if batch and tokens and sampled is not None and is_rollout.any():
+            assert batch.old_logprobs is not None
+            places = packed.token_index[is_rollout]
+            own = logprobs[is_rollout]
+            if is_first_pass:
+                # the value the ratio is taken against must be this very number, or ρ is not 1
+                batch.old_logprobs[places] = own.detach()
+            old = batch.old_logprobs[places]
+            weights = tokens.weights[places]
+            if cap := self.config.rollout.importance_cap:
+                weights = weights * importance_weights(old, sampled[places], cap)
+            rollouts = RolloutTokens(
+                logprobs=own,
+                old_logprobs=old,
+                weights=weights,
+                is_counted=tokens.is_counted[places],
+                ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[places],
+            )
+            self._measure(rollouts, tokens, places, sampled[places], scale, sums)
+        loss = unified_objective(expert, rollouts, scale)
+        loss.backward()
+        sums.add(loss=loss)
+        if expert is not None:
+            sums.add(sft=-expert.logprobs.sum())
+
+    def _measure(
+        self,
+        rollouts: RolloutTokens,
+        tokens: WeightedTokens,
+        places: Tensor,
+        sampled: Tensor,
+        scale: StepScale,
+        sums: _Sums,
+    ) -> None:
+        with torch.no_grad():
+            is_counted = rollouts.is_counted
+            ratio = (rollouts.logprobs - rollouts.old_logprobs).exp()
+            sums.add(
+                grpo=-(ratio * tokens.reward_advantages[places])[tokens.is_rewarded[places]].sum(),
+                ratio=ratio[is_counted].sum(),
+                entropy=-rollouts.old_logprobs[is_counted].sum(),
+                gap=(rollouts.old_logprobs - sampled).abs()[is_counted].sum(),
+                clipped=is_clipped(
+                    rollouts.logprobs,
+                    rollouts.old_logprobs,
+                    rollouts.weights,
+                    scale.clip_low,
+                    scale.clip_high,
+                ).sum(),
+                weighted=(rollouts.weights != 0).sum(),
+            )
+            if tokens.adversarial_advantages is not None:
+                credit = tokens.adversarial_advantages[places]
+                sums.add(adversarial=-(ratio * credit)[is_counted].sum())
+            if rollouts.ref_logprobs is not None:
+                sums.add(kl=k3(rollouts.logprobs, rollouts.ref_logprobs)[is_counted].sum())
+
+    def _apply(self, sums: _Sums) -> float:
+        loss = sums.values["loss"].item()
+        norm = nn.utils.clip_grad_norm_(
+            self.policy.parameters(), self.config.optimizer.max_grad_norm
+        ).item()
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not torch.isfinite(torch.tensor(value)):
+                self.optimizer.zero_grad(set_to_none=True)
+                raise TrainingError(
+                    f"the policy's {name} is {value}; lower optimizer.learning_rate, then go on from "
+                    "the last checkpoint with training.resume=auto"
+                )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _metrics(
+        self, sums: _Sums, scale: StepScale, tokens: WeightedTokens | None, norm: float
+    ) -> dict[str, float | None]:
+        num_counted = scale.num_rollout_tokens
+        num_rewarded = int(tokens.is_rewarded.sum()) if tokens else 0
+        num_weighted = int(sums.values["weighted"]) if "weighted" in sums.values else 0
+        return {
+            "objective/loss": sums.mean("loss", 1),
+            "objective/sft": sums.mean("sft", scale.num_sft_tokens),
+            "objective/grpo": sums.mean("grpo", num_rewarded),
+            "objective/adversarial": sums.mean("adversarial", num_counted),
+            "policy/entropy": sums.mean("entropy", num_counted),
+            "policy/kl_reference": sums.mean("kl", num_counted),
+            "policy/ratio_mean": sums.mean("ratio", num_counted),
+            "policy/clip_fraction": sums.mean("clipped", num_weighted),
+            "policy/sampling_gap": sums.mean("gap", num_counted),
+            "optimizer/grad_norm": norm,
+        }
+
+
+def no_gradient_logprobs(
+    model: LanguageModel, batch: RolloutBatch, max_tokens: int, temperature: float, *, experts: bool
+) -> Tensor:
+    """Log-probs of a batch's rollouts, and of its experts if asked for, flat and without gradient."""
+    sequences = batch.sequences if experts else batch.rollout_sequences
+    packed = [p.to(model.device) for p in pack(sequences, max_tokens)]
+    return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)

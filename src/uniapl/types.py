@@ -1,0 +1,121 @@
+"""Carriers that travel between the stages of a step; read top to bottom they are the data flow.
+
+Everything here is plain Python (no torch), so configuration, instructions and the report can import it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Message = Mapping[str, str]
+"""One chat turn: `{"role": ..., "content": ...}`."""
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: the policy ended its turn; `length`: the token limit cut it off (a truncated completion)."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one line that says what, where and what to do."""
+
+
+class TrainingError(RuntimeError):
+    """A run cannot go on (a loss that is not finite, a reward that raised); one line, no traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a completion answers.
+
+    Example:
+        Prompt(id="17", messages=({"role": "user", "content": "Write about the sea."},),
+               token_ids=(1, 40, 41, 2), columns={"instruction_id_list": ["punctuation:no_comma"]})
+    """
+
+    id: str
+    """Unique within its file: the row's `key` or `id`, else its line number."""
+    messages: tuple[Message, ...]
+    token_ids: tuple[int, ...]
+    """The chat template's rendering, generation prompt included."""
+    is_conversational: bool = False
+    """True if the data gave messages: reward functions then receive messages, else strings."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Every further column of the row; reward functions and metrics receive them by name."""
+
+    @property
+    def text(self) -> str:
+        """The last user turn."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """An expert's completion of a prompt."""
+
+    prompt: Prompt
+    completion: str
+    token_ids: tuple[int, ...]
+    """The completion's tokens, end-of-turn token included."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixedBatch:
+    """The data of one step: what the expert showed and what can be compared."""
+
+    demonstrations: tuple[Demonstration, ...]
+    prompts: tuple[Prompt, ...]
+    """Preference prompts: rolled out and rewarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A completion the policy sampled."""
+
+    prompt: Prompt
+    completion: str
+    """The decoded text, without the end-of-turn token."""
+    token_ids: tuple[int, ...]
+    """The sampled tokens, the end-of-turn token included when `finish_reason` is `stop`."""
+    sampling_logprobs: tuple[float, ...]
+    """Nats per token, as the generator computed them while sampling."""
+    finish_reason: FinishReason
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the token limit cut the completion off."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What one rollout earned."""
+
+    total: float | None
+    """Weighted sum of the breakdown; None if no reward function had an opinion."""
+    breakdown: Mapping[str, float | None]
+    """Unweighted value by reward name."""
+
+
+class Generator(Protocol):
+    """Samples completions from the policy's current weights."""
+
+    def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
+        """Return `group_size` rollouts per prompt, siblings adjacent, prompts in the given order."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to sample the same tokens."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a `state_dict`."""
+        ...
+
+
+class RewardFunction(Protocol):
+    """TRL's signature: one value per completion, None where the function has no opinion."""
+
+    def __call__(
+        self, prompts: list[Any], completions: list[Any], **columns: list[Any]
+    ) -> list[float | None]:
+        """Score completions; strings in, or message lists where the data is conversational."""
+        ...

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+
+from uniapl.config import Config, load_config
+from uniapl.types import InputError
+
+BASE = {
+    "output_dir": "o",
+    "model": {"path": "m"},
+    "data": {"demonstrations": "d", "prompts": "p"},
+    "training": {"steps": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            "data.prompts_per_step=4",
+            "data.demonstration_prompts_per_step: must be at most data.prompts_per_step (4), got 8",
+        ),
+        (
+            "data.demonstrations_per_step=7",
+            "data.demonstration_prompts_per_step: must be at most data.demonstrations_per_step (7), got 8",
+        ),
+        (
+            "data.prompts=null method=mix",
+            "data.prompts: required by method mix, which rolls out preference prompts",
+        ),
+        (
+            "rollout.updates_per_rollout=2 training.steps=5",
+            "training.steps: must be a multiple of rollout.updates_per_rollout (2), got 5",
+        ),
+        (
+            "rollout.updates_per_rollout=2 training.checkpoint_every=3",
+            "training.checkpoint_every: must be a multiple of rollout.updates_per_rollout (2), got 3",
+        ),
+        (
+            "rollout.updates_per_rollout=2 training.evaluate_every=1 evaluation.prompts=e",
+            "training.evaluate_every: must be a multiple of rollout.updates_per_rollout (2), got 1",
+        ),
+        ("training.evaluate_every=1", "training.evaluate_every: needs evaluation.prompts, which is null"),
+        (
+            "constraint.minimum=1",
+            "constraint.minimum: must be below constraint.maximum (1.0), got 1.0",
+        ),
+        (
+            "constraint.target=0.6",
+            "data.held_out_demonstrations: must be at least constraint.prompts_per_step (4) "
+            "where constraint.target is set, got 0",
+        ),
+        (
+            "constraint.target=0.6 constraint.prompts_per_step=0",
+            "constraint.prompts_per_step: must be at least 1 where constraint.target is set, got 0",
+        ),
+        (
+            "constraint.target=0.6 data.held_out_demonstrations=4 objective.adversarial_weight=2",
+            "objective.adversarial_weight: must be from constraint.minimum (0.01) to "
+            "constraint.maximum (1.0) where constraint.target is set, got 2.0",
+        ),
+        (
+            "constraint.target=0.6 data.held_out_demonstrations=4 objective.adversarial_weight=[[0,1]]",
+            "objective.adversarial_weight: must be one number where constraint.target is set "
+            "(the controller moves it), got points",
+        ),
+        (
+            "objective.kl_coef=[[0.5,1],[0.2,0]]",
+            "objective.kl_coef: the fractions of its points must ascend, got [0.5, 0.2]",
+        ),
+        ("rollout.importance_cap=0.5", "rollout.importance_cap: must be at least 1, got 0.5"),
+        (
+            "rewards=[{function:\u00a0a:f},{function:\u00a0b:f}]",
+            "rewards.1.name: f is already the name of rewards.0.name",
+        ),
+        (
+            "evaluation.metrics=[a:f,b:f]",
+            "evaluation.metrics.1: f is already the name of evaluation.metrics.0",
+        ),
+        (
+            "evaluation.best_metric=joint",
+            "evaluation.best_metric: must be one of prompt_level_strict_acc, inst_level_strict_acc, "
+            "prompt_level_loose_acc, inst_level_loose_acc (evaluation.metrics adds to them), got 'joint'",
+        ),
+        (
+            "discriminator.form=scalar discriminator.credit=token",
+            "discriminator.credit: has no effect with discriminator.form scalar; remove it",
+        ),
+        (
+            "discriminator.form=scalar discriminator.logit_scale=5",
+            "discriminator.logit_scale: has no effect with discriminator.form scalar; remove it",
+        ),
+        (
+            "discriminator.form=scalar discriminator.likelihood_weight=1",
+            "discriminator.likelihood_weight: has no effect with discriminator.form scalar; remove it",
+        ),
+        (
+            "discriminator.replay_rollouts=4",
+            "discriminator.replay_rollouts: has no effect with discriminator.form likelihood; remove it",
+        ),
+        (
+            "discriminator.credit=completion discriminator.credit_clamp=3",
+            "discriminator.credit_clamp: has no effect with discriminator.credit completion; remove it",
+        ),
+        (
+            "method=gad discriminator.credit=token",
+            "discriminator.credit: has no effect with discriminator.form scalar; remove it",
+        ),
+        (
+            "rewards=[{function:\u00a0a:f,all_or_nothing:\u00a00}]",
+            "rewards.0.all_or_nothing: has no effect with rewards.0.function a:f: "
+            "only `instructions` counts instructions; remove it",
+        ),
+    ],
+)
+def test_keys_that_disagree(minimal: Path, overrides: str, line: str):
+    # A no-break space stands for the space inside a word.
+    words = [word.replace("\u00a0", " ") for word in overrides.split(" ")]
+    with pytest.raises(InputError) as caught:
+        load_config(minimal, words)
+    assert str(caught.value).splitlines()[1:] == ["  " + line]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "data.prompts=null method=sft",
+        "data.prompts=null method=gad",
+        "data.prompts=null method=a-sft",
+        "data.prompts_per_step=4 method=grpo",  # it rolls out no demonstration prompts
+        "rollout.updates_per_rollout=2 training.checkpoint_every=0",
+        "constraint.target=0.6 data.held_out_demonstrations=4",
+        "constraint.target=0.6 method=mix",  # no discriminator, no constraint
+        "objective.kl_coef=[[0,1],[0.5,1],[0.5,0]]",  # a jump
+        "discriminator.form=scalar discriminator.replay_rollouts=4",
+        "method=gad discriminator.replay_rollouts=4",
+        "evaluation.metrics=[a.b:joint] evaluation.best_metric=joint",
+    ],
+)
+def test_keys_that_agree(minimal: Path, overrides: str):
+    load_config(minimal, ["training.checkpoint_every=4", *overrides.split(" ")])
+
+
+def test_the_same_checks_hold_for_configs_made_in_python():
+    Config.model_validate(BASE)
+    with pytest.raises(ValueError, match=r"data\.demonstration_prompts_per_step"):
+        Config.model_validate({**BASE, "data": {**BASE["data"], "prompts_per_step": 2}})  # pyright: ignore
