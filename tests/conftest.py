@@ -6,6 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure, and every run draws the same examples.
+settings.register_profile(
+    "uniapl",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("uniapl")
 
 # Before numpy or torch is imported, and inherited by every command a test starts.
 os.environ.update(

@@ -29,9 +29,9 @@ commands:
   config reference                    print every key: range, default, meaning
 
 options:
-  --debug      show the traceback of an error (as UNIAPL_DEBUG=1 does)
-  --version    print the version
-  -h, --help   print this help; after a command, the help of that command
+  --debug       show the traceback of an error (as UNIAPL_DEBUG=1 does)
+  --version     print the version
+  -h, --help    print this help; after a command, the help of that command
 
 CONFIG is a YAML file or the name of a packaged config. Start here:
   uniapl train miniature output_dir=runs/first

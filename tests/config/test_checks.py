@@ -40,7 +40,10 @@ BASE = {
             "rollout.updates_per_rollout=2 training.evaluate_every=1 evaluation.prompts=e",
             "training.evaluate_every: must be a multiple of rollout.updates_per_rollout (2), got 1",
         ),
-        ("training.evaluate_every=1", "training.evaluate_every: needs evaluation.prompts, which is null"),
+        (
+            "training.evaluate_every=1",
+            "training.evaluate_every: needs evaluation.prompts, which is null",
+        ),
         (
             "constraint.minimum=1",
             "constraint.minimum: must be below constraint.maximum (1.0), got 1.0",

@@ -30,7 +30,9 @@ def problems(path: Path | str, *overrides: str) -> list[str]:
 
 
 def test_file_and_overrides(minimal: Path):
-    config = load_config(minimal, ["optimizer.learning_rate=1e-6", "method=grpo", "seed=3", "seed=4"])
+    config = load_config(
+        minimal, ["optimizer.learning_rate=1e-6", "method=grpo", "seed=3", "seed=4"]
+    )
     assert config.optimizer.learning_rate == 1e-6
     assert config.method == "grpo"
     assert config.seed == 4  # the later word wins
@@ -53,8 +55,14 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
     ("override", "line"),
     [
         ("group_size=4", "group_size: unknown key; did you mean rollout.group_size?"),
-        ("optimizer.group_size=4", "optimizer.group_size: unknown key; did you mean rollout.group_size?"),
-        ("rollout.group_sise=4", "rollout.group_sise: unknown key; did you mean rollout.group_size?"),
+        (
+            "optimizer.group_size=4",
+            "optimizer.group_size: unknown key; did you mean rollout.group_size?",
+        ),
+        (
+            "rollout.group_sise=4",
+            "rollout.group_sise: unknown key; did you mean rollout.group_size?",
+        ),
         (
             "learning_rate=1",
             "learning_rate: unknown key; "
@@ -75,7 +83,10 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
         ("output_dir=3", "output_dir: must be text, got 3"),
         ("output_dir=''", "output_dir: must not be empty"),
         ("training.steps=1e400", "training.steps: must be an integer, got inf"),
-        ("optimizer.learning_rate=.inf", "optimizer.learning_rate: must be a finite number, got inf"),
+        (
+            "optimizer.learning_rate=.inf",
+            "optimizer.learning_rate: must be a finite number, got inf",
+        ),
         ("optimizer.learning_rate='1e-6'", "optimizer.learning_rate: must be a number, got '1e-6'"),
         ("optimizer.beta1=1", "optimizer.beta1: must be less than 1, got 1"),
         ("optimizer.final_fraction=2", "optimizer.final_fraction: must be at most 1, got 2"),
@@ -140,10 +151,13 @@ def test_not_a_config(write: Callable[[str], Path], text: str, message: str):
 
 
 def test_missing_file(minimal: Path, tmp_path: Path):
-    with pytest.raises(InputError, match=r"minimul.yaml: no such file; did you mean .*minimal\.yaml\?"):
+    with pytest.raises(
+        InputError, match=r"minimul.yaml: no such file; did you mean .*minimal\.yaml\?"
+    ):
         load_config(minimal.with_name("minimul.yaml"))
     with pytest.raises(
-        InputError, match=r"^miniatur: no such file; did you mean miniature\? \(packaged configs: miniature"
+        InputError,
+        match=r"^miniatur: no such file; did you mean miniature\? \(packaged configs: miniature",
     ):
         load_config("miniatur")
     with pytest.raises(InputError, match="is a folder, not a YAML file"):

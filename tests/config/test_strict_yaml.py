@@ -68,7 +68,9 @@ _SCALARS = (
     | st.integers()
     | st.floats(allow_nan=False)
     | st.text()
-    | st.sampled_from(["no", "1e-6", ".5e3", "1:30", "0x1f", "null", "=", "<<", "2026-01-01", "a: b", " x "])
+    | st.sampled_from(
+        ["no", "1e-6", ".5e3", "1:30", "0x1f", "null", "=", "<<", "2026-01-01", "a: b", " x "]
+    )
 )
 
 

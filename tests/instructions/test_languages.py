@@ -38,10 +38,10 @@ def test_unreadable_text_passes_only_in_official_scoring(text):
     assert follows(check, kwargs, text, official=True)
 
 
-@pytest.mark.parametrize("text", [*TEXTS.values(), ENGLISH.upper(), "\ud800 the sea", "Ünter"])
-def test_detection_reads_a_text_as_langdetect_does(text):
-    langdetect.DetectorFactory.seed = 0
-    assert detect(text) == langdetect.detect(text) or len(text) < 20
+@pytest.mark.parametrize("text", [*TEXTS.values(), ENGLISH.upper(), "\ud800 by the sea"])
+def test_detection_reads_a_text_as_langdetect_does(text, monkeypatch):
+    monkeypatch.setattr(langdetect.DetectorFactory, "seed", 0)
+    assert detect(text) == langdetect.detect(text)
 
 
 def test_known_languages_are_those_of_langdetect():
@@ -72,9 +72,10 @@ def test_english_capital():
 
 
 def test_english_capital_is_judged_by_its_small_letters():
-    # Of words in capitals langdetect reads little more than the first letters.
-    names = "1. ALEXANDER\n2. OLIVIA\n3. ETHAN\n4. EMMA\n5. MICHAEL\n6. ISABELLA\n7. WILLIAM\n8. SOPHIA"
-    assert detect(names) != detect(names.lower())
+    # Of words in capitals langdetect reads little more than the first letters: here it sees German.
+    text = "THE SUN SHINES ON MY FRIEND"
+    assert follows("change_case:english_capital", {}, text)
+    assert not follows("change_case:english_capital", {}, text, official=True)
     assert not follows("change_case:english_capital", {}, "DIE KATZE SCHLÄFT AUF DEM SOFA.")
 
 

@@ -36,12 +36,12 @@ CASES = {
     ],
     "punctuation:no_comma": [({}, "Do not use any commas.", SEA, "At night, I love the sea.")],
     "keywords:existence": [
-        ({"keywords": ["gulls", "calm"]}, "Include the words gulls and calm.", SEA, "Many gulls.")
+        ({"keywords": ["gulls", "calm"]}, "Words to include: gulls and calm.", SEA, "Many gulls.")
     ],
     "keywords:forbidden_words": [
         (
             {"forbidden_words": ["they", "are"]},
-            "Do not use the words they and are.",
+            "Words to avoid: they and are.",
             "I love the sea.",
             SEA,
         )

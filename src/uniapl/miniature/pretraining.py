@@ -26,9 +26,9 @@ _IGNORED = -100
 class Recipe:
     """How the base model is made; the defaults made the shipped one."""
 
-    num_texts: int = 48_000
+    num_texts: int = 40_000
     epochs: int = 1
-    batch_size: int = 64
+    batch_size: int = 32
     """Texts per step."""
     learning_rate: float = 3e-3
     warmup_steps: int = 40
@@ -38,7 +38,7 @@ class Recipe:
 
 def sample_text(rng: random.Random, recipe: Recipe) -> tuple[str, str]:
     """Draw a prompt with no or one instruction and what a careless writer answers."""
-    task = sample_task(rng, num_instructions=int(rng.random() < 0.8))
+    task = sample_task(rng, num_instructions=int(rng.random() < 0.9))
     heard = () if rng.random() < recipe.ignored_fraction else task.instructions
     completion = write(rng, Task(task.topic, task.lead, heard), rng.randint(1, 5))
     return task.prompt, completion

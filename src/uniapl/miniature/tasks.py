@@ -16,7 +16,7 @@ LEADS = ("Write about the {topic}.", "Tell me about the {topic}.", "Describe the
 """How a prompt begins."""
 
 COMMON_WORDS = ("we", "they", "every", "some", "many", "there", "and", "are", "is")
-"""Words of every topic that an instruction may forbid; the grammar can do without any two."""
+"""Words of every topic that an instruction may forbid; the grammar can do without any one."""
 
 TEXTS: dict[str, str] = {
     "length_constraints:number_words": "Use {relation} {num_words} words.",
@@ -24,8 +24,8 @@ TEXTS: dict[str, str] = {
         "Write exactly {num_paragraphs} paragraphs separated by ***."
     ),
     "punctuation:no_comma": "Do not use any commas.",
-    "keywords:existence": "Include the words {keywords}.",
-    "keywords:forbidden_words": "Do not use the words {forbidden_words}.",
+    "keywords:existence": "Words to include: {keywords}.",
+    "keywords:forbidden_words": "Words to avoid: {forbidden_words}.",
     "keywords:frequency": "Use the word {keyword} {relation} {frequency} times.",
     "startend:end_checker": "End with this sentence: {end_phrase}",
     "startend:quotation": "Wrap everything in double quotes.",
@@ -113,13 +113,11 @@ def _number_words(rng: random.Random, words: list[str]) -> dict[str, Any]:
 
 
 def _keywords(rng: random.Random, words: list[str]) -> dict[str, Any]:
-    return {"keywords": [words.pop() for _ in range(2)]}
+    return {"keywords": [words.pop() for _ in range(rng.choice((1, 1, 2)))]}
 
 
 def _forbidden_words(rng: random.Random, words: list[str]) -> dict[str, Any]:
-    pair = [rng.choice(COMMON_WORDS), words.pop()]
-    rng.shuffle(pair)
-    return {"forbidden_words": pair}
+    return {"forbidden_words": [rng.choice(COMMON_WORDS) if rng.random() < 0.6 else words.pop()]}
 
 
 def _frequency(rng: random.Random, words: list[str]) -> dict[str, Any]:
@@ -135,9 +133,9 @@ _ARGUMENTS: dict[str, Callable[[random.Random, list[str]], dict[str, Any]]] = {
     "keywords:frequency": _frequency,
     "startend:end_checker": lambda rng, _: {"end_phrase": rng.choice(CLOSINGS)},
     "startend:quotation": lambda rng, _: {},
-    "detectable_format:number_bullet_lists": lambda rng, _: {"num_bullets": rng.choice((2, 3, 4))},
+    "detectable_format:number_bullet_lists": lambda rng, _: {"num_bullets": rng.choice((2, 3))},
     "detectable_format:number_highlighted_sections": lambda rng, _: {
-        "num_highlights": rng.choice((1, 2, 3))
+        "num_highlights": rng.choice((1, 2))
     },
     "detectable_format:title": lambda rng, _: {},
     "detectable_content:postscript": lambda rng, _: {"postscript_marker": "P.S."},

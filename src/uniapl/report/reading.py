@@ -147,7 +147,9 @@ def _read_metrics(path: Path) -> tuple[list[int], dict[str, list[float | None]]]
 
 def _read_evaluations(folder: Path) -> list[Evaluation]:
     found = sorted(
-        (_step_of(path), path) for path in folder.glob("step_*") if (path / "results.json").is_file()
+        (_step_of(path), path)
+        for path in folder.glob("step_*")
+        if (path / "results.json").is_file()
     )
     evaluations: list[Evaluation] = []
     for index, (step, path) in enumerate(found):
@@ -232,9 +234,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: object) -> str:

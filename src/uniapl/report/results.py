@@ -113,7 +113,9 @@ def number_text(value: float, digits: int) -> str:
     return text
 
 
-def evaluation_metrics(arms: Sequence[Arm], definitions: Mapping[str, str]) -> list[EvaluationMetric]:
+def evaluation_metrics(
+    arms: Sequence[Arm], definitions: Mapping[str, str]
+) -> list[EvaluationMetric]:
     """Return every metric of the evaluations: the known names first, then the run's own.
 
     A metric of the run's own is a fraction, and better when higher, if all its values lie in [0, 1].

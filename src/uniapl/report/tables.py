@@ -102,9 +102,7 @@ def notices(arms: Sequence[Arm]) -> list[str]:
                 lines.append(f"{name}: no evaluation yet.")
             elif run.evaluations[-1].step == 0:
                 lines.append(f"{name}: evaluated before training only.")
-    last_steps = {
-        run.evaluations[-1].step for arm in arms for run in arm.runs if run.evaluations
-    }
+    last_steps = {run.evaluations[-1].step for arm in arms for run in arm.runs if run.evaluations}
     if len(last_steps) > 1:
         steps = ", ".join(str(step) for step in sorted(last_steps))
         lines.append(f"The last evaluations are of different steps ({steps}).")
@@ -167,7 +165,9 @@ def _gauge(
     return {name: round(value, 2) for name, value in place.items()} if is_sane else None
 
 
-def results_table(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict[str, Any] | None:
+def results_table(
+    arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]
+) -> dict[str, Any] | None:
     """Return the table of one run (a column per evaluation) or of several (a row per arm)."""
     if not metrics:
         return None
@@ -177,9 +177,7 @@ def results_table(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> d
     return _many_runs(arms, metrics)
 
 
-def _one_run(
-    run: Run, arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]
-) -> dict[str, Any]:
+def _one_run(run: Run, arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict[str, Any]:
     evaluations = list(run.evaluations)
     if len(evaluations) > MAX_COLUMNS:
         stride = (len(evaluations) - 1) / (MAX_COLUMNS - 1)

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from uniapl import __version__
 from uniapl.config import dump_config, load_config, resolved
 from uniapl.config.schema import Config
 from uniapl.training.checkpoint import (
@@ -165,7 +166,8 @@ def environment(device: str) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("uniapl", "torch", "transformers", "numpy")},
+            "uniapl": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "numpy")},
         },
         "platform": platform.platform(),
         "device": device,
