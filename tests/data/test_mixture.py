@@ -61,6 +61,21 @@ def test_order_is_a_function_of_seed_name_and_epoch():
     assert stream.take(8) != stream.take(8)
 
 
+def test_a_draw_across_epochs_moves_only_what_it_must():
+    size, count = 7, 5
+    pure = Stream("prompts", range(size), seed=2)
+    expected = list(pure.take(size))
+    for _ in range(6):
+        order = list(pure.take(size))
+        tail = len(expected) % count  # drawn of this batch when the epoch ends
+        held = expected[len(expected) - tail :]
+        first = [item for item in order if item not in held][: count - tail] if tail else []
+        expected += first + [item for item in order if item not in first]
+    stream = Stream("prompts", range(size), seed=2)
+    drawn = [item for _ in range(size) for item in stream.take(count)]
+    assert drawn == expected[: len(drawn)]
+
+
 def test_the_same_counts_give_the_same_data_whatever_the_other_stream_does():
     one, other = (Mixture(demonstrations(10), prompts(7), seed=5) for _ in range(2))
     for _ in range(6):

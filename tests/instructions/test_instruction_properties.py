@@ -157,8 +157,6 @@ def test_aggregate_is_consistent(verdicts):
     counts = summary["instructions"].values()
     assert sum(entry["count"] for entry in counts) == summary["num_instructions"]
     total = sum(entry["count"] * entry["strict_acc"] for entry in counts)
-    assert total == pytest.approx(
-        summary["inst_level_strict_acc"] * summary["num_instructions"]
-    )
+    assert total == pytest.approx(summary["inst_level_strict_acc"] * summary["num_instructions"])
     assert summary["prompt_level_strict_acc"] <= summary["prompt_level_loose_acc"] <= 1
     assert summary["inst_level_strict_acc"] <= summary["inst_level_loose_acc"] <= 1

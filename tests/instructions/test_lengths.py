@@ -101,7 +101,7 @@ def test_number_paragraphs(response, number, expected):
         ("One.\n\n\n\nTwo.", 3, "two", False),  # the blank one keeps its place
         ("One.\n\n\n\nTwo.", 2, "two", False),
         ("One.\n\n\nTwo.", 2, "two", True),  # three breaks: the third belongs to the paragraph
-        ("a\n\n'\"Two,\" he said", 2, "two", True),
+        ('a\n\n\'"Two," he said', 2, "two", True),
         ("a\n\n\"'Two,' he said", 2, "two", False),  # ' is only stripped outside "
         ("a\n\nTwo's", 2, "two", True),
         ("a\n\nTwo-fold", 2, "two", False),

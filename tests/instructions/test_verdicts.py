@@ -1,5 +1,6 @@
 import math
 import statistics
+from typing import Any
 
 import pytest
 
@@ -105,8 +106,9 @@ def test_wrong_lists(ids, kwargs, message):
 
 
 def test_a_response_must_be_text():
+    messages: Any = [{"role": "assistant", "content": "x"}]
     with pytest.raises(InstructionError, match="must be a string, got list"):
-        strict([NO_COMMA], [{}], [{"role": "assistant", "content": "x"}])
+        strict([NO_COMMA], [{}], messages)
 
 
 def test_aggregate_by_hand():

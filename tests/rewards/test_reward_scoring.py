@@ -30,8 +30,8 @@ def only_b(completions):
     return [1.0 if completion.startswith("z") else None for completion in completions]
 
 
-def error_of(rollouts, *rewards, kind: type[Exception] = TrainingError, **keywords):
-    with pytest.raises(kind) as caught:
+def error_of(rollouts, *rewards, error: type[Exception] = TrainingError, **keywords):
+    with pytest.raises(error) as caught:
         score(rollouts, [build_reward(reward, **keywords) for reward in rewards])
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -308,6 +308,7 @@ def test_results_that_are_no_rewards(result, message):
         return result
 
     assert error_of(ROLLOUTS, odd) == f"reward odd {message}"
+    assert error_of(ROLLOUTS, odd, kind="metric") == f"metric odd {message}"
 
 
 def needs_topic(completions, topic, style="plain"):
@@ -324,7 +325,7 @@ def test_columns_a_function_needs():
     with pytest.raises(InputError) as caught:
         check_columns(rewards, ["kind"])
     assert str(caught.value) == message
-    assert error_of([rollout("a", "x", kind=1)], needs_topic, kind=InputError) == message
+    assert error_of([rollout("a", "x", kind=1)], needs_topic, error=InputError) == message
     # other rows of the data have it
     assert score(ROLLOUTS, rewards, columns=["topic"])[0].total == 1.0
     with pytest.raises(

@@ -14,7 +14,7 @@ from typing import Any
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import length_match
 from uniapl.instructions import Summary, Verdict, aggregate, verify
-from uniapl.rewards import NamedReward, build_reward, score
+from uniapl.rewards import NamedReward, build_reward, column_names, score
 from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout
 
 INSTRUCTION_DEFINITIONS = {
@@ -24,6 +24,9 @@ INSTRUCTION_DEFINITIONS = {
     "asterisks may help.",
     "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
 }
+
+METRIC_TIMEOUT_SECONDS = 3600.0
+"""An evaluation is called once with all completions; it may take its time."""
 
 ExpertLogprobs = Callable[[Sequence[Demonstration]], list[float]]
 """Mean log-prob per token of each demonstration under the policy, nats."""
@@ -53,7 +56,9 @@ def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
     Raises:
         InputError: One cannot be loaded, or two have the same name.
     """
-    metrics = [build_reward(path) for path in paths]
+    metrics = [
+        build_reward(path, kind="metric", timeout_seconds=METRIC_TIMEOUT_SECONDS) for path in paths
+    ]
     names = [m.name for m in metrics]
     if duplicates := {n for n in names if names.count(n) > 1}:
         raise InputError(f"evaluation.metrics: two metrics are named {', '.join(duplicates)}")
@@ -79,7 +84,7 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [_verdict(r.prompt, r.completion) for r in rollouts]
-    values = score(rollouts, data.metrics)
+    values = score(rollouts, data.metrics, column_names(data.prompts))
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= _mean_by_name([v.breakdown for v in values])
@@ -117,7 +122,9 @@ def expert_results(data: EvaluationSet) -> dict[str, Any]:
     verdicts = [v for r in rollouts if (v := _verdict(r.prompt, r.completion))]
     results = _instruction_results(verdicts)
     results.pop("by_instruction", None)
-    return results | _mean_by_name([v.breakdown for v in score(rollouts, data.metrics)])
+    return results | _mean_by_name(
+        [v.breakdown for v in score(rollouts, data.metrics, column_names(data.prompts))]
+    )
 
 
 def write_evaluation(

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from uniapl.miniature.writer import keeps_counts, make_plan, write
 
 SEED = 0
 MAX_COMPLETION_TOKENS = 80
-FILES = {"demonstrations": 320, "prompts": 1_536, "validation": 512, "test": 512}
-"""Rows per data file; all but `prompts` carry the expert's completion."""
+ROWS = {"demonstrations": 320, "prompts": 1_500, "validation": 512, "test": 512}
+"""Data files and how many rows they have; all but `prompts` carry the expert's completion."""
 
 
-def build(output: Path, recipe: Recipe, seed: int = SEED) -> None:
+def build(output: Path, recipe: Recipe, rows: Mapping[str, int] = ROWS, seed: int = SEED) -> None:
     """Write `output/model` and `output/data`, replacing what is there."""
     torch.set_num_threads(1)  # the order of a sum depends on the number of threads
     start = time.monotonic()
@@ -52,7 +52,7 @@ def build(output: Path, recipe: Recipe, seed: int = SEED) -> None:
         say(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
         pretrain(model, tokenizer, texts, recipe, seed, say)
         save_model(model, tokenizer, aside / "model")
-        write_data(aside / "data", tokenizer, random.Random(seed + 1))
+        write_data(aside / "data", tokenizer, rows, random.Random(seed + 1))
         for part in ("model", "data"):
             shutil.rmtree(output / part, ignore_errors=True)
             (aside / part).rename(output / part)
@@ -72,12 +72,14 @@ def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     tokenizer.save_pretrained(folder, save_jinja_files=False)
 
 
-def write_data(folder: Path, tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> None:
+def write_data(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, rows: Mapping[str, int], rng: random.Random
+) -> None:
     """Write the data files; no prompt text occurs twice, in one file or in two."""
     folder.mkdir()
     tasks = expert_tasks(tokenizer, rng)
     key = 0
-    for name, number in FILES.items():
+    for name, number in rows.items():
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for _ in range(number):
                 task, completion = next(tasks)

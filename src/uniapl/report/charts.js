@@ -8,6 +8,7 @@ const Charts = (() => {
     dark: ["#58aef0", "#ff9457", "#38c9a2", "#e88fcb", "#e3b53f", "#a9d8ff", "#e07a9f", "#b9bfc7"],
   };
   const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const nonce = document.currentScript.nonce;
   const hidden = new Set();
   const charts = [];
   let smoothing = 0;
@@ -209,6 +210,18 @@ const Charts = (() => {
     }
   }
 
+  // Plotly's 5 MB take their time to run. The page is readable before, so they wait until it is painted.
+  const plotly = new Promise((resolve) => {
+    const run = () => {
+      const script = document.createElement("script");
+      script.nonce = nonce;
+      script.textContent = document.getElementById("plotly-source").textContent;
+      document.head.append(script);
+      resolve();
+    };
+    addEventListener("load", () => requestAnimationFrame(() => setTimeout(run, 30)));
+  });
+
   function draw(chart) {
     const [traces, figure] = KINDS[chart.spec.kind](chart.spec);
     Plotly.react(chart.plot, traces, figure, { displayModeBar: false, responsive: true });
@@ -221,7 +234,7 @@ const Charts = (() => {
     for (const entry of entries) {
       const chart = charts.find((one) => one.plot === entry.target);
       chart.near = entry.isIntersecting;
-      if (chart.near && (!chart.drawn || chart.stale)) draw(chart);
+      if (chart.near) plotly.then(() => { if (chart.near && (!chart.drawn || chart.stale)) draw(chart); });
     }
   }, { rootMargin: "300px" });
 

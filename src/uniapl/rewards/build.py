@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from uniapl.rewards.calls import NamedReward
 from uniapl.rewards.functions import load_function
@@ -23,6 +23,7 @@ def build_reward(
     weight: float = 1.0,
     all_or_nothing: float = 0.0,
     timeout_seconds: float = 60.0,
+    kind: Literal["reward", "metric"] = "reward",
 ) -> NamedReward:
     """Return one reward.
 
@@ -30,6 +31,7 @@ def build_reward(
         function: `instructions`, `module:function`, or a function.
         name: Default: the function's own.
         all_or_nothing: Only for `instructions`; see `instruction_reward`.
+        kind: `metric` for a function that evaluation uses; it changes messages only.
 
     Raises:
         InputError: the function cannot be loaded, or an argument does not fit it.
@@ -42,9 +44,9 @@ def build_reward(
         function = load_function(function)
     assert not isinstance(function, str)
     name = name or str(getattr(function, "__name__", type(function).__name__))
-    if name in _TAKEN_NAMES:
+    if kind == "reward" and name in _TAKEN_NAMES:
         raise InputError(f"a reward cannot be named {name}: reward/{name} is a metric of the total")
-    return NamedReward(function, name, weight, timeout_seconds)
+    return NamedReward(function, name, weight, timeout_seconds, kind)
 
 
 def build_rewards(specs: Iterable[Mapping[str, Any]]) -> list[NamedReward]:
@@ -83,7 +85,7 @@ def check_columns(rewards: Sequence[NamedReward], columns: Sequence[str]) -> Non
         for needed in _parameters(reward)[1]:
             if needed not in (*GIVEN, *columns):
                 raise InputError(
-                    f"reward {reward.name} needs `{needed}`, which is no column of the data "
+                    f"{reward.label} needs `{needed}`, which is no column of the data "
                     f"(columns: {', '.join(columns) or 'none'}; always given: {', '.join(GIVEN)})"
                 )
 

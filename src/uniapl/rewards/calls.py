@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from uniapl.types import TrainingError
 
@@ -31,6 +31,13 @@ class NamedReward:
     """Factor in the total; negative makes it a penalty."""
     timeout_seconds: float = 60.0
     """Of one call with all rollouts of a batch."""
+    kind: Literal["reward", "metric"] = "reward"
+    """What messages call it: evaluation runs its metrics as rewards without a total."""
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{self.kind} {self.name}"
 
     @property
     def is_async(self) -> bool:
@@ -58,7 +65,7 @@ class Call:
         if not done:
             self.cancel()
             raise TrainingError(
-                f"reward {self._reward.name} took longer than its timeout_seconds "
+                f"{self._reward.label} took longer than its timeout_seconds "
                 f"{self._reward.timeout_seconds:g}"
             )
         return self._future.result()
@@ -80,11 +87,11 @@ def checked_values(
         result = result.tolist()
     if not isinstance(result, list | tuple):
         raise TrainingError(
-            f"reward {reward.name} returned {type(result).__name__}; it must return a list of numbers"
+            f"{reward.label} returned {type(result).__name__}; it must return a list of numbers"
         )
     if len(result) != len(prompt_ids):
         raise TrainingError(
-            f"reward {reward.name} returned {len(result)} values for {len(prompt_ids)} completions"
+            f"{reward.label} returned {len(result)} values for {len(prompt_ids)} completions"
         )
     return [
         _number(reward, value, prompt_id)
@@ -99,12 +106,12 @@ def _number(reward: NamedReward, value: Any, prompt_id: str) -> float | None:
         value = value.item()
     if not isinstance(value, numbers.Real):
         raise TrainingError(
-            f"reward {reward.name} returned {value!r:.60} for prompt {prompt_id}; "
+            f"{reward.label} returned {value!r:.60} for prompt {prompt_id}; "
             "it must be a number, or None for no opinion"
         )
     if not math.isfinite(value):
         raise TrainingError(
-            f"reward {reward.name} returned {value} for prompt {prompt_id}; "
+            f"{reward.label} returned {value} for prompt {prompt_id}; "
             "return None where there is no opinion"
         )
     return float(value)
@@ -127,7 +134,7 @@ def _start(reward: NamedReward, arguments: Mapping[str, Any]) -> "Future[Any]":
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name=f"reward {reward.name}", daemon=True).start()
+    threading.Thread(target=run, name=reward.label, daemon=True).start()
     return future
 
 

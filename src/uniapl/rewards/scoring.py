@@ -119,13 +119,11 @@ def _failure(
     described = describe_error(error, code.co_filename if code else None)
     culprit = _culprit(reward, arguments, len(prompt_ids))
     if culprit is not None:
-        return TrainingError(
-            f"reward {reward.name} raised {described} for prompt {prompt_ids[culprit]}"
-        )
+        return TrainingError(f"{reward.label} raised {described} for prompt {prompt_ids[culprit]}")
     distinct = list(dict.fromkeys(prompt_ids))
     shown = ", ".join(distinct[:5]) + (", ..." if distinct[5:] else "")
     return TrainingError(
-        f"reward {reward.name} raised {described} in a call with {len(prompt_ids)} completions "
+        f"{reward.label} raised {described} in a call with {len(prompt_ids)} completions "
         f"of the prompts {shown}; no single one of them could be found to cause it"
     )
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from uniapl.types import InputError
+from uniapl.types import InputError, TrainingError
 
 _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
@@ -48,30 +49,63 @@ def save_checkpoint(
         keep: How many of the newest stay; the best one always does.
 
     Raises:
-        OSError: The disk is full; the earlier checkpoints are untouched.
+        TrainingError: It could not be written, the disk being full for example; the earlier checkpoints
+            are untouched.
     """
     target = folder / step_name(step)
-    aside = folder / f".{step_name(step)}.writing"
-    folder.mkdir(parents=True, exist_ok=True)
-    for rest in folder.glob(".step_*.writing"):
-        shutil.rmtree(rest)
-    aside.mkdir()
-    save_policy(aside / POLICY)
-    torch.save(state, aside / STATE)
-    (aside / COMPLETE).write_text("")
-    for path in sorted(aside.rglob("*")):
-        _sync(path)
-    _sync(aside)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(aside, target)
-    _sync(folder)
+
+    def write(aside: Path) -> None:
+        save_policy(aside / POLICY)
+        # a stream of our own: of a path, torch hides the reason for which it cannot be written
+        with (aside / STATE).open("wb") as stream:
+            torch.save(state, stream)
+        (aside / COMPLETE).write_text("")
+
+    write_folder(target, write)
     best = state["best"]
     write_best(folder, best)
     for old in checkpoint_steps(folder)[:-keep]:
         if old != step and (best is None or old != best["step"]):
-            shutil.rmtree(folder / step_name(old))
+            remove_checkpoint(folder / step_name(old))
     return target
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder that appears under its name only when all of it is on disk.
+
+    Args:
+        target: What it will be called; a folder of that name is replaced.
+        write: Fills the empty folder whose path it is given.
+
+    Raises:
+        TrainingError: It could not be written; nothing is left of it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        write(aside)
+        for path in (*sorted(aside.rglob("*")), aside):
+            _sync(path)
+        if target.exists():
+            remove_checkpoint(target)
+        os.replace(aside, target)
+        _sync(target.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(f"cannot write {target}: {_reason(error)}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason for a failed write; torch and safetensors wrap it in errors of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_state(checkpoint: Path) -> State:
@@ -82,6 +116,7 @@ def load_state(checkpoint: Path) -> State:
     """
     if not (checkpoint / COMPLETE).exists():
         raise InputError(f"training.resume: {checkpoint} is not a complete checkpoint")
+    # weights_only: a checkpoint from elsewhere must not run code
     return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
 
 
@@ -97,17 +132,34 @@ def drop_after(folder: Path, step: int) -> None:
     """Remove checkpoints of later steps: the run goes on from `step` and will make them anew."""
     for later in checkpoint_steps(folder):
         if later > step:
-            shutil.rmtree(folder / step_name(later))
+            remove_checkpoint(folder / step_name(later))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a folder so that one killed half-way does not leave what looks complete."""
+    (path / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a killed process was writing: folders and files named `.*.writing`."""
+    for folder in (run, run / "checkpoints", run / "rollouts", run / "evaluations"):
+        for rest in folder.glob(".*.writing"):
+            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file aside, sync and rename it: readers see the old or the new one, never a part."""
     aside = path.with_name(f".{path.name}.writing")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def _sync(path: Path) -> None:

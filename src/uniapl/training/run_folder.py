@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,9 +21,12 @@ from uniapl.training.checkpoint import (
     checkpoint_steps,
     drop_after,
     load_state,
+    remove_leftovers,
     replace_file,
     step_name,
+    write_best,
 )
+from uniapl.training.methods import resolve
 from uniapl.types import InputError
 
 FORMAT = 1
@@ -41,7 +45,11 @@ MAY_CHANGE = {
     "training.device",
     "rollout.max_rows",
 }
-"""Keys in which a resumed run may differ: none of them changes what is learned, up to rounding."""
+"""Keys in which a resumed run may differ: none of them changes what is learned, up to rounding.
+
+More `training.steps` stretch what is stated in fractions of all steps: schedules of weights and rate.
+"""
+LOCK = ".lock"
 
 
 @dataclass(slots=True)
@@ -66,18 +74,25 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def close(self) -> None:
-        """Let other processes in."""
+        """Let other processes in; of a run that never started, nothing stays."""
+        if not (self.path / "config.yaml").exists():
+            (self.path / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                self.path.rmdir()
         self._lock.close()
 
     def start(self, config: Config, definitions: dict[str, str], device: str) -> None:
         """Remove what the checkpoint does not know, and write what the run is."""
-        for folder, suffix in (("rollouts", ".jsonl"), ("evaluations", "")):
-            for item in (self.path / folder).glob(f"step_*{suffix}"):
+        remove_leftovers(self.path)
+        for folder in ("rollouts", "evaluations"):
+            for item in (self.path / folder).glob("step_*"):
                 step = int(item.stem.removeprefix("step_"))
-                if step <= self.step and (self.state or step):
+                if step <= self.step and self.state:
                     continue
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
         drop_after(self.checkpoints, self.step)
+        if self.checkpoints.is_dir():
+            write_best(self.checkpoints, self.state["best"] if self.state else None)
         replace_file(self.path / "config.yaml", dump_config(resolved(config)))
         replace_file(self.path / "definitions.json", _json(definitions))
         replace_file(self.path / "environment.json", _json(environment(device)))
@@ -90,50 +105,84 @@ def open_run_folder(config: Config) -> RunFolder:
         InputError: The folder holds another run, another process writes it, or the checkpoint asked for
             is not one.
     """
-    path = Path(config.output_dir)
-    _check_free(path, config)
+    path = Path(config.output_dir).expanduser()
+    _check_free(path)
+    lock = _lock(path)
+    try:
+        _check_same_run(path, config)
+        checkpoint = _checkpoint(path, config)
+        state = load_state(checkpoint) if checkpoint else None
+        if state and state["step"] > config.training.steps:
+            raise InputError(
+                f"training.steps {config.training.steps}: {checkpoint} has done {state['step']} already"
+            )
+    except BaseException:
+        RunFolder(path, None, None, lock).close()
+        raise
+    return RunFolder(path, checkpoint, state, lock)
+
+
+def _check_free(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output_dir: {path} is a file")
+    if not path.is_dir() or (path / "config.yaml").exists():
+        return
+    # a process that was killed before its run started may have left these
+    ours = (LOCK, ".config.yaml.writing")
+    if any(p.name not in ours for p in path.iterdir()):
+        raise InputError(f"output_dir: {path} is not empty and holds no run")
+
+
+def _lock(path: Path) -> IO[str]:
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("w")
     except OSError as error:
-        raise InputError(f"output_dir: cannot make {path}: {error.strerror}") from None
-    lock = (path / ".lock").open("w")
+        raise InputError(f"output_dir: cannot write into {path}: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
         raise InputError(f"output_dir: another process is writing {path}") from None
-    checkpoint = _checkpoint(path, config)
-    state = load_state(checkpoint) if checkpoint else None
-    if state and state["step"] > config.training.steps:
-        raise InputError(
-            f"training.steps {config.training.steps}: {checkpoint} has done {state['step']} already"
-        )
-    return RunFolder(path, checkpoint, state, lock)
+    return lock
 
 
-def _check_free(path: Path, config: Config) -> None:
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output_dir: {path} is a file")
-    if not (path / "config.yaml").exists():
-        if path.is_dir() and any(p.name != ".lock" for p in path.iterdir()):
-            raise InputError(f"output_dir: {path} is not empty and holds no run")
+def _check_same_run(path: Path, config: Config) -> None:
+    """Refuse to go on where the settings are not those of the run, and of the checkpoint's run."""
+    holds_run = (path / "config.yaml").exists()
+    resume = config.training.resume
+    if resume == "never":
+        if holds_run:
+            raise InputError(
+                f"output_dir: {path} holds a run already; choose another folder, or go on with "
+                "training.resume=auto"
+            )
         return
-    if config.training.resume == "never":
-        raise InputError(
-            f"output_dir: {path} holds a run already; choose another folder, or go on with "
-            "training.resume=auto"
-        )
-    old = _flat(load_config(path / "config.yaml").model_dump(mode="json"))
+    if holds_run:
+        _check_settings("output_dir", path, config)
+    if resume != "auto":
+        run = Path(resume).expanduser().absolute().parent.parent
+        if not (run / "config.yaml").exists():
+            raise InputError(
+                f"training.resume: {resume} is not a checkpoint of a run: there is no "
+                f"{run / 'config.yaml'}"
+            )
+        _check_settings("training.resume", run, config)
+
+
+def _check_settings(key: str, run: Path, config: Config) -> None:
+    saved = load_config(run / "config.yaml")
+    # what the method derives from the number of steps is no setting
+    training = saved.training.model_copy(update={"steps": config.training.steps})
+    old = _flat(resolve(saved.model_copy(update={"training": training})).model_dump(mode="json"))
     new = _flat(resolved(config).model_dump(mode="json"))
     changed = [
-        f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in MAY_CHANGE
     ]
     if changed:
-        raise InputError(
-            f"output_dir: {path} holds a run with other settings: {'; '.join(changed)}"
-        )
+        raise InputError(f"{key}: {run} holds a run with other settings: {'; '.join(changed)}")
 
 
 def _checkpoint(path: Path, config: Config) -> Path | None:
@@ -141,7 +190,7 @@ def _checkpoint(path: Path, config: Config) -> Path | None:
     if resume == "never":
         return None
     if resume != "auto":
-        return Path(resume)
+        return Path(resume).expanduser()
     steps = checkpoint_steps(path / "checkpoints")
     return path / "checkpoints" / step_name(steps[-1]) if steps else None
 

@@ -95,9 +95,10 @@ def build_trainer(
 ) -> Trainer:
     """Bring the players together; the discriminator and the reference only where a term needs them."""
     on = METHODS[config.method].rollouts_on
+    rolled_out = [d.prompt for d in data.demonstrations] if on in ("demonstration", "both") else []
+    columns = column_names([*rolled_out, *data.prompts])
     if on != "none":
-        rolled_out = [d.prompt for d in data.demonstrations] if on != "preference" else []
-        check_columns(rewards, column_names([*rolled_out, *data.prompts]))
+        check_columns(rewards, columns)
     generator = TransformersGenerator(
         policy.model,
         chat.tokenizer,
@@ -119,6 +120,6 @@ def build_trainer(
     reference = None
     if on != "none" and is_ever_positive(config.objective.kl_coef):
         reference = policy.frozen_copy()
-    players = Players(policy, generator, discriminator, reference, rewards)
+    players = Players(policy, generator, discriminator, reference, rewards, columns)
     mixture = Mixture(data.demonstrations, data.prompts, seed=config.seed)
     return Trainer(config, players, mixture, data.held_out)

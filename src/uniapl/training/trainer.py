@@ -41,6 +41,8 @@ class Players:
     discriminator: Discriminator | None
     reference: LanguageModel | None
     rewards: Sequence[NamedReward]
+    columns: Sequence[str] = ()
+    """Columns of the data that reward functions receive; a row without one passes None."""
 
 
 class Trainer:
@@ -193,7 +195,7 @@ class Trainer:
         batch = RolloutBatch(
             rollouts[:split], group_size, experts, num_pairs, config.rollout.mask_truncated
         )
-        batch.rewards = score(batch.rollouts, self.players.rewards)
+        batch.rewards = score(batch.rollouts, self.players.rewards, self.players.columns)
         if self.players.reference and weights.kl:
             batch.ref_logprobs = no_gradient_logprobs(
                 self.players.reference,
