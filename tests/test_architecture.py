@@ -146,5 +146,20 @@ def test_every_packaged_config_loads():
         assert config == load_config(path.stem)
 
 
+def test_the_miniature_finds_its_files_and_functions():
+    config = load_config("miniature")
+    for path in (
+        config.model.path,
+        config.data.demonstrations,
+        config.data.prompts,
+        config.evaluation.prompts,
+    ):
+        assert path is not None
+        assert Path(path).exists(), path
+    for function in config.evaluation.metrics:
+        module, _, name = function.partition(":")
+        assert callable(getattr(importlib.import_module(module), name)), function
+
+
 def test_configs_in_the_root_are_the_packaged_ones():
     assert (ROOT / "configs").resolve() == PACKAGE / "configs"

@@ -1,6 +1,7 @@
 """A tiny random model, its tokenizer and a task, built in memory: what most tests train on."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+PRETRAINING_STEPS = 60
 SPECIAL = ["<pad>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
 
 
@@ -53,15 +55,51 @@ def tiny_model(vocab_size: int = 264, seed: int = 0, **changes: Any) -> Qwen3For
     return Qwen3ForCausalLM(Qwen3Config(**values))
 
 
-def save_tiny_model(folder: Path) -> Path:
+def trained_tiny_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A tiny model that answers any prompt with one to five short words and ends its turn.
+
+    Some answers have commas and some are short, so rewards vary inside groups.
+    """
+    model = tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    draw = random.Random(0)
+    for _ in range(PRETRAINING_STEPS):
+        rows, labels = [], []
+        for _ in range(32):
+            prompt = f"{draw.choice('dpt')}{draw.randrange(12)} Write" + " now" * draw.randrange(3)
+            words = [draw.choice("abcd") for _ in range(draw.randint(1, 5))]
+            answer = draw.choice((" ", " ", ", ")).join(words)
+            turns = [{"role": "user", "content": prompt}]
+            text = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            target = [*tokenizer.encode(answer, add_special_tokens=False), 4]
+            rows.append(ids + target)
+            labels.append([-100] * len(ids) + target)
+        width = max(map(len, rows))
+        inputs = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        targets = torch.tensor([row + [-100] * (width - len(row)) for row in labels])
+        model(input_ids=inputs, labels=targets).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def save_tiny_model(folder: Path, *, trained: bool = False) -> Path:
     """Write the model and tokenizer where `model.path` can point."""
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    model = trained_tiny_model(tokenizer) if trained else tiny_model()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 def write_task(folder: Path, num: int = 12) -> dict[str, str]:
-    """Write demonstrations, prompts and evaluation prompts; returns their paths."""
+    """Write demonstrations, prompts and evaluation prompts; returns their paths.
+
+    The expert uses three to six words and no comma, as asked.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths: dict[str, str] = {}
     for name, has_completion in (("demonstrations", True), ("prompts", False), ("test", True)):
@@ -71,7 +109,7 @@ def write_task(folder: Path, num: int = 12) -> dict[str, str]:
                 "key": i,
                 "prompt": f"{name[0]}{i} Write" + " now" * (i % 3),
                 "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
-                "kwargs": [{}, {"relation": "at least", "num_words": 1 + i % 3}],
+                "kwargs": [{}, {"relation": "at least", "num_words": 2 + i % 2}],
             }
             if has_completion:
                 row["completion"] = "a b c" + " d" * (i % 4)

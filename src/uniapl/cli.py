@@ -24,7 +24,7 @@ commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview                       show what the first step would learn from
   report RUN [RUN ...]                one self-contained HTML page
-      --output FILE                   default: report/index.html in the first run
+      --output FILE                   default: report/index.html in RUN
   config show CONFIG [key=value ...]  print the config as a run would use it
   config reference                    print every key: range, default, meaning
 

@@ -111,7 +111,7 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
         ("rewards.0.weigth=2", "rewards.0.weigth: unknown key; did you mean rewards.0.weight?"),
         (
             "objective.kl_coef=[[0, 1], [2, 1]]",
-            "objective.kl_coef: must be number ≥ 0 or points [[fraction, value], …] "
+            "objective.kl_coef: must be a number ≥ 0 or points [[fraction, value], …] "
             "with fractions from 0 to 1, got [[0, 1], [2, 1]]",
         ),
     ],

@@ -2,13 +2,15 @@
 
 import json
 import string
+from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from langdetect import detector_factory
 
 from uniapl.instructions import INSTRUCTION_IDS, Verdict, aggregate, follows, strict, verify
-from uniapl.instructions.detection import _ngrams, detect
+from uniapl.instructions.detection import _ngrams, _profiles, detect
 from uniapl.instructions.letter_case import count_capital_words
 from uniapl.instructions.sentences import count_sentences, max_sentences
 from uniapl.instructions.verdicts import loose_variants
@@ -127,6 +129,31 @@ def test_capital_words_of_plain_words(words):
 @given(any_text)
 def test_no_text_has_more_sentences_than_marks_allow(text):
     assert count_sentences(text) <= max_sentences(text)
+
+
+mixed_scripts = st.text(
+    st.one_of(
+        st.sampled_from(" \nabAB,.-1"),
+        st.sampled_from("éßñçøşțğıİẞ"),
+        st.sampled_from("яЖіبیहो한국海山のカăặơứ\u0301\u0323"),
+        st.characters(codec="utf-8"),
+    )
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(mixed_scripts)
+@example("see https://example.org/Path and me@example.org")
+@example("ο άνθρωπος abc")
+@example("tho\u031b\u0300i tie\u0302\u0301t a\u0309 o\u0323")  # Vietnamese, decomposed
+@example("a" * 10_005 + " б" * 10)
+def test_ngrams_are_those_of_langdetect(text):
+    detector_factory.init_factory()
+    detector = detector_factory._factory.create()
+    detector.append(text)
+    detector.cleaning_text()
+    names = list(_profiles().rows)
+    assert Counter(names[row] for row in _ngrams(text)) == Counter(detector._extract_ngrams())
 
 
 @settings(deadline=None)

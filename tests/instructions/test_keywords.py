@@ -84,6 +84,7 @@ def test_frequency_strips_the_keyword():
         (["rock"], "A rock.", False),
         (["rock"], "A ROCK!", False),
         (["rock"], "Many rocks.", True),  # only as a whole word
+        (["rock"], "The bedrock.", True),
         (["rock"], "rock_solid", True),  # the underscore belongs to the word
         (["rock"], "rock-solid", False),
         (["stone", "rock"], "A rock.", False),

@@ -98,6 +98,9 @@ def test_english_capital_is_judged_by_its_small_letters():
         ("3D R2D2", 2),
         ("RED,BLUE", 2),
         ("1,000A", 1),
+        ("A,1B", 1),  # a comma before a digit does not divide
+        ("RED''BLUE", 2),
+        ("The DOG's.", 1),
         ("(RED)[BLUE]", 2),
         ("**BOLD**", 1),
         ("RED--BLUE RED—BLUE", 4),

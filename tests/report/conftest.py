@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='hacked=1'>{{ 7*7 }}\u2028"
+
 IDS = [
     "punctuation:no_comma",
     "length_constraints:number_words",
@@ -105,7 +107,7 @@ def metric_row(method: str, step: int, steps: int, noise: random.Random) -> dict
 
 
 def sample_row(index: int, strict: float, shift: float, noise: random.Random) -> dict:
-    ids = noise.sample(IDS, 2 + index % 2)
+    ids = random.Random(index).sample(IDS, 2 + index % 2)
     followed = [noise.random() < strict ** (1 / len(ids)) for _ in ids]
     loose = [was or noise.random() < 0.1 for was in followed]
     length = max(4, round(noise.gauss(30 + shift, 6 + abs(shift) / 2)))
@@ -165,6 +167,7 @@ def results_of(step: int, rows: list[dict], fluency: float, distance: float) -> 
         "n": n,
         **fractions,
         **errors,
+        "truncated_fraction": 0.0,
         "completion_tokens_mean": sum(row["completion_tokens"] for row in rows) / n,
         "expert_completion_tokens_mean": sum(row["expert_completion_tokens"] for row in rows) / n,
         "completion_tokens_w1": distance,
@@ -277,11 +280,55 @@ def write_run(
         for name in rows[0]
         if name != "step"
     }
+    definitions |= {"fluency": "Share of fluent sentences.", "joint": "Followed and fluent."}
+    definitions |= {"prompt_level_strict_acc": "Share of prompts all of whose instructions hold."}
     (folder / "definitions.json").write_text(json.dumps(definitions), encoding="utf-8")
     write_lines(folder / "metrics.jsonl", rows)
     write_evaluations(folder, method, seed, list(evaluations or (0, steps)), n)
     write_rollouts(folder, steps, noise)
     return folder
+
+
+def poison(run: Path) -> None:
+    """Put markup wherever a run can carry text."""
+    for path in [*run.glob("evaluations/*/samples.jsonl"), *run.glob("rollouts/*.jsonl")]:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            text = dict.fromkeys(("prompt", "response", "completion", "key"), HOSTILE)
+            row |= text | {"expert_completion": HOSTILE, "metrics": {HOSTILE: HOSTILE}}
+            row["instruction_id_list"] = [HOSTILE for _ in row.get("instruction_id_list", ())]
+            row["kwargs"] = [{HOSTILE: HOSTILE} for _ in row["instruction_id_list"]]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    definitions = json.loads((run / "definitions.json").read_text())
+    poisoned = dict.fromkeys(definitions, HOSTILE)
+    (run / "definitions.json").write_text(json.dumps(poisoned))
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"command": [HOSTILE]}))
+
+
+@pytest.fixture(scope="session")
+def hostile() -> str:
+    """Return text that would act if it were taken for markup."""
+    return HOSTILE
+
+
+@pytest.fixture
+def poisoned_run(tmp_path: Path) -> Path:
+    """A run that carries markup wherever it can carry text."""
+    folder = write_run(tmp_path / "poisoned", steps=20, n=10, model={"path": HOSTILE}, note=HOSTILE)
+    poison(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def twenty_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five arms of four seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        write_run(folder / f"{method}-{seed}", method=method, seed=seed, steps=150, n=60)
+        for method in ("sft", "grpo", "sft-grpo", "mix", "uniapl")
+        for seed in range(4)
+    ]
 
 
 @pytest.fixture
@@ -295,5 +342,5 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def run_folder(make_run: Callable[..., Path]) -> Path:
+def finished_run(make_run: Callable[..., Path]) -> Path:
     return make_run()

@@ -46,29 +46,30 @@ _SHAPE: dict[str, Any] = {
     # far larger than a trained model's, so that the next token depends on the whole prompt
     "initializer_range": 0.3,
 }
-_LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+_WINDOWS: dict[str, Any] = {
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 
 
 def _llama(**overrides: Any) -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(**_SHAPE | overrides))
+    return LlamaForCausalLM(LlamaConfig(**{**_SHAPE, **overrides}))
 
 
 def _qwen3(**overrides: Any) -> PreTrainedModel:
-    return Qwen3ForCausalLM(Qwen3Config(**_SHAPE | {"tie_word_embeddings": True} | overrides))
+    return Qwen3ForCausalLM(Qwen3Config(**{**_SHAPE, "tie_word_embeddings": True, **overrides}))
 
 
 def _mistral(**overrides: Any) -> PreTrainedModel:
-    return MistralForCausalLM(MistralConfig(**_SHAPE | {"sliding_window": 5} | overrides))
+    return MistralForCausalLM(MistralConfig(**{**_SHAPE, "sliding_window": 5, **overrides}))
 
 
 def _gemma2(**overrides: Any) -> PreTrainedModel:
-    windows = {"sliding_window": 5, "layer_types": _LAYER_TYPES}
-    return Gemma2ForCausalLM(Gemma2Config(**_SHAPE | windows | overrides))
+    return Gemma2ForCausalLM(Gemma2Config(**{**_SHAPE, **_WINDOWS, **overrides}))
 
 
 def _gemma3(**overrides: Any) -> PreTrainedModel:
-    windows = {"sliding_window": 5, "layer_types": _LAYER_TYPES}
-    return Gemma3ForCausalLM(Gemma3TextConfig(**_SHAPE | windows | overrides))
+    return Gemma3ForCausalLM(Gemma3TextConfig(**{**_SHAPE, **_WINDOWS, **overrides}))
 
 
 def _gpt2(**overrides: Any) -> PreTrainedModel:

@@ -5,11 +5,12 @@ import torch
 from scipy import stats
 from transformers import PreTrainedModel
 
+from uniapl.rollout import decoding
 from uniapl.rollout.cache import RoomyLayer
 from uniapl.rollout.decoding import Decoded, choose_tokens, decode
 from uniapl.types import Prompt, TrainingError
 
-MAX_TOKENS = 24
+MAX_TOKENS = 16
 NEVER = 10_000
 """A token id that no model here has."""
 
@@ -118,7 +119,7 @@ def test_prompts_are_forwarded_once_and_ended_rows_leave(
 def test_neighbours_and_sharing_change_nothing(
     model: PreTrainedModel, prompts: list[Prompt]
 ) -> None:
-    rows = [prompt for prompt in prompts for _ in range(3)]
+    rows = [prompt for prompt in prompts for _ in range(2)]
     draws = uniform(len(rows))
     together = sampled(model, rows, draws, 2, 3)
     alone = [sampled(model, [row], draws[i : i + 1], 2, 3)[0] for i, row in enumerate(rows)]
@@ -138,6 +139,16 @@ def test_dropping_rows_changes_nothing(model: PreTrainedModel, prompts: list[Pro
         assert not eos & set(short.token_ids[:-1])
         assert short.has_ended == (short.token_ids[-1] in eos)
         assert short.has_ended or length == MAX_TOKENS
+
+
+def test_asking_less_often_what_has_ended_changes_nothing(
+    model: PreTrainedModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = uniform(len(prompts))
+    always = sampled(model, prompts, draws, *range(2, 12))
+    assert len({len(row.token_ids) for row in always}) > 2
+    monkeypatch.setattr(decoding, "_CHECK_EVERY", {"cpu": 5})
+    assert_same(sampled(model, prompts, draws, *range(2, 12)), always)
 
 
 def test_a_growing_cache_changes_nothing(

@@ -13,12 +13,12 @@ from transformers import (
 )
 
 from uniapl.rollout import TransformersGenerator
-from uniapl.types import InputError, Prompt, Rollout, TrainingError
+from uniapl.types import Generator, InputError, Prompt, Rollout, TrainingError
 
 Build = Callable[..., PreTrainedModel]
 Make = Callable[..., TransformersGenerator]
 
-MAX_TOKENS = 20
+MAX_TOKENS = 16
 VOCABULARY = 97
 EOS, END_OF_TURN = 2, 3
 NEVER = 10_000
@@ -79,7 +79,8 @@ def test_greedy_is_what_generate_gives(
 
 
 def test_order_and_finish(build_model: Build, prompts: list[Prompt], generator_for: Make) -> None:
-    rollouts = generator_for(build_model()).sample(prompts, 8)
+    generator: Generator = generator_for(build_model())
+    rollouts = generator.sample(prompts, 8)
     assert [rollout.prompt for rollout in rollouts] == [p for p in prompts for _ in range(8)]
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
     assert {rollout.token_ids[-1] for rollout in rollouts} >= {EOS, END_OF_TURN}
@@ -129,7 +130,7 @@ def test_one_token_is_enough(
     assert {len(rollout.token_ids) for rollout in rollouts} == {1}
 
 
-@pytest.mark.parametrize("max_rows", [1, 3, 7, 24])
+@pytest.mark.parametrize("max_rows", [1, 5, 24])
 def test_chunks_change_nothing(
     build_model: Build, prompts: list[Prompt], generator_for: Make, max_rows: int
 ) -> None:
@@ -270,7 +271,7 @@ def test_prompts_that_cannot_be_continued(
     with pytest.raises(InputError, match="has no tokens"):
         generator.sample([make_prompt()], 2)
     generator.sample([make_prompt(*[5] * (128 - MAX_TOKENS))], 1)
-    with pytest.raises(InputError, match=r"prompt 5-5-.* has 109 tokens; .* context of 128"):
+    with pytest.raises(InputError, match=r"prompt 5-5-.* has 113 tokens; .* context of 128"):
         generator.sample([make_prompt(*[5] * (129 - MAX_TOKENS))], 1)
 
 

@@ -104,7 +104,7 @@ def suggest_keys(path: str) -> list[str]:
     parent, _, name = path.rpartition(".")
     if name in _KNOWN_ELSEWHERE:
         return [_KNOWN_ELSEWHERE[name]]
-    # Right name, wrong place; unless the place has a key that is nearly the same.
+    # The right name in the wrong place.
     same_name = [key for key in known if key.rpartition(".")[2] == name]
     if same_name:
         return same_name
@@ -161,7 +161,9 @@ def _wrong_value(details: ErrorDetails, data: Any, path: str, key: Key | None) -
     kind, value = details["type"], details["input"]
     if key is not None and _is_union(key):
         value = _value_at(data, path)
-        return f"must be {_in_words(key)}, got {show(value)}"
+        words = _in_words(key)
+        article = "a " if words.startswith("number") else ""
+        return f"must be {article}{words}, got {show(value)}"
     if kind == "literal_error" and key is not None:
         close = get_close_matches(str(value), _in_words(key).split(", "), n=1)
         return f"must be one of {_in_words(key)}, got {show(value)}{did_you_mean(close)}"

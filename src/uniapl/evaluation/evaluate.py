@@ -15,7 +15,7 @@ from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import length_match
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
-from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout
+from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError
 
 INSTRUCTION_DEFINITIONS = {
     "prompt_level_strict_acc": "Share of prompts all of whose instructions are followed.",
@@ -27,6 +27,9 @@ INSTRUCTION_DEFINITIONS = {
 
 METRIC_TIMEOUT_SECONDS = 3600.0
 """An evaluation is called once with all completions; it may take its time."""
+
+OTHER_RESULTS = ("n", "step", "settings", "expert", "by_instruction")
+"""Keys of `results.json` that are no metrics."""
 
 ExpertLogprobs = Callable[[Sequence[Demonstration]], list[float]]
 """Mean log-prob per token of each demonstration under the policy, nats."""
@@ -54,7 +57,8 @@ def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
     """Return metrics from `module:function` paths; they have a reward's signature.
 
     Raises:
-        InputError: One cannot be loaded, or two have the same name.
+        InputError: One cannot be loaded, two have the same name, or one has the name of a result that
+            every evaluation has.
     """
     metrics = [
         build_reward(path, kind="metric", timeout_seconds=METRIC_TIMEOUT_SECONDS) for path in paths
@@ -62,6 +66,8 @@ def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
     names = [m.name for m in metrics]
     if duplicates := {n for n in names if names.count(n) > 1}:
         raise InputError(f"evaluation.metrics: two metrics are named {', '.join(duplicates)}")
+    if taken := set(names) & {*INSTRUCTION_DEFINITIONS, *MATCH_DEFINITIONS, *OTHER_RESULTS}:
+        raise InputError(f"evaluation.metrics: {', '.join(taken)} is the name of another result")
     return metrics
 
 
@@ -81,6 +87,9 @@ def evaluate(
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
+
+    Raises:
+        TrainingError: A metric failed, or the policy gives the expert's completions no finite log-prob.
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [_verdict(r.prompt, r.completion) for r in rollouts]
@@ -89,13 +98,14 @@ def evaluate(
     results |= _instruction_results([v for v in verdicts if v])
     results |= _mean_by_name([v.breakdown for v in values])
     results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
-    results["completion_tokens_mean"] = sum(len(r.token_ids) for r in rollouts) / len(rollouts)
     known = [(r, e) for r, e in zip(rollouts, data.experts, strict=True) if e is not None]
     if known:
         results |= length_match(
             [len(r.token_ids) for r, _ in known], [len(e.token_ids) for _, e in known]
         )
         results["expert"] = expert_results(data)
+    # of all prompts: the match may know the experts of some only, so this comes after it
+    results["completion_tokens_mean"] = sum(len(r.token_ids) for r in rollouts) / len(rollouts)
     logprobs: dict[str, float] = {}
     if known and expert_logprobs is not None:
         experts = [e for _, e in known]
@@ -103,6 +113,8 @@ def evaluate(
         logprobs = {e.prompt.id: m for e, m in zip(experts, means, strict=True)}
         tokens = [len(e.token_ids) for e in experts]
         total = sum(m * n for m, n in zip(means, tokens, strict=True))
+        if not math.isfinite(total):
+            raise TrainingError("expert_nll is not finite: the policy's weights have diverged")
         results["expert_nll"] = -total / sum(tokens)
     results["settings"] = dict(settings)
     rows = [
@@ -143,9 +155,9 @@ def write_evaluation(
 
 
 def _verdict(prompt: Prompt, completion: str) -> Verdict | None:
-    if "instruction_id_list" not in prompt.columns:
-        return None
     columns = prompt.columns
+    if not columns.get("instruction_id_list"):
+        return None
     return verify(columns["instruction_id_list"], columns["kwargs"], completion)
 
 

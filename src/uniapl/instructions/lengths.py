@@ -20,10 +20,8 @@ def number_paragraphs(response: str, num_paragraphs: int) -> bool:
 
     A blank piece is ignored at the start and at the end and is a failure elsewhere.
     """
-    pieces = re.split(r"\s?\*\*\*\s?", response)
-    if any(not piece.strip() for piece in pieces[1:-1]):
-        return False
-    return sum(bool(piece.strip()) for piece in pieces) == num_paragraphs
+    pieces = [piece.strip() for piece in response.split("***")]
+    return all(pieces[1:-1]) and sum(map(bool, pieces)) == num_paragraphs
 
 
 def nth_paragraph_first_word(

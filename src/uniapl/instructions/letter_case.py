@@ -7,7 +7,7 @@ from uniapl.instructions.lengths import holds
 
 _SEPARATORS = re.compile(r"""[][(){}<>«»“”„‘’`";@#$%&?!*‒-―]|[:,](?!\d)|--|''|\.{2,}""")
 
-_CLITIC = re.compile(r"(?<=[^'])('(?:[sSmMdD]|ll|LL|re|RE|ve|VE)?|n't|N'T)$")
+_CLITIC = re.compile(r"('(?:[sSmMdD]|ll|LL|re|RE|ve|VE)?|n't|N'T)$")
 
 _TWO_WORDS = frozenset({"CANNOT", "GIMME", "GONNA", "GOTTA", "LEMME", "WANNA"})
 

@@ -82,7 +82,8 @@ def follows(
         official: False: the sound reading, for rewards. True: as IFEval's own code decides, for
             numbers that compare with published ones: keywords, section names and postscript
             markers are regular expressions, text whose language cannot be detected passes a
-            language check, and any JSON value counts as JSON.
+            language check, capitals are not read in their small form to detect English, and
+            any JSON value counts as JSON.
 
     Raises:
         InstructionError: as `validate`; or, if official, a keyword is no regular expression.

@@ -70,6 +70,8 @@ def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     )
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder, save_jinja_files=False)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors keeps its file to its owner; a wheel would keep it so
 
 
 def write_data(

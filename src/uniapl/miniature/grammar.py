@@ -126,7 +126,7 @@ TOPICS: dict[str, Topic] = {
         _topic(
             "city",
             "busy loud modern crowded narrow",
-            "street tower taxi bus/buses crowd",
+            "street tower taxi bus/buses cyclist",
             "hum stop gleam turn",
             "around the station, past the museum, over the bridge, behind the theater",
         ),

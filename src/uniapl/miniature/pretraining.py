@@ -18,7 +18,7 @@ from uniapl.miniature.tasks import Task, sample_task
 from uniapl.miniature.tokenizer import END, END_ID, PAD_ID
 from uniapl.miniature.writer import write
 
-_BUCKET = 64
+_BUCKET = 128
 _IGNORED = -100
 
 
@@ -26,11 +26,11 @@ _IGNORED = -100
 class Recipe:
     """How the base model is made; the defaults made the shipped one."""
 
-    num_texts: int = 40_000
+    num_texts: int = 44_000
     epochs: int = 1
-    batch_size: int = 32
+    batch_size: int = 16
     """Texts per step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 40
     ignored_fraction: float = 0.25
     """How often the writer of the corpus ignores the instruction."""
@@ -99,7 +99,7 @@ def pretrain(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 50 == 0 or step == len(batches) - 1:
+        if step % 100 == 0 or step == len(batches) - 1:
             seconds = time.monotonic() - start
             say(f"step {step + 1}/{len(batches)} loss {loss.item():.3f} {seconds:.0f} s")
     model.eval()

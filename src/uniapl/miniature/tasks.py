@@ -121,7 +121,7 @@ def _forbidden_words(rng: random.Random, words: list[str]) -> dict[str, Any]:
 
 
 def _frequency(rng: random.Random, words: list[str]) -> dict[str, Any]:
-    return {"relation": "at least", "keyword": words.pop(), "frequency": rng.choice((2, 3))}
+    return {"relation": "at least", "keyword": words.pop(), "frequency": 2}
 
 
 _ARGUMENTS: dict[str, Callable[[random.Random, list[str]], dict[str, Any]]] = {

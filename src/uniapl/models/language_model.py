@@ -69,7 +69,7 @@ class LanguageModel(nn.Module):
         return output.last_hidden_state[0]
 
     def logprobs(self, packed: Packed, temperature: Tensor | float = 1.0) -> Tensor:
-        """Return log π(target | before) of every completion token, float32 nats [targets].
+        """Return log π(target | before) of every completion token, nats [targets], at least float32.
 
         Args:
             packed: The micro-batch, on the model's device.
@@ -93,7 +93,8 @@ class LanguageModel(nn.Module):
     def _chunk_logprobs(self, hidden: Tensor, target_ids: Tensor, temperatures: Tensor) -> Tensor:
         with self.autocast():
             logits = self.head(hidden)
-        logits = logits.float()
+        # bfloat16 logits are too coarse for a ratio; a float64 model keeps its precision
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         config = self.model.config.get_text_config()
         if scale := getattr(config, "logits_scaling", None):
             logits = logits / scale

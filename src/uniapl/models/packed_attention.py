@@ -56,7 +56,9 @@ def packed_attention(
         )
         parts.append(attended.transpose(1, 2).flatten(0, 1)[block.written])
     order = torch.cat([block.positions for block in blocks])
-    output = torch.empty_like(query).index_copy(0, order, torch.cat(parts))
+    flat = torch.cat(parts)
+    # not like the query: under autocast it may be float32 while attention returned bfloat16
+    output = torch.empty_like(flat).index_copy(0, order, flat)
     return output[None], None
 
 

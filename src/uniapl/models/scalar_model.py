@@ -23,7 +23,7 @@ class ScalarModel(nn.Module):
         )
 
     def logits(self, packed: Packed) -> Tensor:
-        """Return d of each sequence of a packed micro-batch, float32 [sequences]."""
+        """Return d of each sequence of a packed micro-batch, [sequences] in the head's number type."""
         hidden = self.backbone.hidden_states(packed)[packed.last_positions]
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head(hidden.float()).squeeze(1)
+            return self.head(hidden.to(self.head.weight.dtype)).squeeze(1)

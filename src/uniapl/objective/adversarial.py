@@ -68,10 +68,20 @@ def token_credit(ratios: Tensor, credit_clamp: float) -> Tensor:
     return ratios.clamp(-credit_clamp, credit_clamp)
 
 
+def centred_credit(values: Tensor, is_counted: Tensor) -> Tensor:
+    """A_adv per completion of the `likelihood` form: its mean log-ratio, centred in its group, no std.
+
+    Args:
+        values: mean_t k_t of rollouts, [groups, group_size], nats.
+        is_counted: False leaves a rollout out of the mean and gives it 0.
+    """
+    return (values - group_mean(values, is_counted)).masked_fill(~is_counted, 0.0)
+
+
 def completion_credit(
     logits: Tensor, is_counted: Tensor, running_std: Tensor | float, std_floor: float
 ) -> Tensor:
-    """A_adv per completion: centred in its group, divided by max(group std, running std, floor).
+    """A_adv of the `scalar` form: centred in its group, divided by max(group std, running std, floor).
 
     Args:
         logits: d of rollouts, [groups, group_size].
@@ -79,7 +89,6 @@ def completion_credit(
         running_std: Average of past group deviations; a group whose rollouts look alike stays small.
         std_floor: Least divisor.
     """
-    centred = logits - group_mean(logits, is_counted)
     floor = torch.as_tensor(running_std, device=logits.device).clamp(min=std_floor)
     scale = torch.maximum(group_std(logits, is_counted), floor)
-    return (centred / scale).masked_fill(~is_counted, 0.0)
+    return centred_credit(logits, is_counted) / scale

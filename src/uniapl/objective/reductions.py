@@ -29,6 +29,12 @@ def group_std(values: Tensor, is_counted: Tensor) -> Tensor:
     return variance.sqrt().masked_fill(degrees < 1, 0)
 
 
+def mean_group_std(values: Tensor, is_counted: Tensor) -> float | None:
+    """Average deviation of the groups that have one (two counted members); None if there is no such group."""
+    has_std = is_counted.sum(1) > 1
+    return group_std(values, is_counted)[has_std].mean().item() if has_std.any() else None
+
+
 def group_correlation(first: Tensor, second: Tensor, is_counted: Tensor) -> float:
     """Correlation inside groups: both centred in their group, pooled; 0 if either does not vary."""
     a = (first - group_mean(first, is_counted)).masked_fill(~is_counted, 0)

@@ -48,17 +48,18 @@ const Charts = (() => {
   function layout(extra) {
     const axis = {
       gridcolor: ink("--grid"), linecolor: ink("--line"), zerolinecolor: ink("--line"),
-      tickcolor: ink("--line"), automargin: true, title: { standoff: 6 },
+      tickcolor: ink("--line"), automargin: true, ticklabeloverflow: "allow",
     };
     const base = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: ink("--sans"), size: 11.5, color: ink("--muted") },
-      margin: { l: 44, r: 10, t: 8, b: 34 }, showlegend: false, hovermode: "x unified",
+      margin: { l: 44, r: 14, t: 8, b: 34 }, showlegend: false, hovermode: "x unified",
       hoverlabel: {
         bgcolor: ink("--surface"), bordercolor: ink("--line"), font: { color: ink("--ink"), size: 12 },
       },
       xaxis: { ...axis, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
     };
+    for (const one of [base.xaxis, base.yaxis]) one.title = { text: one.title || "", standoff: 4, font: { size: 11.5 } };
     return { ...base, ...extra, xaxis: base.xaxis, yaxis: base.yaxis };
   }
 
@@ -112,7 +113,7 @@ const Charts = (() => {
     const low = Math.min(...values), high = Math.max(...values), pad = (high - low || Math.abs(high) || 1) * 0.07;
     yaxis.range = [low - pad, high + pad];
     return [lineTraces(spec.series, spec.percent),
-      layout({ shapes, annotations, yaxis, xaxis: { title: { text: "step", standoff: 4 }, nticks: 7 } })];
+      layout({ shapes, annotations, yaxis, xaxis: { title: "step", nticks: 7 } })];
   }
 
   function points(spec) {
@@ -135,7 +136,7 @@ const Charts = (() => {
     return [[trace], layout({
       hovermode: "closest", shapes,
       xaxis: { range: [low - pad, high + pad], tickformat: spec.percent ? ".0%" : "", nticks: 6, zeroline: false,
-        title: { text: spec.percent ? "" : spec.unit, standoff: 4 } },
+        title: spec.percent ? "" : spec.unit },
       yaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map(escape), range: [rows.length - 0.5, -0.5], showgrid: false, zeroline: false },
     })];
   }
@@ -154,8 +155,8 @@ const Charts = (() => {
       traces.push(step(one.after, single ? "after" : armName(one.arm), { width: 2, color: color(one.arm), dash: dash(one.arm) }));
     }
     return [traces, layout({
-      xaxis: { title: { text: spec.unit, standoff: 4 }, range: [spec.edges[0], spec.edges[middles.length]] },
-      yaxis: { title: { text: "share of answers", standoff: 4 }, tickformat: ".0%", rangemode: "tozero", nticks: 6 },
+      xaxis: { title: spec.unit, range: [spec.edges[0], spec.edges[middles.length]] },
+      yaxis: { title: "share of answers", tickformat: ".0%", rangemode: "tozero", nticks: 6 },
     })];
   }
 
@@ -195,19 +196,29 @@ const Charts = (() => {
 
   // One line under a title that says what a pointer would: the last value of every arm.
   function summary(spec, box) {
-    box.replaceChildren();
-    if (spec.kind !== "lines") return;
-    for (const one of shown(spec.series)) {
-      const known = one.y.filter((value) => value !== null);
-      if (!known.length) continue;
+    box.hidden = !["lines", "histogram"].includes(spec.kind);
+    const items = [];
+    const say = (arm, text) => {
       const item = document.createElement("span");
-      item.style.color = color(one.arm);
-      item.title = armName(one.arm);
-      const last = format(known[known.length - 1], spec.percent);
-      const label = one.label ? one.label + " " : "";
-      item.textContent = data.arms.length > 1 ? label + last : `${label}${format(known[0], spec.percent)} → ${last}`;
-      box.append(item);
+      item.style.color = color(arm);
+      item.title = armName(arm);
+      item.textContent = text;
+      items.push(item);
+    };
+    if (spec.kind === "histogram") {
+      for (const one of shown(spec.arms)) {
+        const before = one.w1_before === null ? "" : format(one.w1_before) + " → ";
+        say(one.arm, `${data.arms.length > 1 ? armName(one.arm) : "W1"} ${before}${format(one.w1_after)}`);
+      }
+    } else if (spec.kind === "lines") {
+      for (const one of shown(spec.series)) {
+        const known = one.y.filter((value) => value !== null);
+        if (!known.length) continue;
+        const last = format(known[known.length - 1], spec.percent), label = one.label ? one.label + " " : "";
+        say(one.arm, data.arms.length > 1 ? label + last : `${label}${format(known[0], spec.percent)} → ${last}`);
+      }
     }
+    box.replaceChildren(...items);
   }
 
   // Plotly's 5 MB take their time to run. The page is readable before, so they wait until it is painted.

@@ -3,24 +3,19 @@
 (() => {
   const data = Charts.data;
   const metric = (name) => ({ kind: "lines", title: name, isName: true, ...data.metrics[name] });
-  const distance = (spec, digits) => spec.arms.map((one) => {
-    const say = (value) => (value === null ? "–" : value.toFixed(digits));
-    const name = spec.arms.length > 1 ? data.arms[one.arm].name + ": " : "";
-    return `${name}W1 ${one.w1_before === null ? "" : say(one.w1_before) + " → "}${say(one.w1_after)}`;
-  }).join("; ");
-
   const BUILDERS = {
     comparison: () => data.comparison.map((spec) => ({ kind: "points", height: 74 + 24 * data.arms.length, ...spec })),
     evaluations: () => Object.values(data.evaluations).map((spec) => ({ kind: "lines", ...spec })),
     headline: () => data.headline.map(metric),
     group: (box) => data.groups[box.dataset.group].metrics.map(metric),
     distributions: () => {
-      const single = data.arms.length === 1, key = single ? "Filled: expert. Dashed: policy before. Solid: policy after. " : "Filled: expert. Lines: policies after training. ";
+      const lines = data.arms.length === 1 ? "Dashed: policy before. Solid: policy after." : "Lines: policies after training.";
+      const key = (unit) => `Filled: expert. ${lines} Above: W1 to the expert before → after, ${unit}. The outer bins hold what lies beyond.`;
       const specs = [];
       if (data.lengths) specs.push({ kind: "histogram", title: "Completion length", height: 270, ...data.lengths,
-        definition: `${key}${distance(data.lengths, 1)} ${data.lengths.unit}.` });
+        definition: key(data.lengths.unit) });
       if (data.logprobs) specs.push({ kind: "histogram", title: "Log-prob per token under the policy", height: 270, ...data.logprobs,
-        definition: `${key}Mean log-prob of each answer; the expert's answers are scored by the trained policy. ${distance(data.logprobs, 3)} ${data.logprobs.unit}.` });
+        definition: `${key(data.logprobs.unit)} The expert's answers are scored by the policy that is compared; drawn: by the trained one.` });
       return specs;
     },
     instructions: () => {

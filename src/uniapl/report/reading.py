@@ -198,7 +198,10 @@ def _step_of(path: Path) -> int:
 
 
 def _read_lines(path: Path) -> list[tuple[int, Row]]:
-    """Return (line number, object) of every line that is not blank."""
+    """Return (line number, object) of every line that is not blank.
+
+    A last line without its newline is skipped if it is no JSON: a run that was killed leaves one.
+    """
     rows: list[tuple[int, Row]] = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -210,6 +213,8 @@ def _read_lines(path: Path) -> list[tuple[int, Row]]:
         try:
             row = json.loads(line, parse_constant=_refuse_constant)
         except ValueError as error:
+            if number == len(lines):
+                break
             raise InputError(f"{path}:{number}: not valid JSON ({_one_line(error)})") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: expected an object, got {_short(row)}")

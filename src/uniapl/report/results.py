@@ -23,23 +23,14 @@ LABELS = {
     "completion_tokens_mean": "Completion length",
     "completion_tokens_w1": "Length distance to the expert",
     "expert_nll": "Surprise at the expert",
-}
-MEANINGS = {
-    "prompt_level_strict_acc": "Share of prompts whose every instruction is followed.",
-    "inst_level_strict_acc": "Share of instructions that are followed.",
-    "prompt_level_loose_acc": "As strict, but a first or last line or markdown in the way is forgiven.",
-    "inst_level_loose_acc": "Share of instructions followed, with the same forgiveness.",
-    "completion_tokens_mean": "Mean length of the answers, tokens.",
-    "completion_tokens_w1": "Wasserstein-1 distance between the lengths of the policy's and the "
-    "expert's answers, tokens.",
-    "expert_nll": "Negative log-likelihood of the expert's answers under the policy, nats per token.",
+    "truncated_fraction": "Cut off by the token limit",
 }
 UNITS = {
     "completion_tokens_mean": "tokens",
     "completion_tokens_w1": "tokens",
     "expert_nll": "nats",
 }
-LOWER_IS_BETTER = ("completion_tokens_w1", "expert_nll")
+LOWER_IS_BETTER = ("completion_tokens_w1", "expert_nll", "truncated_fraction")
 NEITHER_IS_BETTER = ("completion_tokens_mean",)
 NOT_METRICS = ("n", "step", "expert_completion_tokens_mean")
 
@@ -126,9 +117,9 @@ def evaluation_metrics(
             for evaluation in run.evaluations:
                 for name, value in metric_values(evaluation.results).items():
                     values.setdefault(name, []).append(value)
-    ordered = [name for name in LABELS if name in values and name not in UNITS]
+    ordered = [name for name in LABELS if name in values and name.endswith("_acc")]
     ordered += [name for name in values if name not in LABELS]
-    ordered += [name for name in UNITS if name in values]
+    ordered += [name for name in LABELS if name in values and not name.endswith("_acc")]
     return [_described(name, values[name], definitions) for name in ordered]
 
 
@@ -140,11 +131,10 @@ def _described(
     direction: Direction = "higher" if is_fraction else "neither"
     if name in LOWER_IS_BETTER:
         direction = "lower"
-    own_meaning = definitions.get(f"evaluation/{name}") or definitions.get(name) or ""
     return EvaluationMetric(
         name=name,
         label=name.replace("_", " ").capitalize() if is_own else LABELS[name],
-        meaning=own_meaning if is_own else MEANINGS[name],
+        meaning=definitions.get(name, ""),
         is_fraction=is_fraction,
         unit="%" if is_fraction else UNITS.get(name, ""),
         direction="neither" if name in NEITHER_IS_BETTER else direction,

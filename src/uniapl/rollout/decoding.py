@@ -16,6 +16,9 @@ from transformers.cache_utils import Cache
 from uniapl.rollout.cache import RoomyLayer
 from uniapl.types import InputError, TrainingError
 
+# Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
+_CHECK_EVERY = {"cpu": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -58,8 +61,7 @@ def decode(
     logprobs = torch.zeros(len(prompts), max_tokens, device=device)
     draws = None if draws is None else draws.to(device)
     eos = torch.tensor(sorted(eos_token_ids), device=device)
-    # Asking which rows have ended waits for the device, so an accelerator is asked less often.
-    check_every = 1 if device.type == "cpu" else 8
+    check_every = _CHECK_EVERY.get(device.type, 8)
     for step in range(max_tokens):
         column = None if draws is None else draws[rows.order, step]
         chosen, chosen_logprobs = choose_tokens(rows.logits, column, temperature)
@@ -93,18 +95,22 @@ def choose_tokens(
     logits = logits.float()
     if temperature not in (0, 1):
         logits = logits / temperature
-    logprobs = logits.log_softmax(-1)
+    top = logits.amax(-1, keepdim=True)
+    # In place where the tensor is ours: with a large vocabulary, fresh memory is what costs.
+    masses = (logits - top).exp_()
     if temperature == 0:
-        tokens = logits.argmax(-1)
+        tokens = logits.argmax(-1, keepdim=True)
+        total = masses.sum(-1, keepdim=True)
     else:
         assert draws is not None
-        cumulative = logprobs.exp().cumsum(-1)
+        cumulative = masses.cumsum_(-1)
+        total = cumulative[:, -1:]
         # The first entry that reaches a target above 0 has added to the sum, so a token of
         # probability 0 is never taken. The bound matters for NaN alone, which is reported later.
-        targets = draws[:, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, targets).squeeze(-1)
+        tokens = torch.searchsorted(cumulative, draws[:, None] * total)
         tokens = tokens.clamp_(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+    logprobs = logits.gather(-1, tokens) - top - total.log()
+    return tokens.squeeze(-1), logprobs.squeeze(-1)
 
 
 class _LiveRows:

@@ -15,13 +15,15 @@ from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.objective.adversarial import (
     bradley_terry_loss,
+    centred_credit,
     completion_credit,
     likelihood_logits,
     log_ratios,
     pair_accuracy,
     token_credit,
 )
-from uniapl.objective.reductions import group_correlation, group_std
+from uniapl.objective.constraint import smooth
+from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.types import TrainingError
 
@@ -76,6 +78,9 @@ class Discriminator:
         )
         self.running_std: float | None = None
         self.replay: deque[ReplayedGroup] = deque()
+        self._learned_from: RolloutBatch | None = None
+        self._replayed: list[ReplayedGroup] = []
+        """What is replayed beside that batch, the same in all passes over it."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -91,7 +96,8 @@ class Discriminator:
         """Score a batch; with `learn`, the same forward leaves the gradient of its loss in the weights.
 
         Rollouts on demonstration prompts are paired with the expert's completion; truncated ones that
-        are masked take part in no pair. Groups of the others are scored only.
+        are masked take part in no pair. Groups of the others are scored only. Only the first pass over a
+        batch measures health: afterwards the discriminator knows these rollouts.
         """
         sequences = batch.sequences
         num_paired = batch.num_pairs * batch.group_size
@@ -116,9 +122,16 @@ class Discriminator:
                 logits[index[packed.sequences]] = verdict.logits.detach()
                 if verdict.ratios is not None:
                     ratios[places] = verdict.ratios.detach()
+        is_fresh = batch is not self._learned_from
         if learn:
-            loss += self._replay(batch)
-        return self._verdicts(batch, logits, ratios, loss if learn else None)
+            if is_fresh:
+                self._learned_from, self._replayed = batch, self._draw_replay(batch)
+            loss += self._learn_from_replay(self._replayed)
+        verdicts = self._verdicts(batch, logits, ratios)
+        verdicts.health = _health(batch, verdicts) if is_fresh else {}
+        if learn:
+            verdicts.health["discriminator/loss"] = loss
+        return verdicts
 
     def _forward(self, packed: Packed, old_logprobs: Tensor | None, places: Tensor) -> "_Scores":
         if isinstance(self.model, ScalarModel):
@@ -179,19 +192,24 @@ class Discriminator:
 
     def credit(self, batch: RolloutBatch, verdicts: Verdicts) -> Tensor:
         """A_adv of every rollout token, flat over rollouts."""
-        if verdicts.ratios is not None and self.config.credit == "token":
-            return token_credit(verdicts.ratios, self.config.credit_clamp)
-        is_counted = batch.is_counted(self.device)
-        std = group_std(verdicts.rollout_logits, is_counted).mean().item()
-        past = self.running_std
-        self.running_std = std if past is None else STD_SMOOTHING * past + (1 - STD_SMOOTHING) * std
+        logits, is_counted = verdicts.rollout_logits, batch.is_counted(self.device)
+        if verdicts.ratios is not None:
+            if self.config.credit == "token":
+                return token_credit(verdicts.ratios, self.config.credit_clamp)
+            # without τ, so that λ means the same per token and per completion
+            return batch.per_rollout_token(
+                centred_credit(logits / self.config.logit_scale, is_counted)
+            )
+        std = mean_group_std(logits, is_counted)
+        if std is not None:
+            self.running_std = smooth(self.running_std, std, STD_SMOOTHING)
         advantages = completion_credit(
-            verdicts.rollout_logits, is_counted, self.running_std, self.config.std_floor
+            logits, is_counted, self.running_std or 0.0, self.config.std_floor
         )
         return batch.per_rollout_token(advantages)
 
-    def _replay(self, batch: RolloutBatch) -> float:
-        """Learn from as many older pairs as are fresh, then remember the fresh ones."""
+    def _draw_replay(self, batch: RolloutBatch) -> list[ReplayedGroup]:
+        """Choose as many older groups as are fresh, then remember the fresh ones."""
         fresh = [
             ReplayedGroup(
                 sequence_of(batch.experts[i]),
@@ -203,22 +221,20 @@ class Discriminator:
             )
             for i in range(batch.num_pairs)
         ]
-        loss = 0.0
-        if self.replay:
-            chosen = np.random.default_rng([self.seed, self._num_updates]).choice(
-                len(self.replay), size=min(len(fresh), len(self.replay)), replace=False
-            )
-            loss = self._learn_from_replay([self.replay[i] for i in sorted(chosen)])
+        chosen = np.random.default_rng([self.seed, self._num_updates]).choice(
+            len(self.replay), size=min(len(fresh), len(self.replay)), replace=False
+        )
+        drawn = [self.replay[i] for i in sorted(chosen)]
         self.replay.extend(group for group in fresh if group.rollouts)
         while sum(len(g.rollouts) for g in self.replay) > self.config.replay_rollouts:
             self.replay.popleft()
-        return loss
+        return drawn
 
     def _learn_from_replay(self, groups: list[ReplayedGroup]) -> float:
-        assert isinstance(self.model, ScalarModel)
         num_pairs = sum(len(g.rollouts) for g in groups)
         total = 0.0
         for group in groups:
+            assert isinstance(self.model, ScalarModel)
             (packed,) = pack(
                 [group.expert, *group.rollouts], self.micro_batch_tokens, split_groups=False
             )
@@ -233,22 +249,16 @@ class Discriminator:
         state = self.optimizer.state
         return int(next(iter(state.values()))["step"]) if state else 0
 
-    def _verdicts(
-        self, batch: RolloutBatch, logits: Tensor, ratios: Tensor, loss: float | None
-    ) -> Verdicts:
+    def _verdicts(self, batch: RolloutBatch, logits: Tensor, ratios: Tensor) -> Verdicts:
         num_rollouts = len(batch.rollouts)
         rollout_logits = logits[:num_rollouts].view(-1, batch.group_size)
         expert_logits = logits[num_rollouts : num_rollouts + batch.num_pairs]
         is_likelihood = self.config.form == "likelihood"
-        verdicts = Verdicts(
+        return Verdicts(
             rollout_logits,
             expert_logits,
             ratios[: batch.num_rollout_tokens] if is_likelihood else None,
         )
-        verdicts.health = _health(batch, verdicts)
-        if loss is not None:
-            verdicts.health["discriminator/loss"] = loss
-        return verdicts
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that moves."""
@@ -312,7 +322,7 @@ def _health(batch: RolloutBatch, verdicts: Verdicts) -> dict[str, float]:
     logits = verdicts.rollout_logits
     is_counted = batch.is_counted(logits.device)
     health = {
-        "discriminator/group_std": group_std(logits, is_counted).mean().item(),
+        "discriminator/group_std": mean_group_std(logits, is_counted) or 0.0,
         "discriminator/length_correlation": group_correlation(
             logits, _lengths(batch, logits), is_counted
         ),

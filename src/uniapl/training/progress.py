@@ -21,11 +21,19 @@ SHOWN = {
 PLAIN_EVERY_SECONDS = 10.0
 
 
+class _Console(Console):
+    """Falls silent when its reader is gone (`| head`): nobody watching is no reason to stop training."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class RunProgress:
     """Shows steps as they are done."""
 
     def __init__(self, steps: int, done: int) -> None:
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        # no emoji codes: paths may hold words between colons
+        self.console = _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
         self.steps = steps
         self.first = done
         self._started = time.monotonic()

@@ -16,7 +16,13 @@ from uniapl.evaluation import evaluate, write_evaluation
 from uniapl.models.packing import completion_offsets, pack
 from uniapl.rewards import build_rewards
 from uniapl.rollout import TransformersGenerator
-from uniapl.training.checkpoint import POLICY, replace_file, save_checkpoint, step_name
+from uniapl.training.checkpoint import (
+    POLICY,
+    replace_file,
+    save_checkpoint,
+    step_name,
+    write_folder,
+)
 from uniapl.training.health import HealthWatch
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
@@ -55,7 +61,11 @@ def train(
     folder = open_run_folder(config)
     try:
         with _deterministic():
-            _Run(config, folder).go()
+            run = _Run(config, folder)
+            try:
+                run.go()
+            finally:
+                run.metrics.close()
     finally:
         folder.close()
     return folder.path
@@ -65,8 +75,13 @@ def _preview(config: Config) -> None:
     """Show the first examples as the model will see them."""
     _, chat = load_policy(config)
     data = load_data(config, chat)
-    examples = [*data.demonstrations[:PREVIEWED], *data.prompts[:PREVIEWED]]
-    sys.stdout.write(preview_text(examples, chat.tokenizer, len(examples)) + "\n")
+    parts = [preview_text(data.demonstrations, chat.tokenizer, PREVIEWED)]
+    for prompt in data.prompts[:PREVIEWED]:
+        text = str(chat.tokenizer.decode(list(prompt.token_ids))).replace("\n", "\n  ")
+        parts.append(
+            f"preference prompt {prompt.id}: {len(prompt.token_ids)} prompt tokens\n  {text}"
+        )
+    sys.stdout.write("\n\n".join(parts) + "\n")
 
 
 @contextmanager
@@ -76,11 +91,12 @@ def _deterministic() -> Iterator[None]:
     Sums over tokens that share a key would otherwise be added in the order in which threads finish.
     """
     before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warned_only)
 
 
 class _Run:
@@ -212,8 +228,10 @@ class _Run:
 
     def _finish(self, progress: RunProgress) -> None:
         dtype = getattr(torch, self.config.model.dtype)
-        self.policy.save(self.folder.path / "policy", self.chat.tokenizer, dtype)
-        self.metrics.close()
+        write_folder(
+            self.folder.path / POLICY,
+            lambda path: self.policy.save(path, self.chat.tokenizer, dtype),
+        )
         columns: dict[str, Mapping[str, Any]] = {}
         for title, step in (("before", 0), ("after", self.config.training.steps)):
             file = self.folder.path / "evaluations" / step_name(step) / "results.json"
@@ -224,4 +242,4 @@ class _Run:
             table = results_table(columns, self.data.evaluation.definitions())
             if table is not None:
                 progress.console.print(table)
-        progress.say(f"policy: {self.folder.path / 'policy'}")
+        progress.say(f"policy: {self.folder.path / POLICY}")

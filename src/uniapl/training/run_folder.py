@@ -49,7 +49,7 @@ MAY_CHANGE = {
 
 More `training.steps` stretch what is stated in fractions of all steps: schedules of weights and rate.
 """
-LOCK = ".lock"
+LOCK, METRICS = ".lock", "metrics.jsonl"
 
 
 @dataclass(slots=True)
@@ -86,16 +86,24 @@ class RunFolder:
         remove_leftovers(self.path)
         for folder in ("rollouts", "evaluations"):
             for item in (self.path / folder).glob("step_*"):
-                step = int(item.stem.removeprefix("step_"))
-                if step <= self.step and self.state:
-                    continue
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+                number = item.stem.removeprefix("step_")
+                if number.isdigit() and not (self.state and int(number) <= self.step):
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
         drop_after(self.checkpoints, self.step)
+        self._copy_metrics()
         if self.checkpoints.is_dir():
             write_best(self.checkpoints, self.state["best"] if self.state else None)
         replace_file(self.path / "config.yaml", dump_config(resolved(config)))
         replace_file(self.path / "definitions.json", _json(definitions))
         replace_file(self.path / "environment.json", _json(environment(device)))
+
+    def _copy_metrics(self) -> None:
+        """Take over the rows of the run whose checkpoint this one goes on from."""
+        if self.checkpoint is None:
+            return
+        theirs, ours = self.checkpoint.parent.parent / METRICS, self.path / METRICS
+        if theirs.resolve() != ours.resolve() and theirs.exists():
+            replace_file(ours, theirs.read_text(encoding="utf-8"))
 
 
 def open_run_folder(config: Config) -> RunFolder:
@@ -141,9 +149,12 @@ def _lock(path: Path) -> IO[str]:
         raise InputError(f"output_dir: cannot write into {path}: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_free = os.fstat(lock.fileno()).st_nlink > 0  # else its owner has just removed it
     except OSError:
+        is_free = False
+    if not is_free:
         lock.close()
-        raise InputError(f"output_dir: another process is writing {path}") from None
+        raise InputError(f"output_dir: another process is writing {path}")
     return lock
 
 

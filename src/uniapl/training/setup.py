@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     Raises:
         InputError: There is no such model or device.
     """
+    path = config.model.path
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
     wanted = config.training.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device: there is no CUDA device here")
@@ -35,7 +38,7 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     device = torch.device("cuda" if has_cuda else "cpu")
     dtype = getattr(torch, config.model.dtype)
     policy, tokenizer = load_language_model(
-        config.model.path, dtype, device, config.training.logit_chunk_tokens
+        path, dtype, device, config.training.logit_chunk_tokens
     )
     chat = Chat(
         tokenizer,
@@ -86,14 +89,51 @@ def load_data(config: Config, chat: Chat) -> Data:
 
 def _check_instructions(row: Mapping[str, Any]) -> None:
     ids = row.get("instruction_id_list")
-    for name, kwargs in zip(ids or (), row.get("kwargs") or (), strict=True):
+    if ids is None:  # any `kwargs` are then somebody else's
+        return
+    for name, kwargs in zip(ids, row["kwargs"], strict=True):
         validate(name, kwargs)
+
+
+def _check_sizes(config: Config, data: Data, context: int | None) -> None:
+    """Refuse before the first step what would stop a later one: too little data, too long texts."""
+    on, wanted = METHODS[config.method].rollouts_on, config.data
+    needs_experts = is_ever_positive(config.objective.sft_weight) or uses_discriminator(config)
+    if needs_experts and wanted.demonstrations_per_step > len(data.demonstrations):
+        raise InputError(
+            f"data.demonstrations_per_step: must be at most {len(data.demonstrations)}, the number of "
+            f"demonstrations to train on, got {wanted.demonstrations_per_step}"
+        )
+    shared = wanted.demonstration_prompts_per_step if on == "both" else 0
+    if on in ("preference", "both") and wanted.prompts_per_step - shared > len(data.prompts):
+        raise InputError(
+            f"data.prompts_per_step: must be at most {len(data.prompts) + shared} with "
+            f"{len(data.prompts)} preference prompts, got {wanted.prompts_per_step}"
+        )
+    room = config.rollout.max_completion_tokens
+    answered = config.evaluation.max_completion_tokens or room
+    demonstrations = [*data.demonstrations, *data.held_out]
+    needed = [
+        *((d.prompt, len(d.token_ids)) for d in demonstrations),
+        *((d.prompt, room) for d in demonstrations if on in ("demonstration", "both")),
+        *((p, room) for p in data.prompts),
+        *((p, answered) for p in (data.evaluation.prompts if data.evaluation else ())),
+    ]
+    for prompt, completion_tokens in needed:
+        if context is not None and len(prompt.token_ids) + completion_tokens > context:
+            raise InputError(
+                f"prompt {prompt.id} has {len(prompt.token_ids)} tokens; with {completion_tokens} "
+                f"completion tokens it does not fit the model's context of {context}: shorten it or "
+                "lower rollout.max_completion_tokens"
+            )
 
 
 def build_trainer(
     config: Config, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
 ) -> Trainer:
     """Bring the players together; the discriminator and the reference only where a term needs them."""
+    text_config = policy.model.config.get_text_config()
+    _check_sizes(config, data, getattr(text_config, "max_position_embeddings", None))
     on = METHODS[config.method].rollouts_on
     rolled_out = [d.prompt for d in data.demonstrations] if on in ("demonstration", "both") else []
     columns = column_names([*rolled_out, *data.prompts])

@@ -78,6 +78,7 @@ class Trainer:
         self.trained_tokens = 0
         self.sampled_tokens = 0
         self.batch: RolloutBatch | None = None
+        self.weights = self.weights_now()
         self.verdicts: Verdicts | None = None
         self.tokens: WeightedTokens | None = None
 
@@ -94,8 +95,10 @@ class Trainer:
     def train_step(self) -> Metrics:
         """Take one step and return its metrics."""
         clock = Stopwatch()
-        weights = self.weights_now()
         is_first_pass = self.is_between_batches
+        if is_first_pass:
+            self.weights = self.weights_now()  # w_t holds them, so all passes do
+        weights = self.weights
         data = self._next_data(weights, is_first_pass)
         metrics: Metrics = {}
 
@@ -133,7 +136,7 @@ class Trainer:
         }
 
     def weights_now(self) -> StepWeights:
-        """Return the terms' weights in the coming step."""
+        """Return the terms' weights for a batch that begins with the coming step."""
         objective, steps = self.config.objective, self.config.training.steps
         strength = 0.0
         if self.players.discriminator:

@@ -1,5 +1,6 @@
 """The policy's part of a step: packed micro-batches, one forward and backward each for all three terms."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -144,7 +145,7 @@ class PolicyUpdate:
             num_packed += len(packed.input_ids)
             packed = packed.to(self.policy.device)
             self._accumulate(packed, batch, tokens, sampled, scale, sums, is_first_pass)
-        norm = self._apply(sums)
+        norm = self._apply(sums) if sequences else 0.0  # every term's weight may be 0 in a step
         return self._metrics(sums, scale, tokens, norm) | {"trained_tokens": num_packed}
 
     def _accumulate(
@@ -226,7 +227,7 @@ class PolicyUpdate:
             self.policy.parameters(), self.config.optimizer.max_grad_norm
         ).item()
         for name, value in (("loss", loss), ("gradient norm", norm)):
-            if not torch.isfinite(torch.tensor(value)):
+            if not math.isfinite(value):
                 self.optimizer.zero_grad(set_to_none=True)
                 raise TrainingError(
                     f"the policy's {name} is {value}; lower optimizer.learning_rate, then go on from "

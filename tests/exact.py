@@ -1,0 +1,169 @@
+"""Float64 models and hand-made batches, for tests that compare with slow references to many digits."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tiny import tiny_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from uniapl.config.schema import Config
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.packing import TokenSequence
+from uniapl.training.rollout_batch import RolloutBatch
+from uniapl.types import Demonstration, Prompt, Reward, Rollout
+
+TOLERANCE = 1e-9
+"""Absolute and relative, in float64."""
+VOCABULARY = 40
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    """Compare numbers, sequences of numbers or tensors."""
+    torch.testing.assert_close(
+        torch.as_tensor(actual, dtype=torch.float64),
+        torch.as_tensor(expected, dtype=torch.float64),
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
+    )
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """New tensors are float64."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def exact_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """The tiny model in float64; its norms, which round to float32 inside, are replaced."""
+    model = tiny_model(VOCABULARY, seed, **changes).double().eval()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
+                # not all ones: a norm that scales nothing would hide a wrong gradient
+                torch.nn.init.normal_(norm.weight, 1.0, 0.2)
+                setattr(module, name, norm)
+    return model
+
+
+def exact_policy(seed: int = 0, logit_chunk_tokens: int = 7, **changes: Any) -> LanguageModel:
+    return LanguageModel(exact_model(seed, **changes), torch.float32, logit_chunk_tokens)
+
+
+def plain_logprobs(model: PreTrainedModel, sequence: TokenSequence, temperature: float = 1.0) -> Tensor:
+    """Log-probs of one completion: one sequence, one plain forward, one token after the other."""
+    model.set_attn_implementation("sdpa")
+    ids = [*sequence.prompt_ids, *sequence.completion_ids]
+    logits = model(torch.tensor([ids]), use_cache=False).logits[0] / temperature
+    first = len(sequence.prompt_ids)
+    return torch.stack([logits[t - 1].log_softmax(0)[ids[t]] for t in range(first, len(ids))])
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all gradients (0 where there is none) and forget them."""
+    found = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in module.named_parameters()
+    }
+    module.zero_grad()
+    return found
+
+
+def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    assert any(g.abs().max() > 1e-4 for g in expected.values()), "nothing to compare"
+    for name, value in actual.items():
+        torch.testing.assert_close(
+            value, expected[name], rtol=1e-7, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+class RecordingOptimizer(torch.optim.SGD):
+    """Keeps the gradients of the last step; moves the weights only if the rate is above 0."""
+
+    def __init__(self, module: nn.Module, learning_rate: float = 0.0) -> None:
+        super().__init__(module.parameters(), lr=learning_rate)
+        self.module = module
+        self.last: dict[str, Tensor] = {}
+        self.num_steps = 0
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        self.num_steps += 1
+        self.last = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in self.module.named_parameters()
+        }
+        super().step(closure)
+
+
+def prompt(*ids: int) -> Prompt:
+    text = " ".join(map(str, ids))
+    return Prompt(id=text, messages=({"role": "user", "content": text},), token_ids=ids)
+
+
+def demonstration(prompt_: Prompt, *ids: int) -> Demonstration:
+    return Demonstration(prompt_, " ".join(map(str, ids)), ids)
+
+
+def rollout(
+    prompt_: Prompt, *ids: int, cut: bool = False, sampled: Sequence[float] | None = None
+) -> Rollout:
+    return Rollout(
+        prompt_,
+        " ".join(map(str, ids)),
+        ids,
+        tuple(sampled or [-1.0] * len(ids)),
+        "length" if cut else "stop",
+    )
+
+
+def rewards(*totals: float | None) -> list[Reward]:
+    return [Reward(total, {"r": total}) for total in totals]
+
+
+def mixed_batch(*, mask_truncated: bool = True, group_size: int = 3) -> RolloutBatch:
+    """Four groups of three: uneven, one rollout cut off, rewards missing, a prompt that occurs twice.
+
+    The first two groups answer experts; the third repeats the first one's prompt; in the fourth all
+    rewards are equal. The third expert is in no pair. Some completions have one token.
+    """
+    a, b, c = prompt(5, 6, 7), prompt(8), prompt(9, 10, 11, 12, 13)
+    return RolloutBatch(
+        rollouts=[
+            *(rollout(a, 14, 15, 4), rollout(a, 4), rollout(a, 16, 17, 18, 19, 20, cut=True)),
+            *(rollout(b, 21, 4), rollout(b, 22, 23, 24, 4), rollout(b, 25, 4)),
+            *(rollout(a, 26, 4), rollout(a, 14, 15, 27, 28, 4), rollout(a, 29, 30, 4)),
+            *(rollout(c, 31, 4), rollout(c, 4), rollout(c, 32, 33, 34, 4)),
+        ],
+        group_size=group_size,
+        experts=[
+            demonstration(a, 35, 36, 4),
+            demonstration(b, 37, 38, 39, 14, 4),
+            demonstration(c, 15, 16, 4),
+        ],
+        num_pairs=2,
+        mask_truncated=mask_truncated,
+        rewards=rewards(0.0, 1.0, 0.5, 0.25, None, 1.0, None, None, None, 0.1, 0.1, 0.1),
+    )
+
+
+def config(**sections: Any) -> Config:
+    """A config with defaults apart from the given sections; gradients are never clipped."""
+    values: dict[str, Any] = {
+        "output_dir": "unused",
+        "model": {"path": "unused"},
+        "data": {"demonstrations": "d", "prompts": "p"},
+        "training": {"steps": 10},
+        "optimizer": {"max_grad_norm": 1e9},
+    }
+    for name, value in sections.items():
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
+    return Config(**values)

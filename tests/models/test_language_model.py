@@ -1,0 +1,296 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exact import (
+    VOCABULARY,
+    assert_close,
+    assert_same_gradients,
+    exact_model,
+    exact_policy,
+    gradients,
+    plain_logprobs,
+)
+from tiny import save_tiny_model, tiny_model, tiny_tokenizer
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    PreTrainedModel,
+)
+
+from uniapl.models.language_model import LanguageModel, check_packing, load_language_model
+from uniapl.models.packing import TokenSequence, completion_offsets, pack
+from uniapl.types import InputError
+
+
+def some_sequences(num: int = 12) -> list[TokenSequence]:
+    """Shared prompts, lengths from 1 to 12, a prompt that is the beginning of another."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(5, VOCABULARY, (length,), generator=generator).tolist())
+
+    long = draw(9)
+    prompts = [long, long[:4], draw(1), draw(3)]
+    return [TokenSequence(prompts[i % 4], draw(1 + (5 * i) % 12)) for i in range(num)]
+
+
+def packed_logprobs(
+    policy: LanguageModel, sequences: list[TokenSequence], budget: int, temperature: float = 1.0
+) -> Tensor:
+    """Flat log-probs with gradient, put back in order by token_index."""
+    parts = pack(sequences, budget)
+    values = torch.cat([policy.logprobs(p, temperature) for p in parts])
+    index = torch.cat([p.token_index for p in parts])
+    return torch.empty_like(values).index_copy(0, index, values)
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped queries": {},
+    "all heads": {"num_key_value_heads": 4},
+    "one head of keys": {"num_key_value_heads": 1},
+    "untied": {"tie_word_embeddings": False},
+    "sliding window": {
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+
+
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_equals_plain_forwards(shape: str, budget: int) -> None:
+    policy = exact_policy(**SHAPES[shape])
+    sequences = some_sequences()
+    weights = torch.randn(completion_offsets(sequences)[-1])
+
+    flat = packed_logprobs(policy, sequences, budget, temperature=0.7)
+    (flat * weights).sum().backward()
+    actual = gradients(policy.model)
+
+    expected = torch.cat([plain_logprobs(policy.model, s, 0.7) for s in sequences])
+    (expected * weights).sum().backward()
+    assert_close(flat.detach(), expected.detach())
+    assert_same_gradients(actual, gradients(policy.model))
+
+
+def test_several_attention_blocks_equal_plain_forwards() -> None:
+    policy = exact_policy()
+    sequences = [
+        TokenSequence((5 + i % 3, 9), tuple(range(6, 7 + (15 if i < 40 else 4)))) for i in range(50)
+    ]
+    (packed,) = pack(sequences, 10_000)
+    assert len(packed.blocks) > 2
+    flat = packed_logprobs(policy, sequences, 10_000)
+    flat.square().sum().backward()
+    actual = gradients(policy.model)
+    expected = torch.cat([plain_logprobs(policy.model, s) for s in sequences])
+    expected.square().sum().backward()
+    assert_close(flat.detach(), expected.detach())
+    assert_same_gradients(actual, gradients(policy.model))
+
+
+def test_window_reaches_exactly_so_many_tokens() -> None:
+    """One layer with a window of three: a token four back has no influence, one three back has."""
+    policy = exact_policy(
+        num_hidden_layers=1,
+        use_sliding_window=True,
+        sliding_window=3,
+        layer_types=["sliding_attention"],
+    )
+
+    def last(*prompt_ids: int) -> float:
+        (packed,) = pack([TokenSequence(prompt_ids, (9, 9))], 100)
+        return policy.logprobs(packed)[-1].item()
+
+    # what predicts the last 9 is the first 9: it sees itself and two more
+    assert last(5, 6, 7) == last(20, 6, 7)
+    assert last(5, 6, 7) != last(5, 20, 7)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 10_000])
+def test_chunk_size_changes_nothing(chunk: int) -> None:
+    sequences = some_sequences()
+    results = []
+    for size in (chunk, 7):
+        policy = exact_policy(logit_chunk_tokens=size)
+        flat = packed_logprobs(policy, sequences, 10_000)
+        flat.square().sum().backward()
+        results.append((flat.detach(), gradients(policy.model)))
+    assert_close(results[0][0], results[1][0])
+    assert_same_gradients(results[0][1], results[1][1])
+
+
+def test_logits_of_one_chunk_exist_at_a_time() -> None:
+    policy = exact_policy(logit_chunk_tokens=5)
+    rows: list[int] = []
+    policy.head.register_forward_hook(lambda _module, _args, output: rows.append(len(output)))
+    (packed,) = pack(some_sequences(), 10_000)
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logprobs = policy.logprobs(packed)
+    # what waits for the backward pass are hidden states, no logits
+    assert kept
+    assert not any(shape[-1:] == (VOCABULARY,) for shape in kept if len(shape) == 2)
+    assert sum(rows) == len(packed.target_ids)
+    logprobs.sum().backward()
+    assert sum(rows) == 2 * len(packed.target_ids)
+    assert max(rows) == 5
+
+
+def test_temperature_per_target() -> None:
+    policy = exact_policy()
+    sequences = some_sequences(3)
+    (packed,) = pack(sequences, 10_000)
+    temperatures = torch.where(packed.token_index < 2, 0.5, 2.0)
+    actual = policy.logprobs(packed, temperatures)
+    cold, hot = policy.logprobs(packed, 0.5), policy.logprobs(packed, 2.0)
+    assert_close(actual, torch.where(packed.token_index < 2, cold, hot))
+    assert (cold - hot).abs().min() > 1e-6
+
+
+def test_flat_logprobs_are_in_order_and_without_gradient() -> None:
+    policy = exact_policy()
+    sequences = some_sequences()
+    num = completion_offsets(sequences)[-1]
+    flat = policy.flat_logprobs(pack(sequences, 30), num, 0.7)
+    assert not flat.requires_grad
+    assert_close(flat, packed_logprobs(policy, sequences, 10_000, 0.7).detach())
+
+
+def test_copies_are_independent() -> None:
+    policy = exact_policy()
+    (packed,) = pack(some_sequences(2), 1000)
+    before = policy.logprobs(packed).detach()
+    reference, twin = policy.frozen_copy(), policy.trainable_copy()
+    assert not any(p.requires_grad for p in reference.parameters())
+    assert all(p.requires_grad for p in (*policy.parameters(), *twin.parameters()))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+    for other in (reference, twin):
+        assert other.logprobs(packed).tolist() == before.tolist()
+    assert not torch.allclose(policy.logprobs(packed), before)
+
+
+def test_bfloat16_forwards_keep_float32_weights_and_logprobs() -> None:
+    torch.set_default_dtype(torch.float32)
+    (packed,) = pack(some_sequences(), 1000)
+    exact, half = (LanguageModel(tiny_model(), t, 7) for t in (torch.float32, torch.bfloat16))
+    expected, actual = exact.logprobs(packed), half.logprobs(packed)
+    assert actual.dtype == torch.float32
+    gap = (actual - expected).abs().max()
+    assert 1e-4 < gap < 0.2
+    actual.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in half.parameters())
+
+
+def small_gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+
+
+def llama_like(kind: Callable[..., Any]) -> Any:
+    """Large enough weights that a wrong attention shows."""
+    return kind(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        initializer_range=0.2,
+    )
+
+
+def test_models_of_other_families_pass_the_check() -> None:
+    torch.set_default_dtype(torch.float32)
+    granite = llama_like(GraniteConfig)
+    granite.logits_scaling = 3.0
+    for model in (tiny_model(), small_gpt2(), GraniteForCausalLM(granite)):
+        check_packing(LanguageModel(model, torch.float32, 5), "here")
+
+
+def test_final_softcap_is_applied() -> None:
+    torch.set_default_dtype(torch.float32)
+    gemma = llama_like(Gemma2Config)
+    gemma.attn_logit_softcapping = None
+    gemma.final_logit_softcapping = 2.0
+    check_packing(LanguageModel(Gemma2ForCausalLM(gemma), torch.float32, 5), "here")
+
+
+def test_attention_that_packing_does_not_know_is_refused() -> None:
+    torch.set_default_dtype(torch.float32)
+    bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2)
+    with pytest.raises(InputError, match="computes attention or logits that packing does not know"):
+        check_packing(LanguageModel(BloomForCausalLM(bloom), torch.float32, 5), "here")
+    gemma = Gemma2ForCausalLM(llama_like(Gemma2Config))
+    with pytest.raises(InputError, match="cannot run packed: its attention uses softcap"):
+        check_packing(LanguageModel(gemma, torch.float32, 5), "here")
+
+
+def test_saved_model_is_an_ordinary_one_and_loads_back_bit_for_bit(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    policy, _ = load_language_model(
+        str(save_tiny_model(tmp_path / "base")), torch.float32, torch.device("cpu"), 7
+    )
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.01)
+    (packed,) = pack(some_sequences(2), 1000)
+    expected = policy.logprobs(packed)
+    policy.save(tmp_path / "saved", tiny_tokenizer(), torch.float32)
+    assert "uniapl" not in (tmp_path / "saved" / "config.json").read_text()
+    other = LanguageModel(tiny_model(seed=5), torch.float32, 7)
+    other.load(tmp_path / "saved")
+    assert other.logprobs(packed).tolist() == expected.tolist()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(plain.state_dict()["model.norm.weight"], policy.model.model.norm.weight)
+
+
+def test_half_precision_save_leaves_the_policy_alone(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    policy = LanguageModel(tiny_model(), torch.bfloat16, 7)
+    before = {k: v.clone() for k, v in policy.model.state_dict().items()}
+    policy.save(tmp_path, tiny_tokenizer(), torch.bfloat16)
+    assert all(torch.equal(v, before[k]) for k, v in policy.model.state_dict().items())
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert next(saved.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("what", ["missing", "empty"])
+def test_unloadable_folders_are_input_errors(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / what
+    if what == "empty":
+        folder.mkdir()
+    with pytest.raises(InputError, match=r"model\.path: cannot load") as error:
+        load_language_model(str(folder), torch.float32, torch.device("cpu"), 7)
+    assert ("no such folder" in str(error.value)) == (what == "missing")
+    assert "\n" not in str(error.value)
+
+
+def test_exact_model_is_exact() -> None:
+    """The float64 helper must not round anywhere on the way, or it would hide small errors."""
+    model = exact_model()
+    sequence = some_sequences(1)[0]
+    expected = plain_logprobs(model, sequence)
+    with torch.no_grad():
+        model.lm_head.weight[:, 0] += 1e-13
+    gap = (plain_logprobs(model, sequence) - expected).abs().max()
+    assert 0 < gap < 1e-11

@@ -1,0 +1,183 @@
+import json
+import math
+
+import pytest
+
+from uniapl.report.arms import group_arms
+from uniapl.report.distributions import (
+    accuracy_by_instruction,
+    length_distributions,
+    logprob_distributions,
+    wasserstein1,
+)
+from uniapl.report.reading import read_run
+from uniapl.report.results import (
+    Measured,
+    arm_value,
+    base_value,
+    evaluation_metrics,
+    expert_value,
+    metric_values,
+    number_text,
+)
+from uniapl.report.tables import notices, results_table, tiles
+
+
+def arms_of(*folders):
+    return group_arms([read_run(folder, max_rollouts=50) for folder in folders])
+
+
+def edit_results(folder, step, **changes):
+    path = folder / "evaluations" / f"step_{step:06d}" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_metric_values_are_the_numbers_of_the_top_level():
+    results = {"n": 5, "step": 3, "a": 0.5, "a_stderr": 0.1, "ok": True, "settings": {}, "b": 2}
+    assert metric_values(results) == {"a": 0.5, "b": 2.0}
+
+
+def test_numbers_are_written_with_true_minus_and_thousands():
+    assert number_text(-1234.56, 1) == "−1\u202f234.6"
+    assert number_text(-0.01, 1) == "0.0"
+    assert number_text(0.8, 3) == "0.800"
+
+
+def test_fractions_directions_and_order(finished_run):
+    metrics = {m.name: m for m in evaluation_metrics(arms_of(finished_run), {"joint": "Both."})}
+    assert list(metrics)[:2] == ["prompt_level_strict_acc", "inst_level_strict_acc"]
+    assert list(metrics)[-2:] == ["expert_nll", "truncated_fraction"]
+    assert metrics["truncated_fraction"].direction == "lower"
+    assert metrics["joint"].meaning == "Both."
+    assert (metrics["joint"].is_fraction, metrics["joint"].direction) == (True, "higher")
+    assert (metrics["expert_nll"].is_fraction, metrics["expert_nll"].direction) == (False, "lower")
+    assert metrics["completion_tokens_mean"].direction == "neither"
+
+
+def test_difference_has_sign_error_and_verdict(finished_run):
+    by_name = {m.name: m for m in evaluation_metrics(arms_of(finished_run), {})}
+    strict, distance = by_name["prompt_level_strict_acc"], by_name["completion_tokens_w1"]
+    # sqrt(0.03² + 0.04²) = 0.05
+    change = strict.difference(Measured(0.2, 0.03), Measured(0.5, 0.04))
+    assert change == {"text": "+30.0", "error": "± 5.0", "verdict": "better"}
+    change = distance.difference(Measured(2.0), Measured(10.0))
+    assert change == {"text": "+8.0", "error": "", "verdict": "worse"}
+    assert strict.difference(Measured(0.2), Measured(0.20001))["verdict"] == ""
+    assert strict.difference(None, Measured(0.2))["text"] == "–"
+
+
+def test_arm_value_pools_seeds(make_run):
+    first, second = make_run("a", seed=0), make_run("b", seed=1)
+    wide = {"prompt_level_strict_acc_stderr": 0.04}
+    edit_results(first, 60, prompt_level_strict_acc=0.4, **wide)
+    edit_results(second, 60, prompt_level_strict_acc=0.5, **wide)
+    (arm,) = arms_of(first, second)
+    found = arm_value(arm, "prompt_level_strict_acc", -1)
+    # spread: std 0.0707 / √2 = 0.05; own errors: √(2 · 0.04²) / 2 = 0.0283; the greater counts
+    assert found is not None
+    assert (found.value, found.stderr) == (pytest.approx(0.45), pytest.approx(0.05))
+    edit_results(second, 60, prompt_level_strict_acc=0.4, **wide)
+    (arm,) = arms_of(first, second)
+    found = arm_value(arm, "prompt_level_strict_acc", -1)
+    assert found is not None
+    assert found.stderr == pytest.approx(0.04 / math.sqrt(2))
+
+
+def test_base_is_step_zero_of_one_model(make_run):
+    late = make_run("late", evaluations=(30, 60))
+    assert base_value(arms_of(late), "fluency") is None
+    small = make_run("small")
+    other = make_run("other", method="mix", model={"path": "elsewhere"})
+    assert base_value(arms_of(small), "fluency") == Measured(
+        pytest.approx(0.91), pytest.approx(math.sqrt(0.91 * 0.09 / 40))
+    )
+    assert base_value(arms_of(small, other), "fluency") is None
+
+
+def test_expert_length_comes_from_its_own_key(finished_run):
+    edit_results(finished_run, 60, expert_completion_tokens_mean=31.5)
+    arms = arms_of(finished_run)
+    assert expert_value(arms, "completion_tokens_mean") == Measured(31.5)
+    assert expert_value(arms, "prompt_level_strict_acc") == Measured(0.985)
+    assert expert_value(arms, "expert_nll") is None
+
+
+def test_tables_of_one_run_and_of_many(make_run):
+    one, two = make_run("one", evaluations=(0, 10, 20, 30, 40, 50, 60)), make_run("two", seed=1)
+    arms = arms_of(one)
+    metrics = evaluation_metrics(arms, {})
+    table = results_table(arms, metrics)
+    assert table is not None
+    assert table["columns"][0] == "before training"
+    assert table["columns"][-1] == "step 60"
+    assert (len(table["columns"]), table["left_out"]) == (6, 1)
+    assert [tile["label"] for tile in tiles(arms, metrics, "fluency")][0] == "Fluency"
+    arms = arms_of(two, make_run("three", method="grpo"))
+    table = results_table(arms, evaluation_metrics(arms, {}))
+    assert table is not None
+    assert [row["name"] for row in table["rows"]] == ["uniapl", "grpo"]
+    assert tiles(arms, evaluation_metrics(arms, {}), "fluency") == []
+
+
+def test_unfinished_runs_are_told(make_run):
+    folder = make_run(training={"steps": 200})
+    (line,) = notices(arms_of(folder))
+    assert line == "run: 60 of 200 steps; the run is not finished."
+
+
+def test_wasserstein1_by_hand():
+    assert wasserstein1([0, 1], [2, 3]) == pytest.approx(2.0)
+    assert wasserstein1([0, 0, 3], [0, 3]) == pytest.approx(0.5)  # |2/3 − 1/2| · 3
+    assert wasserstein1([1.5], [1.5]) == 0
+    assert wasserstein1([], [1]) is None
+
+
+def rewrite_samples(folder, change):
+    for path in folder.glob("evaluations/*/samples.jsonl"):
+        rows = [change(json.loads(line)) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_lengths_are_tokens_where_both_sides_have_them(finished_run):
+    found = length_distributions(arms_of(finished_run))
+    assert found is not None
+    assert found["unit"] == "tokens"
+    assert sum(found["expert"]) == pytest.approx(1, abs=1e-3)
+    assert sum(found["arms"][0]["after"]) == pytest.approx(1, abs=1e-3)
+    assert found["arms"][0]["w1_before"] > found["arms"][0]["w1_after"]
+
+
+def test_lengths_fall_back_to_words_of_both_sides(finished_run):
+    def without_tokens(row):
+        row.pop("expert_completion_tokens")
+        return row | {"response": "one two three", "expert_completion": "one two three four"}
+
+    rewrite_samples(finished_run, without_tokens)
+    found = length_distributions(arms_of(finished_run))
+    assert found is not None
+    assert found["unit"] == "words"
+    assert found["arms"][0]["w1_after"] == pytest.approx(1.0)
+
+
+def test_logprobs_and_expert_are_optional(finished_run):
+    assert logprob_distributions(arms_of(finished_run)) is not None
+    rewrite_samples(finished_run, lambda row: row | {"logprob_mean": None})
+    assert logprob_distributions(arms_of(finished_run)) is None
+    rewrite_samples(finished_run, lambda row: row | {"expert_completion": None})
+    rewrite_samples(finished_run, lambda row: row | {"expert_completion_tokens": None})
+    assert length_distributions(arms_of(finished_run)) is None
+
+
+def test_instructions_are_sorted_by_gain(finished_run):
+    before = {"a": {"strict": 0.5, "loose": 0.5, "n": 4}, "b": {"strict": 0.1, "loose": 0, "n": 2}}
+    after = {"a": {"strict": 0.6, "loose": 0.7, "n": 4}, "b": {"strict": 0.9, "loose": 1, "n": 2}}
+    edit_results(finished_run, 0, by_instruction=before)
+    edit_results(finished_run, 60, by_instruction=after, expert={"by_instruction": after})
+    found = accuracy_by_instruction(arms_of(finished_run))
+    assert found == {
+        "ids": ["b", "a"],
+        "n": [2, 4],
+        "base": [0.1, 0.5],
+        "expert": [0.9, 0.6],
+        "arms": [{"arm": 0, "strict": [0.9, 0.6], "loose": [1, 0.7]}],
+    }
