@@ -25,7 +25,7 @@ demo: $(READY) ## train the miniature and open its numbers; SEED=1 for another r
 	$(BIN)/uniapl train miniature output_dir=$(DEMO) seed=$(SEED)
 	$(BIN)/uniapl report $(DEMO)
 
-test: $(READY) ## run the tests
+test: check ## all of `make check`, then the tests
 	$(BIN)/python -m pytest
 
 check: $(READY) ## formatter, linter, types, import contracts, stale docs

@@ -58,7 +58,9 @@ def exact_policy(seed: int = 0, logit_chunk_tokens: int = 7, **changes: Any) -> 
     return LanguageModel(exact_model(seed, **changes), torch.float32, logit_chunk_tokens)
 
 
-def plain_logprobs(model: PreTrainedModel, sequence: TokenSequence, temperature: float = 1.0) -> Tensor:
+def plain_logprobs(
+    model: PreTrainedModel, sequence: TokenSequence, temperature: float = 1.0
+) -> Tensor:
     """Log-probs of one completion: one sequence, one plain forward, one token after the other."""
     model.set_attn_implementation("sdpa")
     ids = [*sequence.prompt_ids, *sequence.completion_ids]

@@ -70,9 +70,7 @@ def trained_tiny_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
             words = [draw.choice("abcd") for _ in range(draw.randint(1, 5))]
             answer = draw.choice((" ", " ", ", ")).join(words)
             turns = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             ids = tokenizer.encode(text, add_special_tokens=False)
             target = [*tokenizer.encode(answer, add_special_tokens=False), 4]
             rows.append(ids + target)

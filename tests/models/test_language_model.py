@@ -202,7 +202,9 @@ def test_bfloat16_forwards_keep_float32_weights_and_logprobs() -> None:
 
 
 def small_gpt2() -> PreTrainedModel:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    )
 
 
 def llama_like(kind: Callable[..., Any]) -> Any:

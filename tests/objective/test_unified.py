@@ -36,7 +36,9 @@ def test_weights_by_hand() -> None:
 
 def test_masked_and_unrewarded_tokens_are_exactly_zero_whatever_they_hold() -> None:
     wild = torch.where(COUNTED, ADVANTAGES, float("nan"))
-    weights = token_weights(wild, REWARDED, torch.where(COUNTED, CREDIT, float("inf")), COUNTED, 2, 1)
+    weights = token_weights(
+        wild, REWARDED, torch.where(COUNTED, CREDIT, float("inf")), COUNTED, 2, 1
+    )
     assert weights[3:5].tolist() == [0.0, 0.0]
     assert weights.isfinite().all()
 
@@ -50,7 +52,9 @@ def test_without_discriminator_only_the_reward_remains() -> None:
 
 def test_neither_count_depends_on_the_other_term() -> None:
     """Rollouts without a reward leave the reward's weights alone, and the reverse."""
-    alone = token_weights(ADVANTAGES[[0, 1, 5]], REWARDED[[0, 1, 5]], None, COUNTED[[0, 1, 5]], 1, 0)
+    alone = token_weights(
+        ADVANTAGES[[0, 1, 5]], REWARDED[[0, 1, 5]], None, COUNTED[[0, 1, 5]], 1, 0
+    )
     among = token_weights(ADVANTAGES, REWARDED, CREDIT, COUNTED, 1.0, 0.0)
     assert_close(among[[0, 1, 5]], alone)
     nobody = torch.zeros_like(REWARDED)
@@ -136,7 +140,13 @@ def test_micro_batches_sum_to_the_step() -> None:
             RolloutTokens(
                 *(
                     getattr(rollout_tokens(logprobs), name)[i : i + 1]
-                    for name in ("logprobs", "old_logprobs", "weights", "is_counted", "ref_logprobs")
+                    for name in (
+                        "logprobs",
+                        "old_logprobs",
+                        "weights",
+                        "is_counted",
+                        "ref_logprobs",
+                    )
                 )
             ),
             scale(),

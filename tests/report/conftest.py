@@ -89,10 +89,9 @@ def metric_row(method: str, step: int, steps: int, noise: random.Random) -> dict
     }
     logit = rise(step, steps, -1.1, -0.15)
     seen = {
-        "objective/adversarial_weight": 0.1 * ramp,
         "objective/adversarial": noisy(-0.02, 0.02),
         "discriminator/loss": abs(noisy(0.61, 0.03)),
-        "discriminator/accuracy": noisy(rise(step, steps, 0.93, 0.66, 9), 0.045),
+        "discriminator/accuracy": min(1.0, noisy(rise(step, steps, 0.93, 0.66, 9), 0.045)),
         "discriminator/margin": noisy(rise(step, steps, 1.4, 0.5), 0.1),
         "discriminator/group_std": abs(noisy(0.4, 0.05)),
         "discriminator/length_correlation": noisy(-0.12, 0.09),
@@ -103,7 +102,8 @@ def metric_row(method: str, step: int, steps: int, noise: random.Random) -> dict
         "constraint/weight": 0.1,
         "constraint/state": 0,
     }
-    return row | {name: value if is_adversarial else None for name, value in seen.items()}
+    row |= {name: value if is_adversarial else None for name, value in seen.items()}
+    return row | {"objective/adversarial_weight": 0.1 * ramp if is_adversarial else 0.0}
 
 
 def sample_row(index: int, strict: float, shift: float, noise: random.Random) -> dict:

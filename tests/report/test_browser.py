@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,22 @@ pytestmark = [
 class Opened:
     """A page with everything it asked for and complained about."""
 
-    def __init__(self, browser: Any, path: Path, **context: Any):
-        self.page = browser.new_page(viewport={"width": 1280, "height": 900}, **context)
+    def __init__(self, browser: Any, path: Path):
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(path.as_uri())
-        self.page.wait_for_function("window.Plotly")
+        self.until("window.Plotly !== undefined")
+
+    def until(self, expression: str, seconds: float = 30.0) -> None:
+        """Wait until an expression is true; Playwright's own way needs eval, which the page forbids."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, expression
+            self.page.wait_for_timeout(50)
 
     def chart(self, title: str) -> Any:
         """Return the drawn chart of that title."""
@@ -67,49 +75,75 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+# The tests share two open pages: opening one is most of their time. Each leaves it as it was.
 @pytest.fixture(scope="module")
-def page_of_one(twenty_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_report([twenty_runs[-1]], tmp_path_factory.mktemp("one"))
+def one(
+    browser: Any, twenty_runs: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    opened = Opened(browser, build_report([twenty_runs[-1]], tmp_path_factory.mktemp("one")))
+    yield opened
+    opened.page.close()
 
 
 @pytest.fixture(scope="module")
-def page_of_all(twenty_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_report(twenty_runs, tmp_path_factory.mktemp("all"))
+def many(
+    browser: Any, twenty_runs: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    opened = Opened(browser, build_report(twenty_runs, tmp_path_factory.mktemp("many")))
+    yield opened
+    opened.page.close()
 
 
-def test_twenty_runs_open_in_time(browser, page_of_all):
+def test_twenty_runs_open_in_time(many):
     seconds = []
-    for _ in range(3):  # the best of three: other work on the machine is no fault of the page
-        opened = Opened(browser, page_of_all)
+    for _ in range(5):  # the best of some: other work on the machine is no fault of the page
         seconds.append(
-            opened.page.evaluate(
+            many.page.evaluate(
                 "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd / 1000"
             )
         )
-        opened.page.close()
+        if seconds[-1] < LOAD_SECONDS:
+            break
+        many.page.reload()
+        many.until("window.Plotly !== undefined")
     assert min(seconds) < LOAD_SECONDS, seconds
 
 
-@pytest.mark.parametrize("width", [1280, 800])
-def test_whole_page_draws_without_complaint_or_request(browser, page_of_one, width):
-    opened = Opened(browser, page_of_one)
+def draw_all(opened: Opened) -> int:
+    """Unfold everything and scroll to every chart; return how many there are."""
     page = opened.page
-    page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
-    for figure in page.locator("figure").all():
+    figures = page.locator("figure").all()
+    for figure in figures:
         figure.scroll_into_view_if_needed()
         figure.locator(".main-svg").first.wait_for()
-    assert page.locator("figure").count() > 30
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert opened.complaints == []
-    assert opened.requests == [page_of_one.as_uri()]
+    return len(figures)
+
+
+def test_whole_page_draws_without_complaint_or_request(one):
+    page = one.page
+    assert draw_all(one) > 30
+    for width in (1280, 800):
+        page.set_viewport_size({"width": width, "height": 900})
+        one.until(
+            "[...document.querySelectorAll('.plot')].every(plot =>"
+            " Math.abs(plot.querySelector('.main-svg').clientWidth - plot.clientWidth) < 2)"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert one.complaints == []
+    assert [url.partition(":")[0] for url in one.requests] == ["file"]
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
-    page.close()
 
 
-def test_an_arm_can_be_switched_off_and_on(browser, page_of_all):
-    opened = Opened(browser, page_of_all)
-    page = opened.page
+def test_many_arms_fit_a_narrow_window(many):
+    many.page.set_viewport_size({"width": 800, "height": 900})
+    assert many.page.evaluate("document.documentElement.scrollWidth") <= 800
+    many.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_an_arm_can_be_switched_off_and_on(many):
+    opened, page = many, many.page
     everyone = ["sft", "grpo", "sft-grpo", "mix", "uniapl"]
     assert opened.names("reward/mean") == everyone
     assert page.locator("tr[data-arm='1']").is_visible()
@@ -117,15 +151,17 @@ def test_an_arm_can_be_switched_off_and_on(browser, page_of_all):
     page.keyboard.press("Space")
     assert opened.names("reward/mean") == ["sft", "sft-grpo", "mix", "uniapl"]
     assert page.locator("tr[data-arm='1']").is_hidden()
+    for box in page.locator("#arms input").all():
+        box.uncheck()
+    assert opened.names("reward/mean") == []
+    assert opened.names("Fluency") == []
     page.get_by_role("button", name="all", exact=True).click()
     assert opened.names("reward/mean") == everyone
     assert opened.complaints == []
-    page.close()
 
 
-def test_filters_and_keys_of_the_completions(browser, page_of_one):
-    opened = Opened(browser, page_of_one)
-    page = opened.page
+def test_filters_and_keys_of_the_completions(one):
+    opened, page = one, one.page
     rows, count = page.locator("#sample-list button"), page.locator("#sample-count")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "sample-text"
@@ -145,7 +181,7 @@ def test_filters_and_keys_of_the_completions(browser, page_of_one):
     page.locator("#sample-text").fill("")
     page.locator("#sample-instruction").select_option("punctuation:no_comma")
     assert 0 < rows.count() < 60
-    assert "punctuation:no_comma" in page.locator("#sample-detail .checks").inner_text()
+    assert "punctuation:no_comma" in page.locator("#sample-detail .checks").first.inner_text()
     page.locator("#sample-set").select_option(label="rollouts during training")
     page.locator("#sample-instruction").select_option("")
     page.locator("#sample-step").select_option("1")
@@ -155,13 +191,14 @@ def test_filters_and_keys_of_the_completions(browser, page_of_one):
     assert "Nothing matches" in page.locator("#sample-detail").inner_text()
     page.keyboard.press("Escape")
     page.keyboard.press("j")
+    page.locator("#sample-text").fill("")
+    page.locator("#sample-set").select_option("0")
+    assert rows.count() == 60
     assert opened.complaints == []
-    page.close()
 
 
-def test_expert_and_policy_stand_side_by_side(browser, page_of_one):
-    opened = Opened(browser, page_of_one)
-    page = opened.page
+def test_expert_and_policy_stand_side_by_side(one):
+    page = one.page
     page.locator("#samples").scroll_into_view_if_needed()
     page.locator("#sample-detail .pane.expert").wait_for()
     policy = page.locator("#sample-detail .pane.policy").bounding_box()
@@ -169,12 +206,11 @@ def test_expert_and_policy_stand_side_by_side(browser, page_of_one):
     assert abs(policy["y"] - expert["y"]) < 1
     assert expert["x"] > policy["x"] + policy["width"] - 1
     assert "before training" in page.locator("#sample-detail").inner_text()
-    page.close()
 
 
-def test_theme_follows_the_system_and_the_button(browser, page_of_one):
-    opened = Opened(browser, page_of_one, color_scheme="dark")
-    page = opened.page
+def test_theme_follows_the_system_and_the_button(one):
+    opened, page = one, one.page
+    page.emulate_media(color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     line = "plot => [plot.data[0].line.color, plot.layout.font.color]"
     dark, dark_line = page.evaluate(ground), opened.chart("reward/mean").evaluate(line)
@@ -184,17 +220,15 @@ def test_theme_follows_the_system_and_the_button(browser, page_of_one):
     assert page.locator("#theme").inner_text().endswith("Light")
     assert dark != light
     assert all(before != after for before, after in zip(dark_line, light_line, strict=True))
-    page.close()
 
 
-def test_arrow_keys_read_a_chart(browser, page_of_one):
-    opened = Opened(browser, page_of_one)
+def test_arrow_keys_read_a_chart(one):
+    opened = one
     plot = opened.chart("reward/mean")
     plot.focus()
     opened.page.keyboard.press("ArrowRight")
     plot.locator(".hoverlayer .legend, .hoverlayer .hovertext").first.wait_for()
     assert opened.complaints == []
-    opened.page.close()
 
 
 def test_markup_in_a_run_does_nothing(browser, poisoned_run):
@@ -202,10 +236,7 @@ def test_markup_in_a_run_does_nothing(browser, poisoned_run):
     page = opened.page
     page.keyboard.press("/")
     page.locator("#sample-detail .pane.expert").wait_for()
-    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
-    for figure in page.locator("figure").all():
-        figure.scroll_into_view_if_needed()
-        figure.locator(".main-svg").first.wait_for()
+    draw_all(opened)
     assert page.evaluate("window.hacked") is None
     assert page.locator("img").count() == 0
     assert "<img src=x" in page.locator("#sample-detail").inner_text()

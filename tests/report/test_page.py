@@ -74,7 +74,7 @@ def test_page_refers_to_nothing_outside(finished_run):
     page = page_of(finished_run)
     for tag, attrs in page.tags:
         assert "src" not in attrs, (tag, attrs)
-        assert (attrs.get("href") or "#")[:6] in ("data:,",) or attrs.get("href", "#")[0] == "#"
+        assert (attrs.get("href") or "#").startswith(("#", "data:,"))
     assert page.scripts["plotly-source"].count("plotly.js v") == 1
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv"))
     assert policy is not None
@@ -114,6 +114,7 @@ def test_arms_bands_and_bases(make_run, tmp_path):
     assert [s["arm"] for s in data["metrics"]["discriminator/accuracy"]["series"]] == [1]
     assert [point["arm"] for point in data["comparison"][0]["points"]] == [0, 1]
     assert data["comparison"][0]["expert"] == 0.985
+    assert {tuple(chart["arms"]) for chart in data["health"]} == {(1,)}
 
 
 def test_health_says_what_is_off(finished_run):
@@ -131,6 +132,8 @@ def test_health_says_what_is_off(finished_run):
 def test_run_without_discriminator_has_no_health_section(make_run):
     page = page_of(make_run(method="grpo"))
     assert not [a for _, a in page.tags if a.get("id") == "health"]
+    headline = embedded(page, "chart-data")["headline"]
+    assert "objective/adversarial_weight" not in headline  # 0 all along
 
 
 def test_run_without_evaluations_still_has_a_page(finished_run):

@@ -88,9 +88,10 @@ def test_base_is_step_zero_of_one_model(make_run):
     assert base_value(arms_of(late), "fluency") is None
     small = make_run("small")
     other = make_run("other", method="mix", model={"path": "elsewhere"})
-    assert base_value(arms_of(small), "fluency") == Measured(
-        pytest.approx(0.91), pytest.approx(math.sqrt(0.91 * 0.09 / 40))
-    )
+    found = base_value(arms_of(small), "fluency")
+    assert found is not None
+    assert found.value == pytest.approx(0.91)
+    assert found.stderr == pytest.approx(math.sqrt(0.91 * 0.09 / 40))
     assert base_value(arms_of(small, other), "fluency") is None
 
 
@@ -111,7 +112,7 @@ def test_tables_of_one_run_and_of_many(make_run):
     assert table["columns"][0] == "before training"
     assert table["columns"][-1] == "step 60"
     assert (len(table["columns"]), table["left_out"]) == (6, 1)
-    assert [tile["label"] for tile in tiles(arms, metrics, "fluency")][0] == "Fluency"
+    assert tiles(arms, metrics, "fluency")[0]["label"] == "Fluency"
     arms = arms_of(two, make_run("three", method="grpo"))
     table = results_table(arms, evaluation_metrics(arms, {}))
     assert table is not None

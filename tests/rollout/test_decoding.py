@@ -144,11 +144,11 @@ def test_dropping_rows_changes_nothing(model: PreTrainedModel, prompts: list[Pro
 def test_asking_less_often_what_has_ended_changes_nothing(
     model: PreTrainedModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draws = uniform(len(prompts))
-    always = sampled(model, prompts, draws, *range(2, 12))
+    rows = [prompt for prompt in prompts for _ in range(3)]
+    always = sampled(model, rows, uniform(len(rows)), *range(2, 12))
     assert len({len(row.token_ids) for row in always}) > 2
     monkeypatch.setattr(decoding, "_CHECK_EVERY", {"cpu": 5})
-    assert_same(sampled(model, prompts, draws, *range(2, 12)), always)
+    assert_same(sampled(model, rows, uniform(len(rows)), *range(2, 12)), always)
 
 
 def test_a_growing_cache_changes_nothing(

@@ -34,14 +34,14 @@ def main() -> None:
             attempts.append([os.waitstatus_to_exitcode(status), left])
             words = [*scenario["words"], "training.resume=auto"]
         results.append(attempts)
-    print(json.dumps(results), file=sys.__stdout__)
+    sys.stdout.write(json.dumps(results))
 
 
 def attempt(config: str, words: list[str], kill: list[Any] | None) -> None:
     """Train in this process and end it."""
     status = 1
     try:
-        sys.stdout = Path(os.devnull).open("w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if kill:
             moment, count = kill
             MOMENTS[moment](count)

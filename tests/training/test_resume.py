@@ -32,7 +32,7 @@ SCENARIOS = {
             ["after_row", 1],
         ],
     ),
-    "two-threads": (["training.threads=2"], [["during_step", 5]]),
+    "two-threads": (["training.threads=2"], [["during_step", 6]]),
     "sft-grpo": (["method=sft-grpo", "training.steps=6"], [["after_row", 3], ["during_step", 2]]),
     "gad": (
         ["method=gad", "discriminator.replay_rollouts=12", "training.steps=6"],
@@ -48,12 +48,12 @@ SCENARIOS = {
         [["after_row", 3], ["during_step", 3]],
     ),
     "updates-per-rollout": (
-        ["rollout.updates_per_rollout=2", "training.steps=6"],
+        [
+            "rollout.updates_per_rollout=2",
+            "discriminator.credit=completion",
+            "objective.kl_coef=0.1",
+        ],
         [["after_row", 3], ["during_checkpoint", 1]],
-    ),
-    "completion-credit": (
-        ["discriminator.credit=completion", "objective.kl_coef=0.1"],
-        [["after_row", 3]],
     ),
 }
 

@@ -85,9 +85,7 @@ class Step:
         self.optimizer = RecordingOptimizer(self.policy, learning_rate)
         self.update = PolicyUpdate(self.config, self.policy, self.optimizer)
         self.credit = some_credit(batch) if batch and has_credit else None
-        self.tokens = (
-            weigh_tokens(batch, self.credit, weights, self.config, CPU) if batch else None
-        )
+        self.tokens = weigh_tokens(batch, self.credit, weights, self.config, CPU) if batch else None
         if batch and weights.kl:
             batch.ref_logprobs = no_gradient_logprobs(
                 exact_policy(seed=1), batch, 100, self.config.rollout.temperature, experts=False
@@ -183,7 +181,7 @@ def reference(
     losses, clipped = separate_losses(step, policy, old)
     total: dict[str, Tensor] = {}
     for loss in losses.values():
-        loss.backward()
+        loss.backward(retain_graph=True)  # the rollouts' terms share their forwards
         for name, gradient in gradients(policy).items():
             total[name] = total[name] + gradient if name in total else gradient
     return sum(loss.item() for loss in losses.values()), total, clipped
@@ -240,14 +238,8 @@ def test_importance_weights_act_up_to_the_cap() -> None:
     loss, expected, _ = reference(step, exact_policy())
     assert_close(metrics["objective/loss"], loss)
     assert_same_gradients(step.gradients, expected)
-    without = Step(mixed_batch())
-    without()
-    assert not torch.allclose(
-        without.gradients["model.lm_head.weight"]
-        if "model.lm_head.weight" in without.gradients
-        else next(iter(without.gradients.values())),
-        next(iter(step.gradients.values())),
-    )
+    without = run(mixed_batch())
+    assert any((g - without[name]).abs().max() > 1e-3 for name, g in step.gradients.items())
 
 
 def test_one_micro_batch_equals_many() -> None:
@@ -296,8 +288,12 @@ def test_masked_truncation_enters_no_count_and_no_term() -> None:
         metrics = step()
         del metrics["trained_tokens"]
         steps.append((metrics, step.gradients))
+    assert steps[0][0].keys() == steps[1][0].keys()
     for name, value in steps[0][0].items():
-        assert_close(steps[1][0][name], value) if value is not None else None
+        if value is None:
+            assert steps[1][0][name] is None
+        else:
+            assert_close(steps[1][0][name], value)
     assert_same_gradients(steps[1][1], steps[0][1])
 
 
@@ -350,7 +346,8 @@ def test_first_pass_has_ratio_one_and_keeps_the_experts_old_logprobs() -> None:
     batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 20, 0.7, experts=True)
     before = batch.old_logprobs.clone()
     assert_close(
-        before, torch.cat([plain_logprobs(exact_policy().model, s, 0.7) for s in batch.sequences]).detach()
+        before,
+        torch.cat([plain_logprobs(exact_policy().model, s, 0.7) for s in batch.sequences]).detach(),
     )
     batch.old_logprobs[: batch.num_rollout_tokens] += 1e-3
     step = Step(batch)

@@ -68,19 +68,19 @@ const Charts = (() => {
     for (const one of shown(series)) {
       const line = color(one.arm);
       const name = armName(one.arm) + (one.label ? `, ${one.label}` : "");
-      const pattern = one.label === "preference" ? "dot" : dash(one.arm);
+      const pattern = one.label ? (one.label === "preference" ? "dot" : "solid") : dash(one.arm);
+      const few = one.x.length <= 15;
       if (one.low) {
         const keep = one.x.map((_, i) => i).filter((i) => one.low[i] !== null);
         const edge = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", x: keep.map((i) => one.x[i]) };
         traces.push({ ...edge, y: keep.map((i) => one.low[i]) });
         traces.push({ ...edge, y: keep.map((i) => one.high[i]), fill: "tonexty", fillcolor: faded(line, 0.16) });
       }
-      if (smoothing && !one.low) {
+      if (smoothing && !one.low && !few) {
         traces.push({ x: one.x, y: one.y, mode: "lines", line: { width: 1, color: faded(line, 0.3) }, hoverinfo: "skip" });
       }
-      const few = one.x.length <= 15;
       traces.push({
-        x: one.x, y: smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
+        x: one.x, y: few ? one.y : smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
         marker: { size: 5 }, line: { width: 1.8, color: line, dash: pattern },
         text: one.y.map((value, i) => {
           const range = one.low ? ` (${format(one.low[i], percent)} to ${format(one.high[i], percent)})` : "";
@@ -112,16 +112,18 @@ const Charts = (() => {
     for (const edge of [...(spec.band || []), ...(spec.line ? [spec.line.value] : [])]) values.push(edge);
     const low = Math.min(...values), high = Math.max(...values), pad = (high - low || Math.abs(high) || 1) * 0.07;
     yaxis.range = [low - pad, high + pad];
+    const last = Math.max(...spec.series.flatMap((one) => one.x.slice(-1)));
     return [lineTraces(spec.series, spec.percent),
-      layout({ shapes, annotations, yaxis, xaxis: { title: "step", nticks: 7 } })];
+      layout({ shapes, annotations, yaxis, xaxis: { title: "step", nticks: 7, dtick: last <= 8 ? 1 : null } })];
   }
 
   function points(spec) {
     const visible = shown(spec.points);
+    if (!visible.length) return [[], layout({})];
     const rows = visible.map((point) => armName(point.arm));
     const shapes = [["base", "--before", "solid"], ["expert", "--expert", "4px,3px"]]
       .filter(([key]) => spec[key] !== null)
-      .map(([key, name, pattern]) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: spec[key], x1: spec[key],
+      .map(([key, name, pattern]) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: spec[key], x1: spec[key], layer: "below",
         line: { width: 1.5, color: ink(name), dash: pattern } }));
     const trace = {
       x: visible.map((point) => point.value), y: rows.map((_, i) => i), mode: "markers", type: "scatter", meta: "main",
@@ -214,8 +216,9 @@ const Charts = (() => {
       for (const one of shown(spec.series)) {
         const known = one.y.filter((value) => value !== null);
         if (!known.length) continue;
+        if (data.arms.length > 1 && one.label) continue;
         const last = format(known[known.length - 1], spec.percent), label = one.label ? one.label + " " : "";
-        say(one.arm, data.arms.length > 1 ? label + last : `${label}${format(known[0], spec.percent)} → ${last}`);
+        say(one.arm, data.arms.length > 1 ? last : `${label}${format(known[0], spec.percent)} → ${last}`);
       }
     }
     box.replaceChildren(...items);

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from uniapl.report.arms import Arm, mean
+from uniapl.report.arms import Arm, curve, mean
 from uniapl.report.reading import setting
 
 ACCURACY_BAND = (0.5, 0.85)
@@ -50,17 +50,24 @@ CHARTS: Charts = [
 
 
 def health_charts(arms: Sequence[Arm], measured_names: Sequence[str]) -> Charts:
-    """Return the charts of which at least one metric was measured, with band and target line."""
+    """Return the charts of which at least one metric was measured, with band and target line.
+
+    Only of the arms that have a discriminator; empty if none has.
+    """
+    adversarial = [i for i, arm in enumerate(arms) if curve(arm, "discriminator/accuracy")]
+    if not adversarial:
+        return []
     charts: Charts = []
     for chart in CHARTS:
         shown = [pair for pair in chart["metrics"] if pair[0] in measured_names]
         if not shown:
             continue
-        target = setting(arms[0].runs[0].config, "constraint.target")
+        target = setting(arms[adversarial[0]].runs[0].config, "constraint.target")
         charts.append(
             {
                 "title": chart["title"],
                 "metrics": shown,
+                "arms": adversarial,
                 "band": chart.get("band"),
                 "line": {"value": target, "label": "target"}
                 if chart.get("target") and isinstance(target, float)

@@ -26,7 +26,7 @@
     health: () => data.health.map((chart) => ({
       kind: "lines", title: chart.title, band: chart.band, line: chart.line,
       definition: chart.metrics.map(([name, label]) => (label && chart.metrics.length > 1 ? label + ": " : "") + data.metrics[name].definition).join(" "),
-      series: chart.metrics.flatMap(([name, label]) => data.metrics[name].series.map((one) => ({ ...one, label: chart.metrics.length > 1 ? label : "" }))),
+      series: chart.metrics.flatMap(([name, label]) => data.metrics[name].series.filter((one) => chart.arms.includes(one.arm)).map((one) => ({ ...one, label: chart.metrics.length > 1 ? label : "" }))),
     })),
   };
 

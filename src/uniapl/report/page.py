@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _charts(
     return {
         "arms": [{"name": arm.name, "runs": len(arm.runs)} for arm in arms],
         "metrics": {name: _metric(arms, name, definitions) for name in names},
-        "headline": [name for name in HEADLINE if name in names],
+        "headline": [name for name in HEADLINE if name in names and _is_used(arms, name)],
         "groups": [
             {"name": stage, "about": STAGES.get(stage, ""), "metrics": members}
             for stage, members in groups.items()
@@ -157,6 +158,11 @@ def _metric(arms: Sequence[Arm], name: str, definitions: Mapping[str, str]) -> d
             one |= {"low": _rounded(found.low), "high": _rounded(found.high)}
         series.append(one)
     return {"definition": definitions.get(name, ""), "series": series}
+
+
+def _is_used(arms: Sequence[Arm], name: str) -> bool:
+    """Whether a metric is anything but 0 all along, as the weight of an unused term is."""
+    return any(value for arm in arms for run in arm.runs for value in run.metrics.get(name, ()))
 
 
 def _rounded(values: Sequence[float | None]) -> list[float | None]:
@@ -204,6 +210,6 @@ def _write(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8", errors="replace")
         aside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        aside.unlink(missing_ok=True)

@@ -60,8 +60,8 @@ class EvaluationMetric:
         return "–" if value is None else number_text(self._scaled(value), self._digits(value))
 
     def error(self, measured: Measured | None) -> str:
-        """Return ` ± error`, empty where the error is unknown."""
-        if measured is None or measured.stderr is None:
+        """Return `± error`, empty where the error is unknown or the formula gives none (0 % or 100 %)."""
+        if measured is None or not measured.stderr:
             return ""
         digits = self._digits(measured.value)
         return f"± {number_text(self._scaled(measured.stderr), digits)}"

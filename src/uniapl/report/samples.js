@@ -190,7 +190,11 @@
   document.addEventListener("arms", () => { if (rows.length) show(rows[at]); });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target === filter && event.key === "Escape") { filter.blur(); return; }
+    if (event.target === filter && event.key === "Escape") {
+      event.preventDefault(); // a search field would empty itself
+      filter.blur();
+      return;
+    }
     if (event.target.closest?.("input, select, textarea")) return;
     if (event.key === "/") {
       event.preventDefault();

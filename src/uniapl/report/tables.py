@@ -30,7 +30,8 @@ def facts(arms: Sequence[Arm]) -> dict[str, Any]:
     elif len(arms) == 1:
         title = f"{arms[0].name} on {_names(runs, 'model.path')}, {len(runs)} seeds"
     else:
-        title = f"{len(arms)} arms, {len(runs)} runs on {_names(runs, 'model.path')}"
+        counted = f"{len(arms)} arms" + (f", {len(runs)} runs" if len(runs) > len(arms) else "")
+        title = f"{counted} on {_names(runs, 'model.path')}"
     items = [
         ("Method" if len(arms) == 1 else "Arms", ", ".join(arm.name for arm in arms)),
         ("Model", _names(runs, "model.path")),

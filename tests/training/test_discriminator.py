@@ -1,0 +1,447 @@
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from exact import (
+    RecordingOptimizer,
+    assert_close,
+    assert_same_gradients,
+    config,
+    demonstration,
+    double,
+    exact_policy,
+    gradients,
+    mixed_batch,
+    plain_logprobs,
+    prompt,
+    rollout,
+)
+from torch import Tensor
+
+from uniapl.models.scalar_model import ScalarModel
+from uniapl.training.discriminator import Discriminator
+from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+from uniapl.training.update import PolicyUpdate, StepWeights, no_gradient_logprobs, weigh_tokens
+from uniapl.types import TrainingError
+
+CPU = torch.device("cpu")
+TEMPERATURE = 0.7
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    with double():
+        yield
+
+
+def discriminator(form: str, micro_batch_tokens: int = 10_000, **settings: Any) -> Discriminator:
+    """Its language model differs from the policy's, and a scalar head is not at its zero start."""
+    settings = {"form": form, "max_grad_norm": 1e9, **settings}
+    config_ = config(discriminator=settings)
+    made = Discriminator(
+        config_.discriminator,
+        config_.optimizer,
+        exact_policy(seed=2),
+        micro_batch_tokens,
+        seed=0,
+    )
+    if isinstance(made.model, ScalarModel):
+        generator = torch.Generator().manual_seed(4)
+        torch.nn.init.normal_(made.model.head.weight, generator=generator)
+    return made
+
+
+def judged_batch(*, mask_truncated: bool = True) -> RolloutBatch:
+    """A batch whose π_old is known."""
+    batch = mixed_batch(mask_truncated=mask_truncated)
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, TEMPERATURE, experts=True)
+    return batch
+
+
+def plain_logits(made: Discriminator, batch: RolloutBatch) -> list[Tensor]:
+    """d of every sequence by plain forwards, with gradient."""
+    policy = exact_policy()
+    logits = []
+    for sequence in batch.sequences:
+        if isinstance(made.model, ScalarModel):
+            model = made.model.backbone.model
+            model.set_attn_implementation("sdpa")
+            row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
+            hidden = model.base_model(row, use_cache=False).last_hidden_state[0, -1]
+            logits.append(hidden @ made.model.head.weight[0])
+        else:
+            old = plain_logprobs(policy.model, sequence, TEMPERATURE).detach()
+            ratios = plain_logprobs(made.model.model, sequence) - old
+            logits.append(made.config.logit_scale * ratios.mean())
+    return logits
+
+
+def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor]) -> Tensor:
+    """The equation of the design, pair by pair."""
+    s, rho = made.config.label_smoothing, made.config.logit_penalty
+    losses = []
+    for i in range(batch.num_pairs):
+        expert = logits[len(batch.rollouts) + i]
+        for j in range(i * batch.group_size, (i + 1) * batch.group_size):
+            if batch.rollouts[j].is_truncated and batch.mask_truncated:
+                continue
+            margin = expert - logits[j]
+            loss = -(1 - s) * margin.sigmoid().log() - s * (-margin).sigmoid().log()
+            losses.append(loss + rho * (expert**2 + logits[j] ** 2))
+    total = torch.stack(losses).mean()
+    if not isinstance(made.model, ScalarModel):
+        experts = [plain_logprobs(made.model.model, sequence_of(d)) for d in batch.experts]
+        total = total - made.config.likelihood_weight * torch.cat(experts).mean()
+    return total
+
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("scalar", {}),
+    ("scalar", {"label_smoothing": 0.1, "logit_penalty": 0.02}),
+    ("likelihood", {}),
+    ("likelihood", {"likelihood_weight": 0.0, "label_smoothing": 0.2, "logit_penalty": 0.01}),
+]
+
+
+@pytest.mark.parametrize(("form", "settings"), SETTINGS)
+@pytest.mark.parametrize("mask_truncated", [True, False])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 25, 10_000])
+def test_logits_loss_and_gradient_equal_plain_forwards(
+    form: str, settings: dict[str, Any], mask_truncated: bool, micro_batch_tokens: int
+) -> None:
+    batch = judged_batch(mask_truncated=mask_truncated)
+    made = discriminator(form, micro_batch_tokens, **settings)
+    verdicts = made.judge(batch, learn=True)
+    actual = gradients(made.model)
+    logits = plain_logits(made, batch)
+    loss = plain_loss(made, batch, logits)
+    loss.backward()
+    num = len(batch.rollouts)
+    assert_close(verdicts.rollout_logits, torch.stack(logits[:num]).view(-1, 3).detach())
+    assert_close(verdicts.expert_logits, torch.stack(logits[num : num + 2]).detach())
+    assert_close(verdicts.health["discriminator/loss"], loss.item())
+    assert_same_gradients(actual, gradients(made.model))
+
+
+@pytest.mark.parametrize("form", ["scalar", "likelihood"])
+def test_a_score_does_not_depend_on_learning_from_it(form: str) -> None:
+    batch = judged_batch()
+    made = discriminator(form)
+    before = made.judge(batch, learn=False)
+    assert all(p.grad is None for p in made.parameters)
+    learning = made.judge(batch, learn=True)
+    assert learning.rollout_logits.tolist() == before.rollout_logits.tolist()
+    assert learning.expert_logits.tolist() == before.expert_logits.tolist()
+    loss = learning.health.pop("discriminator/loss")
+    assert learning.health == before.health
+    made.learn()
+    after = made.judge(batch, learn=True)
+    assert not torch.allclose(after.rollout_logits, before.rollout_logits)
+    # the second pass knows these rollouts: it has a loss, but no accuracy to report
+    assert set(after.health) == {"discriminator/loss"}
+    assert after.health["discriminator/loss"] < loss
+    assert "discriminator/accuracy" in made.judge(judged_batch(), learn=False).health
+
+
+def test_first_loss_is_log_2() -> None:
+    batch = judged_batch()
+    made = discriminator("scalar")
+    assert isinstance(made.model, ScalarModel)
+    torch.nn.init.zeros_(made.model.head.weight)
+    health = made.judge(batch, learn=True).health
+    assert_close(health["discriminator/loss"], math.log(2))
+    assert health["discriminator/accuracy"] == 0.5
+    # the likelihood form starts as the policy: all ratios are 0 at temperature 1
+    made = discriminator("likelihood", likelihood_weight=0.0)
+    assert not isinstance(made.model, ScalarModel)
+    made.model.load_state_dict(exact_policy().state_dict())
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 30, 1.0, experts=True)
+    verdicts = made.judge(batch, learn=True)
+    assert_close(verdicts.health["discriminator/loss"], math.log(2))
+    assert verdicts.ratios is not None
+    assert verdicts.ratios.abs().max() < 1e-9
+
+
+def test_ratios_are_those_of_the_rollouts_in_order() -> None:
+    batch = judged_batch()
+    made = discriminator("likelihood", 25)
+    assert not isinstance(made.model, ScalarModel)
+    ratios = made.judge(batch, learn=True).ratios
+    assert ratios is not None
+    expected = [
+        plain_logprobs(made.model.model, s).detach()
+        - plain_logprobs(exact_policy().model, s, TEMPERATURE).detach()
+        for s in batch.rollout_sequences
+    ]
+    assert_close(ratios, torch.cat(expected))
+    assert_close(
+        made.credit(batch, made.judge(batch, learn=False)), torch.cat(expected).clamp(-3, 3)
+    )
+    small = discriminator("likelihood", credit_clamp=0.25)
+    credit = small.credit(batch, small.judge(batch, learn=False))
+    assert credit.min() == -0.25
+    assert credit.max() == 0.25
+
+
+def test_likelihood_credit_per_completion_is_centred_in_nats_without_std() -> None:
+    batch = judged_batch()
+    made = discriminator("likelihood", credit="completion")
+    verdicts = made.judge(batch, learn=False)
+    assert verdicts.ratios is not None
+    per_sequence = verdicts.ratios.split([len(r.token_ids) for r in batch.rollouts])
+    means = [k.mean() for k in per_sequence]
+    expected = []
+    for i, ratios in enumerate(per_sequence):
+        group = range(i // 3 * 3, i // 3 * 3 + 3)
+        counted = [means[j] for j in group if not batch.rollouts[j].is_truncated]
+        centre = sum(counted) / len(counted)
+        value = 0.0 if batch.rollouts[i].is_truncated else (means[i] - centre).item()
+        expected += [value] * len(ratios)
+    assert_close(made.credit(batch, verdicts), expected)
+    assert made.running_std is None
+
+
+def test_scalar_credit_is_scaled_by_the_running_std() -> None:
+    batch = judged_batch()
+    made = discriminator("scalar", std_floor=1e-6)
+    verdicts = made.judge(batch, learn=False)
+    lengths = [len(r.token_ids) for r in batch.rollouts]
+
+    def expected(running: float) -> list[float]:
+        values: list[float] = []
+        for i, length in enumerate(lengths):
+            row = verdicts.rollout_logits[i // 3]
+            counted = row[batch.is_counted(CPU)[i // 3]]
+            centred = row[i % 3] - counted.mean()
+            value = 0.0 if batch.rollouts[i].is_truncated else centred / max(counted.std(), running)
+            values += [float(value)] * length
+        return values
+
+    spreads = [
+        row[counted].std()
+        for row, counted in zip(verdicts.rollout_logits, batch.is_counted(CPU), strict=True)
+    ]
+    mean = float(sum(spreads) / len(spreads))
+    assert_close(made.credit(batch, verdicts), expected(mean))
+    assert_close(made.running_std, mean)
+    # a batch of nothing but noise afterwards: the past deviation keeps it small
+    verdicts.rollout_logits = verdicts.rollout_logits * 1e-3
+    credit = made.credit(batch, verdicts)
+    running = 0.9 * mean + 0.1 * mean * 1e-3
+    assert_close(made.running_std, running)
+    assert_close(credit, expected(running))
+    assert credit.abs().max() < 0.01
+
+
+def test_groups_without_a_deviation_do_not_move_the_running_std() -> None:
+    batch = judged_batch()
+    made = discriminator("scalar")
+    verdicts = made.judge(batch, learn=False)
+    batch.rollouts = [replace(r, finish_reason="length") for r in batch.rollouts]
+    made.running_std = 2.0
+    assert not made.credit(batch, verdicts).any()
+    assert made.running_std == 2.0
+
+
+def test_health_by_hand() -> None:
+    batch = judged_batch()
+    made = discriminator("scalar")
+    verdicts = made.judge(batch, learn=False)
+    logits, experts = verdicts.rollout_logits, verdicts.expert_logits
+    pairs = [(experts[i], logits[i, j]) for i in range(2) for j in range(3) if (i, j) != (0, 2)]
+    health = verdicts.health
+    correct = [1.0 if e > r else 0.5 if e == r else 0.0 for e, r in pairs]
+    assert 0 < sum(correct) < len(correct)
+    assert_close(health["discriminator/accuracy"], sum(correct) / 5)
+    assert_close(health["discriminator/margin"], sum(e - r for e, r in pairs) / 5)
+    assert_close(health["discriminator/demonstration_logit"], sum(r for _, r in pairs) / 5)
+    assert_close(health["discriminator/preference_logit"], logits[2:].mean())
+    spreads = [logits[0, :2].std(), *(logits[i].std() for i in (1, 2, 3))]
+    assert_close(health["discriminator/group_std"], sum(spreads) / 4)
+    lengths = torch.tensor([len(r.token_ids) for r in batch.rollouts], dtype=torch.float64)
+    rows = []
+    for row, own in zip(logits, lengths.view(-1, 3), strict=True):
+        counted = slice(2) if row is logits[0] or not rows else slice(3)
+        rows.append((row[counted] - row[counted].mean(), own[counted] - own[counted].mean()))
+    first, second = (torch.cat(column) for column in zip(*rows, strict=True))
+    correlation = (first @ second) / (first.norm() * second.norm())
+    assert_close(health["discriminator/length_correlation"], correlation)
+
+
+def test_a_masked_rollout_is_in_no_pair() -> None:
+    """Another text in its place changes neither loss nor gradient nor health."""
+    found = []
+    for ids in ((16, 17, 18, 19, 20), (33,)):
+        batch = mixed_batch()
+        cut = rollout(batch.rollouts[2].prompt, *ids, cut=True)
+        batch.rollouts = [*batch.rollouts[:2], cut, *batch.rollouts[3:]]
+        made = discriminator("scalar", replay_rollouts=100)
+        health = made.judge(batch, learn=True).health
+        assert all(cut.token_ids != s.completion_ids for g in made.replay for s in g.rollouts)
+        found.append((health, gradients(made.model)))
+    assert_close(list(found[0][0].values()), list(found[1][0].values()))
+    assert_same_gradients(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("form", ["scalar", "likelihood"])
+def test_all_truncated_teaches_no_pair(form: str) -> None:
+    batch = judged_batch()
+    batch.rollouts = [replace(r, finish_reason="length") for r in batch.rollouts]
+    made = (
+        discriminator(form, likelihood_weight=0.0) if form == "likelihood" else discriminator(form)
+    )
+    before = [p.detach().clone() for p in made.parameters]
+    health = made.judge(batch, learn=True).health
+    assert made.learn() == 0.0
+    assert health["discriminator/loss"] == 0.0
+    assert "discriminator/accuracy" not in health
+    assert all(torch.equal(p, old) for p, old in zip(made.parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("form", ["scalar", "likelihood"])
+def test_separable_data_is_told_apart(form: str) -> None:
+    prompts = [prompt(5 + i, 6) for i in range(4)]
+    batch = RolloutBatch(
+        [rollout(p, 14 + i + j, 15, 4) for i, p in enumerate(prompts) for j in range(2)],
+        group_size=2,
+        experts=[demonstration(p, 30 + i, 31, 4) for i, p in enumerate(prompts)],
+        num_pairs=4,
+        mask_truncated=True,
+    )
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, 1.0, experts=True)
+    made = discriminator(form, learning_rate=0.01)
+    losses = []
+    for _ in range(12):
+        losses.append(made.judge(batch, learn=True).health["discriminator/loss"])
+        made.learn()
+    fresh = replace(batch)  # another object: measured as if unseen
+    health = made.judge(fresh, learn=False).health
+    assert health["discriminator/accuracy"] == 1.0
+    assert health["discriminator/margin"] > 1.0
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("form", ["scalar", "likelihood"])
+def test_policy_and_discriminator_do_not_move_each_other(form: str) -> None:
+    batch = judged_batch()
+    policy = exact_policy()
+    config_ = config(discriminator={"form": form}, optimizer={"max_grad_norm": 1e9})
+    made = Discriminator(config_.discriminator, config_.optimizer, policy.trainable_copy(), 100, 0)
+
+    def states() -> tuple[list[Tensor], list[Tensor]]:
+        return tuple([p.detach().clone() for p in m.parameters()] for m in (policy, made.model))  # type: ignore[return-value]
+
+    def is_same(first: list[Tensor], second: list[Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+    start = states()
+    verdicts = made.judge(batch, learn=True)
+    assert is_same(states()[0], start[0])
+    assert is_same(states()[1], start[1])
+    assert all(p.grad is None for p in policy.parameters())
+    waiting = [None if p.grad is None else p.grad.clone() for p in made.parameters]
+
+    weights = StepWeights(sft=0.3, grpo=1.0, adversarial=0.5, kl=0.0)
+    tokens = weigh_tokens(batch, made.credit(batch, verdicts), weights, config_, CPU)
+    update = PolicyUpdate(config_, policy, RecordingOptimizer(policy, 0.1))
+    update(batch.experts, batch, tokens, weights, is_first_pass=True)
+    moved = states()
+    assert not is_same(moved[0], start[0])
+    assert is_same(moved[1], start[1])
+    for parameter, gradient in zip(made.parameters, waiting, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        assert gradient is None or torch.equal(gradient, parameter.grad)  # type: ignore[arg-type]
+
+    made.learn()
+    assert is_same(states()[0], moved[0])
+    assert not is_same(states()[1], moved[1])
+
+
+def numbered_batch(first: int, num_pairs: int = 2) -> RolloutBatch:
+    prompts = [prompt(first + i, 5) for i in range(num_pairs)]
+    return RolloutBatch(
+        [rollout(p, 20 + j, 4) for p in prompts for j in range(2)],
+        group_size=2,
+        experts=[demonstration(p, 30, 4) for p in prompts],
+        num_pairs=num_pairs,
+        mask_truncated=True,
+    )
+
+
+def remembered(made: Discriminator) -> list[int]:
+    return [group.expert.prompt_ids[0] for group in made.replay]
+
+
+def test_replay_remembers_the_newest_rollouts_once_per_batch() -> None:
+    made = discriminator("scalar", replay_rollouts=7)
+    for first, expected in ((6, [6, 7]), (8, [7, 8, 9]), (10, [9, 10, 11])):
+        batch = numbered_batch(first)
+        for _ in range(2):  # two passes over each
+            made.judge(batch, learn=True)
+            made.learn()
+        assert remembered(made) == expected
+    made.judge(numbered_batch(12), learn=False)
+    assert remembered(made) == [9, 10, 11]
+
+
+def test_replay_adds_the_mean_loss_of_older_pairs() -> None:
+    made = discriminator("scalar", replay_rollouts=100)
+    old, new = numbered_batch(6), numbered_batch(8)
+    assert_close(
+        made.judge(old, learn=True).health["discriminator/loss"],
+        plain_loss(made, old, plain_logits(made, old)).item(),
+    )
+    gradients(made.model)  # as if it had not learned: the weights stay
+    for _ in range(2):  # in a second pass the batch is not replayed to itself
+        verdicts = made.judge(new, learn=True)
+        actual = gradients(made.model)
+        losses = [plain_loss(made, b, plain_logits(made, b)) for b in (old, new)]
+        sum(losses).backward()  # type: ignore[union-attr]
+        assert_close(verdicts.health["discriminator/loss"], sum(x.item() for x in losses))
+        assert_same_gradients(actual, gradients(made.model))
+
+
+def test_without_replay_nothing_is_kept() -> None:
+    made = discriminator("scalar")
+    made.judge(numbered_batch(6), learn=True)
+    assert remembered(made) == []
+
+
+@pytest.mark.parametrize("form", ["scalar", "likelihood"])
+def test_restored_discriminator_goes_on_as_if_it_had_not_stopped(form: str) -> None:
+    replay = {"replay_rollouts": 20} if form == "scalar" else {}
+    straight, resumed = discriminator(form, **replay), discriminator(form, **replay)
+    batches = [numbered_batch(6 + 2 * i) for i in range(5)]
+    for batch in batches:
+        batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, 1.0, experts=True)
+
+    def learn(made: Discriminator, batch: RolloutBatch) -> tuple[dict[str, float], Tensor]:
+        verdicts = made.judge(batch, learn=True)
+        credit = made.credit(batch, verdicts)
+        made.learn()
+        return verdicts.health, credit
+
+    for batch in batches[:3]:
+        learn(straight, batch)
+    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))  # as if read from a file
+    for batch in batches[3:]:
+        expected, actual = learn(straight, batch), learn(resumed, batch)
+        assert actual[0] == expected[0]
+        assert torch.equal(actual[1], expected[1])
+    assert remembered(straight) == remembered(resumed)
+
+
+def test_gradient_that_is_not_finite_stops_the_run() -> None:
+    made = discriminator("scalar")
+    made.judge(judged_batch(), learn=True)
+    assert isinstance(made.model, ScalarModel)
+    assert made.model.head.weight.grad is not None
+    made.model.head.weight.grad[0, 0] = torch.nan
+    before = made.model.head.weight.detach().clone()
+    with pytest.raises(TrainingError, match="discriminator: gradient norm is nan; lower"):
+        made.learn()
+    assert torch.equal(made.model.head.weight, before)

@@ -1,0 +1,241 @@
+"""Whole runs: every method, what it writes, and what two runs must have in common."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import Tiny, repeatable, rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from uniapl.config import load_config, overridden_keys
+from uniapl.config.schema import MethodName
+from uniapl.evaluation.evaluate import INSTRUCTION_DEFINITIONS
+from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
+from uniapl.training import train
+from uniapl.training.methods import METHODS
+from uniapl.training.metrics import DEFINITIONS
+
+Runs = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Trains a run the first time it is asked for."""
+    folder = tmp_path_factory.mktemp("runs")
+    done: dict[tuple[str, ...], Path] = {}
+
+    def run(*words: str) -> Path:
+        if words not in done:
+            done[words] = tiny.train(folder / str(len(done)), *words)
+        return done[words]
+
+    return run
+
+
+def of_method(method: MethodName) -> str:
+    return f"method={method}"
+
+
+# Metrics that a method never has.
+NO_ROLLOUTS = ("reward/", "rollout/", "policy/", "objective/grpo", "objective/adversarial")
+NO_DISCRIMINATOR = ("discriminator/", "constraint/", "optimizer/discriminator_grad_norm")
+WEIGHTS = ("objective/sft_weight", "objective/grpo_weight", "objective/adversarial_weight")
+COMMON = ("constraint/", "policy/kl_reference")  # neither is asked for here
+ABSENT: dict[MethodName, tuple[str, ...]] = {
+    "sft": (*NO_ROLLOUTS, *NO_DISCRIMINATOR),
+    "grpo": ("objective/sft", "objective/adversarial", *NO_DISCRIMINATOR),
+    "sft-grpo": ("objective/adversarial", *NO_DISCRIMINATOR),
+    "mix": ("objective/adversarial", *NO_DISCRIMINATOR),
+    "a-sft": ("discriminator/preference_logit",),
+    "a-grpo": ("objective/sft",),
+    "gad": ("discriminator/preference_logit",),
+    "uniapl": (),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_what_it_lacks_is_null(runs: Runs, method: MethodName):
+    run = runs(of_method(method))
+    absent = (*ABSENT[method], *COMMON)
+    table = rows(run)
+    assert [row["step"] for row in table] == [1, 2, 3, 4]
+    for name in DEFINITIONS:
+        is_absent = name.startswith(absent) and name not in WEIGHTS
+        values = [row[name] for row in table]
+        # a scheduled term is absent in some steps only
+        assert all(v is None for v in values) if is_absent else any(v is not None for v in values)
+    assert (run / "policy" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_moves_the_policy(runs: Runs, tiny: Tiny, method: MethodName):
+    trained = AutoModelForCausalLM.from_pretrained(runs(of_method(method)) / "policy")
+    start = AutoModelForCausalLM.from_pretrained(tiny.model).state_dict()
+    assert any(not torch.equal(value, start[k]) for k, value in trained.state_dict().items())
+
+
+def test_metrics_are_exactly_those_defined(runs: Runs):
+    run = runs(of_method("uniapl"))
+    defined = json.loads((run / "definitions.json").read_text()).keys()
+    evaluated = INSTRUCTION_DEFINITIONS.keys() | MATCH_DEFINITIONS.keys()
+    assert evaluated < defined
+    keys = [list(row) for row in rows(run)]
+    assert set(keys[0]) == {"step"} | (defined - evaluated)
+    assert all(other == keys[0] for other in keys)
+    assert {"reward/instructions"} == defined - evaluated - DEFINITIONS.keys()
+
+
+def test_the_scheduled_methods_switch(runs: Runs):
+    weights = [[row[name] for name in WEIGHTS[:2]] for row in rows(runs("method=sft-grpo"))]
+    assert weights == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    table = rows(runs("method=gad"))
+    # one step of warm-up, then a ramp of one step, which ends in λ
+    assert [row["objective/sft_weight"] for row in table] == [1, 0, 0, 0]
+    assert [row["objective/adversarial_weight"] for row in table] == [0, 1, 1, 1]
+
+
+def test_weights_hold_for_a_whole_rollout_batch(runs: Runs):
+    """The switch at half of six steps falls into a batch of two: it waits for the next one."""
+    table = rows(runs("method=sft-grpo", "training.steps=6", "rollout.updates_per_rollout=2"))
+    assert [row["objective/grpo_weight"] for row in table] == [0, 0, 0, 0, 1, 1]
+    assert [row["objective/sft"] is None for row in table] == [False] * 4 + [True] * 2
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(runs: Runs, tiny: Tiny, tmp_path):
+    first = runs(of_method("uniapl"))
+    assert repeatable(tiny.train(tmp_path / "again")) == repeatable(first)
+    assert repeatable(tiny.train(tmp_path / "other", "seed=1")) != repeatable(first)
+
+
+def rollouts(run: Path, step: int = 1) -> list[dict]:
+    text = (run / "rollouts" / f"step_{step:06d}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_grpo_and_mix_sample_the_same_rollouts_in_the_first_step(runs: Runs):
+    grpo, mix = rollouts(runs("method=grpo")), rollouts(runs("method=mix"))
+    assert len(grpo) == 3
+    assert grpo == mix
+    first = [rows(runs(f"method={m}"))[0] for m in ("grpo", "mix")]
+    for name in ("reward/mean", "rollout/completion_tokens_mean", "objective/grpo"):
+        assert first[0][name] == first[1][name]
+    assert rollouts(runs("method=grpo"), 4) != rollouts(runs("method=mix"), 4)
+
+
+def test_methods_with_the_same_seed_see_the_same_demonstrations(runs: Runs):
+    """In the first step the policies are equal, so the loss on the same demonstrations is."""
+    losses = {
+        m: rows(runs(f"method={m}"))[0]["objective/sft"] for m in ("sft", "mix", "uniapl", "a-sft")
+    }
+    assert len(set(losses.values())) == 1
+    epochs = [[r["data/demonstration_epoch"] for r in rows(runs(f"method={m}"))] for m in losses]
+    assert all(other == epochs[0] for other in epochs)
+
+
+def test_all_methods_roll_out_equally_many_prompts(runs: Runs):
+    """4 prompts of 4 rollouts of at most 12 tokens, whatever kind the prompts are of."""
+    for method in ("grpo", "mix", "a-sft", "a-grpo", "uniapl", "gad"):
+        row = rows(runs(f"method={method}"))[0]
+        assert row["data/sampled_tokens"] == 16 * row["rollout/completion_tokens_mean"]
+
+
+def test_evaluating_does_not_disturb_the_training(runs: Runs):
+    often = runs("training.evaluate_every=1", "evaluation.temperature=1.0")
+    never = runs("training.evaluate_every=0", "evaluation.prompts=null")
+    twice = runs(of_method("uniapl"))
+    assert repeatable(often) == repeatable(twice) == repeatable(never)
+    assert len(list((often / "evaluations").iterdir())) == 5
+    assert not (never / "evaluations").exists()
+
+
+def test_a_finished_run_holds_what_the_docs_say(runs: Runs):
+    run = runs(of_method("uniapl"))
+    assert sorted(p.name for p in run.iterdir()) == [
+        *(".lock", "checkpoints", "config.yaml", "definitions.json", "environment.json"),
+        *("evaluations", "metrics.jsonl", "policy", "rollouts"),
+    ]
+    assert sorted(p.name for p in (run / "evaluations").iterdir()) == ["step_000000", "step_000004"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        *("best.json", "step_000002", "step_000004")
+    ]
+    for row in rollouts(run):
+        assert row["expert_completion"] is None or row["prompt"].startswith("d")
+        assert row["finish_reason"] in ("stop", "length")
+        assert [i["id"] for i in row["instructions"]] == [
+            *("punctuation:no_comma", "length_constraints:number_words")
+        ]
+        share = sum(i["followed"] for i in row["instructions"]) / 2
+        assert row["reward"] == (share if row["finish_reason"] == "stop" else 0)
+
+
+def test_the_saved_config_runs_the_same_again(runs: Runs, tmp_path: Path):
+    saved = runs(of_method("gad")) / "config.yaml"
+    again = train(load_config(saved, [f"output_dir={tmp_path / 'again'}"]))
+    assert repeatable(again) == repeatable(runs(of_method("gad")))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_plain_transformers_opens_the_policy(runs: Runs, tiny: Tiny, dtype: str):
+    run = runs(of_method("uniapl")) if dtype == "float32" else runs("model.dtype=bfloat16")
+    folder = run / "policy"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == dtype
+    assert "uniapl" not in (folder / "config.json").read_text()
+    assert config["eos_token_id"] == 4
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == getattr(torch, dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tiny.model).chat_template
+    turns = [{"role": "user", "content": "d1 Write"}]
+    prompt = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)
+    assert answer.shape[1] > prompt["input_ids"].shape[1]
+    assert answer[0, -1] == 4 or answer.shape[1] == prompt["input_ids"].shape[1] + 12
+
+
+def test_bfloat16_trains_float32_weights(runs: Runs, tiny: Tiny):
+    """Updates below bfloat16's resolution must not be lost between steps."""
+    run = runs("model.dtype=bfloat16")
+    assert len(rows(run)) == 4
+    weights = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step_000004" / "policy")
+    assert weights.dtype == torch.float32
+    changes = [
+        (value - start).abs()
+        for value, start in zip(
+            weights.state_dict().values(),
+            AutoModelForCausalLM.from_pretrained(tiny.model).state_dict().values(),
+            strict=True,
+        )
+    ]
+    assert max(c.max().item() for c in changes) > 0
+    first, reference = rows(run)[0], rows(runs(of_method("uniapl")))[0]
+    assert first["objective/sft"] == pytest.approx(reference["objective/sft"], rel=0.02)
+    assert first["objective/sft"] != reference["objective/sft"]
+
+
+def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, capsys):
+    words = ("method=mix",)
+    config = tiny.load(tmp_path / "run", *words)
+    train(config, overridden=overridden_keys(words), preview=True)
+    shown = capsys.readouterr().out
+    assert "demonstration 0: 11 prompt tokens, 6 completion tokens" in shown
+    assert "  <|user|>d0 Write<|end|><|assistant|>" in shown
+    assert "+ [a][ ][b][ ][c][<|end|>]" in shown
+    assert "preference prompt 1: " in shown
+    assert "  <|user|>p1 Write now<|end|><|assistant|>" in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_output_says_what_happens(tiny: Tiny, tmp_path: Path, capsys):
+    tiny.train(tmp_path / "run", "training.steps=2")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("uniapl, seed 0: ")
+    assert "12 demonstrations, 12 prompts" in lines[0]
+    assert lines[1].startswith("step 0: prompt_level_strict_acc ")
+    assert lines[-1] == f"policy: {tmp_path / 'run' / 'policy'}"
+    header = next(line for line in lines if "before" in line)
+    assert header.split() == ["before", "after", "expert"]
