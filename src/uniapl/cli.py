@@ -25,6 +25,7 @@ commands:
       --preview                       show what the first step would learn from
   evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
       --responses FILE                score these; no model is needed
+  prompts SEEDS --output FILE         checkable prompts from seed prompts
   report RUN [RUN ...]                one self-contained HTML page
       --output FILE                   default: report/index.html in RUN
   config show CONFIG [key=value ...]  print the config as a run would use it
@@ -114,6 +115,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
     _add_evaluate(commands.add_parser("evaluate", help="score a model", allow_abbrev=False))
 
+    _add_prompts(commands.add_parser("prompts", help="make prompts", allow_abbrev=False))
+
     report = commands.add_parser("report", help="make an HTML page of runs", allow_abbrev=False)
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
     report.add_argument(
@@ -177,7 +180,35 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(handler=_evaluate)
 
 
-_COMMANDS = {"train": (), "evaluate": (), "report": (), "config": ("show", "reference")}
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("seeds", metavar="SEEDS", help="JSONL, Parquet, .txt, or a hub id")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSONL")
+    parser.add_argument(
+        "--held-out",
+        metavar="FILE",
+        type=Path,
+        help="a tenth of the seeds goes here, in phrasings and types that --output then lacks",
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="benchmark prompts; whatever shares eight words in a row is dropped",
+    )
+    parser.add_argument("--min-instructions", type=int, default=1, help="per prompt; default: 1")
+    parser.add_argument("--max-instructions", type=int, default=5, help="per prompt; default: 5")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.set_defaults(handler=_prompts)
+
+
+_COMMANDS = {
+    "train": (),
+    "evaluate": (),
+    "prompts": (),
+    "report": (),
+    "config": ("show", "reference"),
+}
 
 
 def _check_commands(words: Sequence[str]) -> None:
@@ -242,6 +273,27 @@ def _evaluate(options: argparse.Namespace) -> None:
     if done.num_unknown:
         print(f"warning: {done.num_unknown} responses answer none of the prompts", file=sys.stderr)
     print("\n".join(done.lines()))
+
+
+def _prompts(options: argparse.Namespace) -> None:
+    from uniapl.data.seeds import read_seeds, read_texts, write_rows
+    from uniapl.instructions.contamination import Overlaps
+    from uniapl.instructions.making import make_files
+
+    seeds = read_seeds(options.seeds)
+    excluded = Overlaps(text for file in options.exclude for text in read_texts(file))
+    made, held_out = make_files(
+        seeds.prompts,
+        (options.min_instructions, options.max_instructions),
+        seed=options.seed,
+        excluded=excluded,
+        is_held_out=options.held_out is not None,
+    )
+    made.dropped.update(seeds.dropped)
+    for file, part in ((options.output, made), (options.held_out, held_out)):
+        if file is not None:
+            write_rows(file, part.rows)
+            print("\n".join([*part.lines(), f"wrote {file}", ""]))
 
 
 def _report(options: argparse.Namespace) -> None:
