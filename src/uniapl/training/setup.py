@@ -37,9 +37,7 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     has_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if has_cuda else "cpu")
     dtype = getattr(torch, config.model.dtype)
-    policy, tokenizer = load_language_model(
-        path, dtype, device, config.training.logit_chunk_tokens
-    )
+    policy, tokenizer = load_language_model(path, dtype, device, config.training.logit_chunk_tokens)
     chat = Chat(
         tokenizer,
         generation_config=policy.model.generation_config,
