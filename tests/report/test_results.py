@@ -63,6 +63,8 @@ def test_difference_has_sign_error_and_verdict(finished_run):
     change = distance.difference(Measured(2.0), Measured(10.0))
     assert change == {"text": "+8.0", "error": "", "verdict": "worse"}
     assert strict.difference(Measured(0.2), Measured(0.20001))["verdict"] == ""
+    assert strict.error(Measured(0.2, 0.0001)) == "± <0.1"
+    assert strict.error(Measured(0.0, 0.0)) == ""  # the formula knows nothing at 0 %
     assert strict.difference(None, Measured(0.2))["text"] == "–"
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,19 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(attempt, run_folder: Path, mon
     assert load_state(run_folder / "checkpoints" / "step_000002")["step"] == 2
     assert list(run_folder.rglob(".*.writing")) == []
     assert attempt("method=sft", "training.resume=auto") == (0, "")
+
+
+def test_the_disks_reason_is_told_through_torchs_real_writer(attempt, run_folder: Path):
+    """A limit on the size of files stands in for the full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        status, error = attempt("method=sft")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    target = run_folder / "checkpoints" / "step_000002"
+    assert (status, error) == (1, f"error: cannot write {target}: File too large\n")
+    assert list((run_folder / "checkpoints").iterdir()) == []
 
 
 def test_a_run_is_not_overwritten(attempt, run_folder: Path):

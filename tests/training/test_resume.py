@@ -33,19 +33,15 @@ SCENARIOS = {
         ],
     ),
     "two-threads": (["training.threads=2"], [["during_step", 6]]),
-    "sft-grpo": (["method=sft-grpo", "training.steps=6"], [["after_row", 3], ["during_step", 2]]),
-    "gad": (
-        ["method=gad", "discriminator.replay_rollouts=12", "training.steps=6"],
-        [["during_step", 7], ["after_row", 1]],
-    ),
+    "sft-grpo": (["method=sft-grpo"], [["after_row", 3]]),
+    "gad": (["method=gad", "discriminator.replay_rollouts=12"], [["after_row", 3]]),
     "constraint": (
         [
             "constraint.target=0.6",
             "data.held_out_demonstrations=4",
             "constraint.prompts_per_step=2",
-            "training.steps=6",
         ],
-        [["after_row", 3], ["during_step", 3]],
+        [["during_step", 6]],
     ),
     "updates-per-rollout": (
         [
@@ -53,7 +49,7 @@ SCENARIOS = {
             "discriminator.credit=completion",
             "objective.kl_coef=0.1",
         ],
-        [["after_row", 3], ["during_checkpoint", 1]],
+        [["during_checkpoint", 2]],
     ),
 }
 
@@ -72,8 +68,8 @@ def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory):
         [sys.executable, str(DRIVER), str(folder / "plan.json")],
         capture_output=True,
         text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        timeout=1200,  # a busy machine is no failure
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"},
     )
     assert done.returncode == 0, done.stderr
     attempts = json.loads(done.stdout)

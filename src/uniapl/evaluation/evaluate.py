@@ -132,9 +132,7 @@ def expert_results(data: EvaluationSet) -> dict[str, Any]:
         if e is not None
     ]
     verdicts = [v for r in rollouts if (v := _verdict(r.prompt, r.completion))]
-    results = _instruction_results(verdicts)
-    results.pop("by_instruction", None)
-    return results | _mean_by_name(
+    return _instruction_results(verdicts) | _mean_by_name(
         [v.breakdown for v in score(rollouts, data.metrics, column_names(data.prompts))]
     )
 

@@ -123,7 +123,7 @@ const Charts = (() => {
     const rows = visible.map((point) => armName(point.arm));
     const shapes = [["base", "--before", "solid"], ["expert", "--expert", "4px,3px"]]
       .filter(([key]) => spec[key] !== null)
-      .map(([key, name, pattern]) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: spec[key], x1: spec[key], layer: "below",
+      .map(([key, name, pattern]) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: spec[key], x1: spec[key], layer: "between",
         line: { width: 1.5, color: ink(name), dash: pattern } }));
     const trace = {
       x: visible.map((point) => point.value), y: rows.map((_, i) => i), mode: "markers", type: "scatter", meta: "main",
@@ -175,7 +175,7 @@ const Charts = (() => {
       rows.forEach((row) => {
         const [from, to] = [spec.base[row], visible[0].strict[row]];
         if (from !== null && to !== null) {
-          shapes.push({ type: "line", x0: from, x1: to, y0: row, y1: row, layer: "below",
+          shapes.push({ type: "line", x0: from, x1: to, y0: row, y1: row, layer: "between",
             line: { width: 4, color: faded(color(visible[0].arm), 0.3) } });
         }
       });

@@ -64,7 +64,9 @@ class EvaluationMetric:
         if measured is None or not measured.stderr:
             return ""
         digits = self._digits(measured.value)
-        return f"± {number_text(self._scaled(measured.stderr), digits)}"
+        text = number_text(self._scaled(measured.stderr), digits)
+        is_small = not any(character in "123456789" for character in text)
+        return f"± <{text[:-1]}1" if is_small else f"± {text}"
 
     def difference(self, before: Measured | None, after: Measured | None) -> dict[str, str]:
         """Return text, error and verdict (`better`, `worse`, empty) of a change."""

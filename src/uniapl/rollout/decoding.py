@@ -45,16 +45,19 @@ def decode(
 
     Args:
         model: in eval mode; its device is where everything happens.
-        prompts: token ids, one entry per completion; equal neighbours or not, an equal prompt
-            is forwarded only once.
+        prompts: token ids, one entry per completion; equal prompts are forwarded only once.
         draws: uniform numbers in (0, 1], [completions, max_tokens]; row i alone decides
             completion i, so neither its neighbours nor their ends change it. Unused if greedy.
         max_tokens: length limit of a completion.
         temperature: 0 is greedy.
         eos_token_ids: the tokens that end a turn.
+
+    Raises:
+        InputError: the model does not use transformers' key/value cache.
+        TrainingError: the log-probs are not finite.
     """
-    # No inference_mode: models with dynamic rope replace buffers inside forward, and an inference
-    # tensor among them would break the next backward.
+    # No inference_mode: some kinds of rope replace buffers inside forward, and an inference tensor
+    # among them would break the next backward.
     rows = _LiveRows.prefill(model, prompts, max_tokens)
     device = model.device
     token_ids = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=device)

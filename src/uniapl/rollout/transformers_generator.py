@@ -180,5 +180,4 @@ def _borrowed(model: PreTrainedModel) -> Iterator[None]:
         if attention not in ("eager", "sdpa"):
             model.set_attn_implementation(attention)
         for module, is_training in modes:
-            # Not `train()`, which would set all of the module's children as well.
             module.training = is_training
