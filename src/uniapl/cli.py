@@ -120,7 +120,10 @@ def _build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="make an HTML page of runs", allow_abbrev=False)
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
     report.add_argument(
-        "--output", metavar="FILE", type=Path, help="default: report/index.html in RUN (of several: here)"
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="default: report/index.html in RUN (of several: here)",
     )
     report.set_defaults(handler=_report)
 

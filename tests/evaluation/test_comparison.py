@@ -13,7 +13,12 @@ def sample(strict: list[bool], tokens: int, **changes: Any) -> dict[str, Any]:
     row = {
         "completion_tokens": tokens,
         "expert_completion_tokens": 10,
+        "logprob_mean": -0.25,
         "expert_logprob_mean": -0.5,
+        "base_logprob_mean": None,
+        "expert_base_logprob_mean": None,
+        "repetition_fraction": 0.0,
+        "expert_bigram_f1": 0.5,
         "finish_reason": "stop",
         "instruction_id_list": ["a"] * len(strict),
         "metrics": {"joint": 1.0},
@@ -35,18 +40,26 @@ def test_outcomes_keep_what_the_metrics_need():
     assert columns["instructions"] == [3, 1]
     assert columns["followed_all_strict"] == [0, 1]
     assert columns["expert_nats"] == [5, 5]
+    assert columns["nats"] == [1, 3]
     assert columns["is_truncated"] == [0, 1]
     assert columns["metrics.joint"] == [1, None]
 
 
 def test_a_prompt_without_expert_or_instructions_lacks_their_columns():
-    row = sample([], 4, expert_completion_tokens=None, expert_logprob_mean=None)
+    absent = dict.fromkeys(
+        ("expert_completion_tokens", "logprob_mean", "expert_logprob_mean", "expert_bigram_f1")
+    )
+    row = sample([], 4, **absent)
     for name in [n for n in row if n.startswith("follow") or n == "instruction_id_list"]:
         del row[name]
     columns = outcomes([row])
-    assert set(columns) == {"completion_tokens", "is_truncated", "metrics.joint"}
+    assert set(columns) == {
+        *("completion_tokens", "is_truncated", "metrics.joint", "repetition_fraction")
+    }
     found = measures(columns, ["joint"])
-    assert set(found) == {"completion_tokens_mean", "truncated_fraction", "joint"}
+    assert set(found) == {
+        *("completion_tokens_mean", "truncated_fraction", "repetition_fraction", "joint")
+    }
 
 
 def record(seed: int, joint: list[float | None], **changes: Any) -> Record:

@@ -13,6 +13,7 @@ import numpy as np
 from uniapl.evaluation.bootstrap import (
     Array,
     Statistic,
+    kolmogorov_smirnov,
     mean,
     ratio,
     wasserstein,
@@ -22,6 +23,12 @@ Columns = dict[str, list[float | None]]
 
 OWN = "metrics."
 """Begins the columns of the user's own metrics, whose names are theirs to choose."""
+LOGPROBS = (
+    "logprob_mean",
+    "expert_logprob_mean",
+    "base_logprob_mean",
+    "expert_base_logprob_mean",
+)
 DIGITS = 6
 """Significant digits that are kept."""
 
@@ -43,6 +50,17 @@ MEASURES: dict[str, Measure] = {
     "completion_tokens_w1": Measure(wasserstein, ("completion_tokens", "expert_completion_tokens")),
     "truncated_fraction": Measure(mean, ("is_truncated",)),
     "expert_nll": Measure(ratio, ("expert_nats", "expert_completion_tokens")),
+    "entropy": Measure(ratio, ("nats", "completion_tokens")),
+    "completion_tokens_ks": Measure(
+        kolmogorov_smirnov, ("completion_tokens", "expert_completion_tokens")
+    ),
+    **{name: Measure(mean, (name,)) for name in LOGPROBS},
+    "logprob_w1": Measure(wasserstein, LOGPROBS[:2]),
+    "logprob_ks": Measure(kolmogorov_smirnov, LOGPROBS[:2]),
+    "base_logprob_w1": Measure(wasserstein, LOGPROBS[2:]),
+    "base_logprob_ks": Measure(kolmogorov_smirnov, LOGPROBS[2:]),
+    "repetition_fraction": Measure(mean, ("repetition_fraction",)),
+    "expert_bigram_f1": Measure(mean, ("expert_bigram_f1",)),
 }
 """The metrics of every evaluation; one of the user's own is the mean of its column."""
 
@@ -67,15 +85,16 @@ def as_array(columns: Sequence[Sequence[float | None]]) -> Array:
 
 
 def _outcome(row: Mapping[str, Any]) -> dict[str, float | None]:
-    expert_tokens = row["expert_completion_tokens"]
     found: dict[str, float | None] = {
         "completion_tokens": row["completion_tokens"],
-        "expert_completion_tokens": expert_tokens,
+        "expert_completion_tokens": row["expert_completion_tokens"],
         "is_truncated": row["finish_reason"] == "length",
+        **{name: row[name] for name in (*LOGPROBS, "repetition_fraction", "expert_bigram_f1")},
         **{OWN + name: value for name, value in row["metrics"].items()},
     }
-    if (logprob := row["expert_logprob_mean"]) is not None:
-        found["expert_nats"] = -logprob * expert_tokens
+    for kind in ("", "expert_"):
+        if (logprob := row[f"{kind}logprob_mean"]) is not None:
+            found[f"{kind}nats"] = -logprob * row[f"{kind}completion_tokens"]
     if "follow_all_strict" in row:
         found["instructions"] = len(row["instruction_id_list"])
         for reading in ("strict", "loose"):
