@@ -151,7 +151,11 @@ def test_the_expert_is_measured_like_a_policy():
     results, rows = evaluate(SCRIPT, EvaluationSet(PROMPTS, experts, [metric]), {}, logprobs)  # fmt: skip
     assert results["expert"]["prompt_level_strict_acc"] == 2 / 3
     assert results["expert"]["words"] == 2
-    assert "by_instruction" not in results["expert"]
+    # the comma of the first is the one instruction of four that is not followed
+    assert results["expert"]["by_instruction"] == {
+        WORDS: {"strict": 1.0, "loose": 1.0, "n": 2},
+        NO_COMMA: {"strict": 1 / 2, "loose": 1 / 2, "n": 2},
+    }
     # lengths 3, 5, 2 against 4, 3, 3; sorted 2 3 5 and 3 3 4: (1 + 0 + 1) / 3
     assert results["completion_tokens_w1"] == pytest.approx(2 / 3)
     assert results["expert_completion_tokens_mean"] == pytest.approx(10 / 3)

@@ -56,8 +56,8 @@ def decode(
         InputError: the model does not use transformers' key/value cache.
         TrainingError: the log-probs are not finite.
     """
-    # No inference_mode: some kinds of rope replace buffers inside forward, and an inference tensor
-    # among them would break the next backward.
+    # No inference_mode: a model may keep what its forward computed (a rope table, say), and
+    # autograd refuses inference tensors in the next training step.
     rows = _LiveRows.prefill(model, prompts, max_tokens)
     device = model.device
     token_ids = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=device)
