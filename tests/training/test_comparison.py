@@ -90,7 +90,7 @@ def test_the_columns_give_every_metric_of_the_results(compared: tuple[Path, dict
             for name, measure in known.items():
                 columns = [as_array([stored["columns"][c]]) for c in measure.columns]
                 (value,) = value_by_seed(columns, measure.statistic)
-                assert value == pytest.approx(results[name], rel=1e-5), name
+                assert value == pytest.approx(results[name], rel=1e-5, abs=1e-5), name
 
 
 def test_each_arm_is_tuned_on_the_validation_prompts(compared: tuple[Path, dict[str, Any]]):

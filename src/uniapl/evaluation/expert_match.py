@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import ks_2samp, wasserstein_distance
+from scipy.stats import wasserstein_distance
 
+from uniapl.evaluation.bootstrap import kolmogorov_smirnov
 from uniapl.types import Demonstration, Rollout
 
 MeanLogprobs = Callable[[Sequence[Demonstration | Rollout]], list[float]]
@@ -110,11 +111,12 @@ def match_results(rows: Sequence[Row], completions: Sequence[str]) -> dict[str, 
 
 
 def distances(name: str, own: Sequence[float], expert: Sequence[float]) -> dict[str, float]:
-    """Return Wasserstein-1 and Kolmogorov-Smirnov distance of two samples."""
-    is_finite = all(map(math.isfinite, (*own, *expert)))
+    """Return Wasserstein-1 and Kolmogorov-Smirnov distance of two samples of one size."""
+    if not all(map(math.isfinite, (*own, *expert))):  # the policy's weights have diverged
+        return {f"{name}_w1": math.nan, f"{name}_ks": math.nan}
     return {
-        f"{name}_w1": float(wasserstein_distance(own, expert)) if is_finite else math.nan,
-        f"{name}_ks": float(ks_2samp(own, expert, method="asymp").statistic),
+        f"{name}_w1": float(wasserstein_distance(own, expert)),
+        f"{name}_ks": float(kolmogorov_smirnov(np.asarray(own), np.asarray(expert))),
     }
 
 
