@@ -158,6 +158,13 @@ def evaluation_metrics(
             for evaluation in run.evaluations:
                 for name, value in metric_values(evaluation.results).items():
                     values.setdefault(name, []).append(value)
+    return described_metrics(values, definitions)
+
+
+def described_metrics(
+    values: Mapping[str, Sequence[float]], definitions: Mapping[str, str]
+) -> list[EvaluationMetric]:
+    """Return the metrics that have values, in the order of `evaluation_metrics`."""
     ordered = [name for name in LABELS if name in values and name.endswith("_acc")]
     ordered += [name for name in values if name not in LABELS]
     ordered += [name for name in LABELS if name in values and not name.endswith("_acc")]
