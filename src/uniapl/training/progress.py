@@ -28,12 +28,17 @@ class _Console(Console):
         self.quiet = True
 
 
+def output_console() -> Console:
+    """Return the console on which a command says what it does."""
+    # no emoji codes: paths may hold words between colons
+    return _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+
+
 class RunProgress:
     """Shows steps as they are done."""
 
     def __init__(self, steps: int, done: int) -> None:
-        # no emoji codes: paths may hold words between colons
-        self.console = _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+        self.console = output_console()
         self.steps = steps
         self.first = done
         self._started = time.monotonic()
