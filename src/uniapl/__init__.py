@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uniapl.config import Config, load_config
-    from uniapl.evaluation import evaluate
+    from uniapl.evaluation import evaluate, evaluate_benchmark
     from uniapl.training import train
     from uniapl.types import (
         Demonstration,
@@ -41,6 +41,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "evaluate",
+    "evaluate_benchmark",
     "load_config",
     "train",
 ]
@@ -48,6 +49,7 @@ __all__ = [
 _HOMES = {
     "Config": "uniapl.config",
     "evaluate": "uniapl.evaluation",
+    "evaluate_benchmark": "uniapl.evaluation",
     "load_config": "uniapl.config",
     "train": "uniapl.training",
 }

@@ -25,6 +25,9 @@ commands:
       --preview                       show what the first step would learn from
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
+  evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
+      --responses FILE                score these; no model is needed
+  prompts SEEDS --output FILE         checkable prompts from seed prompts
   report RUN [RUN ...]                one self-contained HTML page
       --output FILE                   default: report/index.html in RUN
   config show CONFIG [key=value ...]  print the config as a run would use it
@@ -117,6 +120,10 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_comparison(compare)
     compare.set_defaults(handler=_compare)
 
+    _add_evaluate(commands.add_parser("evaluate", help="score a model", allow_abbrev=False))
+
+    _add_prompts(commands.add_parser("prompts", help="make prompts", allow_abbrev=False))
+
     report = commands.add_parser("report", help="make an HTML page of runs", allow_abbrev=False)
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
     report.add_argument(
@@ -176,7 +183,71 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", type=Path, help="default: OUTPUT_DIR-comparison")
 
 
-_COMMANDS = {"train": (), "compare": (), "report": (), "config": ("show", "reference")}
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL|RUN", nargs="?", help="model folder, hub id, or run folder"
+    )
+    parser.add_argument("--benchmark", choices=("ifeval", "ifbench", "custom"), required=True)
+    parser.add_argument("--prompts", metavar="FILE", help="in IFEval's format; or a hub id")
+    parser.add_argument(
+        "--responses", metavar="FILE", help="rows of key or prompt, and response; no model then"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="default: evaluations/BENCHMARK, in the run if it is one"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="leave out prompts that have no response"
+    )
+    parser.add_argument(
+        "--reading",
+        choices=("official", "sound"),
+        help="IFEval's own verdicts, or a reward's; default: official, for custom sound",
+    )
+    # No defaults here: one that is given without a model is an error.
+    parser.add_argument("--temperature", type=float, help="default: 0, greedy")
+    parser.add_argument("--max-tokens", type=int, help="of an answer; default: 1280 or the context")
+    parser.add_argument("--max-rows", type=int, help="answers decoded at once; default: 64")
+    parser.add_argument("--seed", type=int, help="of the sampling; default: 0")
+    parser.add_argument(
+        "--no-thinking",
+        dest="is_thinking",
+        action="store_const",
+        const=False,
+        help="pass enable_thinking=False to the chat template",
+    )
+    parser.set_defaults(handler=_evaluate)
+
+
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("seeds", metavar="SEEDS", help="JSONL, Parquet, .txt, or a hub id")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSONL")
+    parser.add_argument(
+        "--held-out",
+        metavar="FILE",
+        type=Path,
+        help="a tenth of the seeds goes here, in phrasings and types that --output then lacks",
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="benchmark prompts; whatever shares eight words in a row is dropped",
+    )
+    parser.add_argument("--min-instructions", type=int, default=1, help="per prompt; default: 1")
+    parser.add_argument("--max-instructions", type=int, default=5, help="per prompt; default: 5")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.set_defaults(handler=_prompts)
+
+
+_COMMANDS = {
+    "train": (),
+    "compare": (),
+    "evaluate": (),
+    "prompts": (),
+    "report": (),
+    "config": ("show", "reference"),
+}
 
 
 def _check_commands(words: Sequence[str]) -> None:
@@ -235,6 +306,53 @@ def _own_words(options: argparse.Namespace, name: str) -> list[str]:
     overrides = [word for word in words if "=" in word and ":" not in word.partition("=")[0]]
     options.overrides = options.overrides + overrides
     return [word for word in words if word not in overrides]
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from uniapl.evaluation.benchmark import Decoding, evaluate_benchmark
+
+    given = {
+        "temperature": options.temperature,
+        "max_completion_tokens": options.max_tokens,
+        "max_rows": options.max_rows,
+        "seed": options.seed,
+        "is_thinking": options.is_thinking,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    done = evaluate_benchmark(
+        options.benchmark,
+        options.model,
+        prompts=options.prompts,
+        responses=options.responses,
+        output=options.output,
+        is_partial=options.partial,
+        reading=options.reading,
+        decoding=Decoding(**given) if given else None,
+    )
+    if done.num_unknown:
+        print(f"warning: {done.num_unknown} responses answer none of the prompts", file=sys.stderr)
+    print("\n".join(done.lines()))
+
+
+def _prompts(options: argparse.Namespace) -> None:
+    from uniapl.data.seeds import read_seeds, read_texts, write_rows
+    from uniapl.instructions.contamination import Overlaps
+    from uniapl.instructions.making import make_files
+
+    seeds = read_seeds(options.seeds)
+    excluded = Overlaps(text for file in options.exclude for text in read_texts(file))
+    made, held_out = make_files(
+        seeds.prompts,
+        (options.min_instructions, options.max_instructions),
+        seed=options.seed,
+        excluded=excluded,
+        is_held_out=options.held_out is not None,
+    )
+    made.dropped.update(seeds.dropped)
+    for file, part in ((options.output, made), (options.held_out, held_out)):
+        if file is not None:
+            write_rows(file, part.rows)
+            print("\n".join([*part.lines(), f"wrote {file}", ""]))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def load_demonstrations(
 
 def load_prompts(
     source: str | Path,
-    chat: Chat,
+    chat: Chat | None,
     *,
     max_prompt_tokens: int | None = None,
     validate_row: RowCheck | None = None,
@@ -64,6 +64,7 @@ def load_prompts(
     An expert's completion, if a row has one, is kept as text in `columns["completion"]`.
 
     Args:
+        chat: None where no model reads the prompts: they then have no token ids.
         limit: Read only the first so many rows.
     """
     loaded = _load(source, chat, max_prompt_tokens, validate_row, limit=limit)
@@ -80,7 +81,7 @@ def expert_demonstration(prompt: Prompt, chat: Chat) -> Demonstration | None:
 
 def _load(
     source: str | Path,
-    chat: Chat,
+    chat: Chat | None,
     max_prompt_tokens: int | None,
     validate_row: RowCheck | None,
     *,
@@ -131,7 +132,11 @@ class _Example:
     columns: dict[str, Any]
 
 
-def _prompt(example: _Example, chat: Chat) -> Prompt:
+def _prompt(example: _Example, chat: Chat | None) -> Prompt:
+    if chat is None:
+        given = example.prompt
+        turns = ({"role": "user", "content": given},) if isinstance(given, str) else given
+        return Prompt(example.id, turns, (), not isinstance(given, str), example.columns)
     return Prompt(
         id=example.id,
         messages=chat.messages(example.prompt),

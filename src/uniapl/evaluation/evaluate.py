@@ -1,12 +1,13 @@
 """Answer prompts with the policy, check the answers, and write what came out.
 
-Input: a Generator and prompts; output: `results.json` and `samples.jsonl` (docs/run-folder.md).
+Input: prompts, and a Generator or responses that exist already; output: `results.json` and
+`samples.jsonl` (docs/run-folder.md).
 """
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,19 @@ INSTRUCTION_DEFINITIONS = {
 METRIC_TIMEOUT_SECONDS = 3600.0
 """An evaluation is called once with all completions; it may take its time."""
 
-OTHER_RESULTS = ("n", "step", "settings", "expert", "by_instruction")
+OTHER_RESULTS = ("n", "num_missing", "step", "settings", "versions", "expert", "by_instruction")
 """Keys of `results.json` that are no metrics."""
+
+Check = Callable[[Prompt, str | None], Verdict | None]
+"""The verdict on a response to a prompt; None where the prompt has no instructions to check."""
+
+
+def check_soundly(prompt: Prompt, response: str | None) -> Verdict | None:
+    """Check a prompt's instructions as a reward would."""
+    columns = prompt.columns
+    if not columns.get("instruction_id_list"):
+        return None
+    return verify(columns["instruction_id_list"], columns["kwargs"], response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class EvaluationSet:
     experts: Sequence[Demonstration | None]
     """The expert's completion of each prompt, where the data has one."""
     metrics: Sequence[NamedReward] = field(default_factory=tuple)
+    check: Check = check_soundly
 
     def definitions(self) -> dict[str, str]:
         """Return the one-line meaning of every metric that `evaluate` returns."""
@@ -98,7 +111,7 @@ def evaluate(
         TrainingError: A metric failed, or the policy gives a completion no finite log-prob.
     """
     rollouts = generator.sample(data.prompts, 1)
-    verdicts = [_verdict(r.prompt, r.completion) for r in rollouts]
+    verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
     values = score(rollouts, data.metrics, column_names(data.prompts))
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
@@ -120,6 +133,29 @@ def evaluate(
     return results, rows
 
 
+def evaluate_responses(
+    data: EvaluationSet, responses: Sequence[str | None], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Check responses that were written elsewhere; None counts as failed on every instruction.
+
+    Args:
+        data: Prompts and check; experts and metrics play no part.
+        responses: One per prompt.
+        settings: Recorded with the results.
+
+    Returns:
+        As `evaluate`, without what only a policy's own rollouts can tell.
+    """
+    verdicts = [data.check(p, r) for p, r in zip(data.prompts, responses, strict=True)]
+    results = {"n": len(responses), **_instruction_results([v for v in verdicts if v])}
+    results["settings"] = dict(settings)
+    rows = [
+        {**_identity(prompt, response), **_verdict_columns(prompt, verdict)}
+        for prompt, response, verdict in zip(data.prompts, responses, verdicts, strict=True)
+    ]
+    return results, rows
+
+
 def expert_results(data: EvaluationSet) -> dict[str, Any]:
     """Measure the expert's own completions as if a policy had written them."""
     rollouts = [
@@ -127,7 +163,7 @@ def expert_results(data: EvaluationSet) -> dict[str, Any]:
         for e in data.experts
         if e is not None
     ]
-    verdicts = [v for r in rollouts if (v := _verdict(r.prompt, r.completion))]
+    verdicts = [v for r in rollouts if (v := data.check(r.prompt, r.completion))]
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
@@ -152,13 +188,6 @@ def write_evaluation(
         aside = folder / f".{name}"
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, folder / name)
-
-
-def _verdict(prompt: Prompt, completion: str) -> Verdict | None:
-    columns = prompt.columns
-    if not columns.get("instruction_id_list"):
-        return None
-    return verify(columns["instruction_id_list"], columns["kwargs"], completion)
 
 
 def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -196,23 +225,29 @@ def _row(
     metrics: Mapping[str, float | None],
     match: Mapping[str, Any],
 ) -> dict[str, Any]:
-    columns = rollout.prompt.columns
-    row: dict[str, Any] = {
-        "key": columns.get("key", rollout.prompt.id),
-        "prompt": rollout.prompt.text,
-        "response": rollout.completion,
+    return {
+        **_identity(rollout.prompt, rollout.completion),
         "finish_reason": rollout.finish_reason,
         "expert_completion": expert.completion if expert else None,
         **match,
         "metrics": dict(metrics),
+        **_verdict_columns(rollout.prompt, verdict),
     }
-    if verdict is not None:
-        row |= {
-            "instruction_id_list": list(verdict.instruction_ids),
-            "kwargs": columns["kwargs"],
-            "follow_instruction_list_strict": list(verdict.strict),
-            "follow_instruction_list_loose": list(verdict.loose),
-            "follow_all_strict": verdict.all_strict,
-            "follow_all_loose": verdict.all_loose,
-        }
-    return row
+
+
+def _identity(prompt: Prompt, response: str | None) -> dict[str, Any]:
+    key = prompt.columns.get("key", prompt.id)
+    return {"key": key, "prompt": prompt.text, "response": response}
+
+
+def _verdict_columns(prompt: Prompt, verdict: Verdict | None) -> dict[str, Any]:
+    if verdict is None:
+        return {}
+    return {
+        "instruction_id_list": list(verdict.instruction_ids),
+        "kwargs": prompt.columns["kwargs"],
+        "follow_instruction_list_strict": list(verdict.strict),
+        "follow_instruction_list_loose": list(verdict.loose),
+        "follow_all_strict": verdict.all_strict,
+        "follow_all_loose": verdict.all_loose,
+    }

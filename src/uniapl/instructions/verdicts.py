@@ -49,15 +49,18 @@ class Summary(TypedDict):
     """IFEval's numbers under lm-evaluation-harness' names, all as fractions.
 
     The standard errors are those of a mean over prompts (sample deviation over the root of the
-    number of prompts); None with a single prompt.
+    number of prompts), at the instruction level of a ratio of two such means, as instructions of one
+    prompt are followed or missed together; None with a single prompt.
     """
 
     prompt_level_strict_acc: float
     prompt_level_strict_acc_stderr: float | None
     inst_level_strict_acc: float
+    inst_level_strict_acc_stderr: float | None
     prompt_level_loose_acc: float
     prompt_level_loose_acc_stderr: float | None
     inst_level_loose_acc: float
+    inst_level_loose_acc_stderr: float | None
     num_prompts: int
     num_instructions: int
     instructions: dict[str, InstructionAccuracy]
@@ -165,9 +168,11 @@ def aggregate(verdicts: Iterable[Verdict]) -> Summary:
         "prompt_level_strict_acc": _mean(all_strict),
         "prompt_level_strict_acc_stderr": _standard_error(all_strict),
         "inst_level_strict_acc": _mean([pair[0] for pair in all_pairs]),
+        "inst_level_strict_acc_stderr": _clustered_error([v.strict for v in verdicts]),
         "prompt_level_loose_acc": _mean(all_loose),
         "prompt_level_loose_acc_stderr": _standard_error(all_loose),
         "inst_level_loose_acc": _mean([pair[1] for pair in all_pairs]),
+        "inst_level_loose_acc_stderr": _clustered_error([v.loose for v in verdicts]),
         "num_prompts": len(verdicts),
         "num_instructions": len(all_pairs),
         "instructions": {
@@ -220,3 +225,13 @@ def _standard_error(passed: Sequence[bool]) -> float | None:
         return None
     mean = _mean(passed)
     return math.sqrt(mean * (1 - mean) / (len(passed) - 1))
+
+
+def _clustered_error(prompts: Sequence[Sequence[bool]]) -> float | None:
+    """Return the standard error of the mean over all instructions, with prompts drawn at random."""
+    if len(prompts) < 2:
+        return None
+    total = sum(map(len, prompts))
+    mean = sum(map(sum, prompts)) / total
+    squares = sum((sum(passed) - mean * len(passed)) ** 2 for passed in prompts)
+    return math.sqrt(squares * len(prompts) / (len(prompts) - 1)) / total

