@@ -58,6 +58,10 @@ def config(tmp_path: Path) -> Path:
             ["train", "x.yaml", "--lr=1"],
             "unknown option --lr=1; options of a config are written optimizer.learning_rate=VALUE",
         ),
+        (
+            ["compare", "miniature"],
+            "the following arguments are required: --methods; see `uniapl compare --help`",
+        ),
         (["train", "no-such.yaml"], "no-such.yaml: no such file"),
         (
             ["train", "miniature", "seed=x"],
@@ -93,7 +97,7 @@ def test_help_is_one_screen_and_names_every_command():
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) <= 24
     assert max(map(len, done.stdout.splitlines())) <= 80
-    for command in ("train", "report", "config show", "config reference"):
+    for command in ("train", "compare", "report", "config show", "config reference"):
         assert f"\n  {command}" in done.stdout
     assert uniapl("train", "--help").stdout.startswith("usage: uniapl train")
 
@@ -205,6 +209,31 @@ def test_train_receives_config_overrides_and_preview(config: Path, monkeypatch: 
     assert calls == [
         (load_config(config, ["seed=1", "method=mix"]), frozenset({"seed", "method"}), True),
         (load_config(config), frozenset(), False),
+    ]
+
+
+def test_compare_receives_plan_folder_and_jobs(config: Path, monkeypatch: pytest.MonkeyPatch):
+    """Overrides reach the config wherever they stand, even after options that take many words."""
+    import uniapl.training
+    from uniapl.config import load_config
+    from uniapl.training import read_plan
+
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(uniapl.training, "compare", lambda *words: calls.append(words))
+    options = ["--methods", "sft,mix", "--seeds", "0,1", "mix:0,1,2", "training.steps=9"]
+    grid = ["--grid", "sft:optimizer.beta1=0,0.9", "mix:optimizer.beta1=0,0.9", "model.path=x"]
+    assert cli.main(["compare", str(config), *options, *grid, "--jobs", "2"]) == 0
+    assert cli.main(["compare", str(config), *options, "--output", "o", "--baseline", "mix"]) == 0
+    plan = read_plan("sft,mix", ["0,1", "mix:0,1,2"], grid[1:3])
+    other = read_plan("sft,mix", ["0,1", "mix:0,1,2"], baseline="mix")
+    assert calls == [
+        (
+            load_config(config, ["training.steps=9", "model.path=x"]),
+            plan,
+            Path("runs/test-comparison"),
+            2,
+        ),
+        (load_config(config, ["training.steps=9"]), other, Path("o"), 1),
     ]
 
 

@@ -23,6 +23,8 @@ demonstrations and preferences in one stage.
 commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview                       show what the first step would learn from
+  compare CONFIG --methods A,B        train on one budget; table with intervals
+      --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
       --responses FILE                score these; no model is needed
   prompts SEEDS --output FILE         checkable prompts from seed prompts
@@ -113,6 +115,11 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(handler=_train)
 
+    compare = commands.add_parser("compare", help="compare methods", allow_abbrev=False)
+    _add_config(compare)
+    _add_comparison(compare)
+    compare.set_defaults(handler=_compare)
+
     _add_evaluate(commands.add_parser("evaluate", help="score a model", allow_abbrev=False))
 
     _add_prompts(commands.add_parser("prompts", help="make prompts", allow_abbrev=False))
@@ -146,6 +153,34 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="option to change, such as seed=1",
     )
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--methods",
+        metavar="ARM,ARM",
+        required=True,
+        help="methods, or name=method for several arms of one method",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="0,1,2",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="seeds of all arms; ARM:0,1,2,3,4 are those of one arm",
+    )
+    parser.add_argument(
+        "--grid",
+        metavar="ARM:key=v1,v2",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings to choose from on the validation prompts; one value is a setting of the arm",
+    )
+    parser.add_argument("--baseline", metavar="ARM", help="default: the first arm")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="default: OUTPUT_DIR-comparison")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +247,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS = {
     "train": (),
+    "compare": (),
     "evaluate": (),
     "prompts": (),
     "report": (),
@@ -255,6 +291,26 @@ def _train(options: argparse.Namespace) -> None:
     from uniapl.training import train  # after the config: a typo is reported before torch loads
 
     train(config, overridden=overridden_keys(options.overrides), preview=options.preview)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from uniapl.config import load_config
+
+    seeds, grids = _own_words(options, "seeds"), _own_words(options, "grid")
+    config = load_config(options.config, options.overrides)
+    from uniapl.training import compare, read_plan
+
+    plan = read_plan(options.methods, seeds, grids, options.baseline)
+    folder = options.output or Path(f"{config.output_dir}-comparison")
+    compare(config, plan, folder, options.jobs)
+
+
+def _own_words(options: argparse.Namespace, name: str) -> list[str]:
+    """Take the overrides out of an option that swallows every word after it."""
+    words: list[str] = getattr(options, name)
+    overrides = [word for word in words if "=" in word and ":" not in word.partition("=")[0]]
+    options.overrides = options.overrides + overrides
+    return [word for word in words if word not in overrides]
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import wasserstein_distance
 
 from uniapl.evaluation import EvaluationSet, evaluate, load_metrics, write_evaluation
-from uniapl.evaluation.expert_match import length_match
 from uniapl.rewards import build_reward
 from uniapl.types import Demonstration, InputError, Prompt, Rollout, TrainingError
 
@@ -101,10 +99,14 @@ def test_instructions_are_counted_by_prompt_and_by_instruction():
         "response": "one word only",
         "finish_reason": "stop",
         "completion_tokens": 4,
-        "logprob_mean": -0.5,
+        "logprob_mean": None,
+        "base_logprob_mean": None,
+        "repetition_fraction": 0.0,
         "expert_completion": None,
         "expert_completion_tokens": None,
         "expert_logprob_mean": None,
+        "expert_base_logprob_mean": None,
+        "expert_bigram_f1": None,
         "metrics": {},
         "instruction_id_list": [NO_COMMA, WORDS],
         "kwargs": [{}, {"relation": "at least", "num_words": 3}],
@@ -139,9 +141,9 @@ def test_the_expert_is_measured_like_a_policy():
         demonstration(PROMPTS[3], "the sea", 3),
     ]
 
-    def logprobs(asked: Sequence[Demonstration]) -> list[float]:
-        assert [e.prompt.id for e in asked] == ["0", "1", "3"]
-        return [-1.0, -2.0, -3.0]
+    def logprobs(asked: Sequence[Demonstration | Rollout]) -> list[float]:
+        assert [e.prompt.id for e in asked] == ["0", "1", "3", "0", "1", "2", "3"]
+        return [-1.0, -2.0, -3.0, -0.1, -0.2, -0.3, -0.4]
 
     metric = build_reward(
         lambda completions, **_: [len(c.split()) for c in completions], name="words"
@@ -161,6 +163,7 @@ def test_the_expert_is_measured_like_a_policy():
     # per token: (1·4 + 2·3 + 3·3) / 10
     assert results["expert_nll"] == pytest.approx(1.9)
     assert [row["expert_logprob_mean"] for row in rows] == [-1.0, -2.0, None, -3.0]
+    assert [row["logprob_mean"] for row in rows] == [-0.1, -0.2, -0.3, -0.4]
     assert [row["expert_completion_tokens"] for row in rows] == [4, 3, None, 3]
 
 
@@ -182,34 +185,17 @@ def test_metrics_of_ones_own_have_mean_and_error():
 
 def test_a_diverged_policy_is_no_result():
     data = EvaluationSet(PROMPTS[:1], [demonstration(PROMPTS[0], "a", 1)])
-    with pytest.raises(TrainingError, match="expert_nll is not finite"):
-        evaluate(Scripted(("a", 1)), data, {}, lambda _: [math.nan])
+    with pytest.raises(TrainingError, match="not finite: the policy's weights"):
+        evaluate(Scripted(("a", 1)), data, {}, lambda asked: [math.nan] * len(asked))
 
 
 def test_every_result_has_a_meaning():
     experts = [demonstration(p, "a b c", 3) for p in PROMPTS]
     data = EvaluationSet(PROMPTS, experts)
-    results, _ = evaluate(SCRIPT, data, {}, lambda asked: [-1.0] * len(asked))
+    one = lambda asked: [-1.0] * len(asked)  # noqa: E731
+    results, _ = evaluate(SCRIPT, data, {}, one, one)
     measured = {k for k, v in results.items() if isinstance(v, float) and "stderr" not in k}
     assert measured == data.definitions().keys()
-
-
-@pytest.mark.parametrize(
-    ("own", "expert", "distance"),
-    [
-        ([3, 3], [3, 3], 0.0),
-        ([1, 3], [3, 1], 0.0),  # distributions, not pairs
-        ([2, 4], [5, 7], 3.0),
-        ([0], [0, 10], 5.0),
-        ([1, 2, 3], [2, 2, 2], 2 / 3),
-    ],
-)
-def test_length_distance_by_hand(own: list[int], expert: list[int], distance: float):
-    match = length_match(own, expert)
-    assert match["completion_tokens_w1"] == pytest.approx(distance)
-    assert match["completion_tokens_w1"] == pytest.approx(wasserstein_distance(own, expert))
-    assert match["completion_tokens_mean"] == sum(own) / len(own)
-    assert match["expert_completion_tokens_mean"] == sum(expert) / len(expert)
 
 
 def test_results_are_files_without_nan(tmp_path: Path):

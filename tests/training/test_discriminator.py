@@ -23,6 +23,7 @@ from exact import (
 from torch import Tensor
 
 from uniapl.models.scalar_model import ScalarModel
+from uniapl.objective.reductions import group_correlation
 from uniapl.training.discriminator import Discriminator
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.training.update import PolicyUpdate, StepWeights, no_gradient_logprobs, weigh_tokens
@@ -183,8 +184,7 @@ def test_ratios_are_those_of_the_rollouts_in_order() -> None:
     )
     small = discriminator("likelihood", credit_clamp=0.25)
     credit = small.credit(batch, small.judge(batch, learn=False))
-    assert credit.min() == -0.25
-    assert credit.max() == 0.25
+    assert (credit.min(), credit.max()) == (-0.25, 0.25)
 
 
 def test_likelihood_credit_per_completion_is_centred_in_nats_without_std() -> None:
@@ -265,11 +265,14 @@ def test_health_by_hand() -> None:
     lengths = torch.tensor([len(r.token_ids) for r in batch.rollouts], dtype=torch.float64)
     rows = []
     for row, own in zip(logits, lengths.view(-1, 3), strict=True):
-        counted = slice(2) if row is logits[0] or not rows else slice(3)
+        counted = slice(3 if rows else 2)  # the first group's last one is cut off
         rows.append((row[counted] - row[counted].mean(), own[counted] - own[counted].mean()))
     first, second = (torch.cat(column) for column in zip(*rows, strict=True))
     correlation = (first @ second) / (first.norm() * second.norm())
     assert_close(health["discriminator/length_correlation"], correlation)
+    earned, is_known = batch.reward_table(CPU)
+    correlation = group_correlation(logits, earned, is_known & batch.is_counted(CPU))
+    assert_close(health["discriminator/reward_correlation"], correlation)
 
 
 def test_a_masked_rollout_is_in_no_pair() -> None:
@@ -340,8 +343,7 @@ def test_policy_and_discriminator_do_not_move_each_other(form: str) -> None:
 
     start = states()
     verdicts = made.judge(batch, learn=True)
-    assert is_same(states()[0], start[0])
-    assert is_same(states()[1], start[1])
+    assert all(map(is_same, states(), start))
     assert all(p.grad is None for p in policy.parameters())
     waiting = [None if p.grad is None else p.grad.clone() for p in made.parameters]
 

@@ -207,6 +207,11 @@ def test_all_contradictions_are_reported_at_once() -> None:
             {"data": {"prompts_per_step": 9, "demonstrations_per_step": 8}},
             "data.prompts_per_step 9 must not exceed data.demonstrations_per_step 8",
         ),
+        (
+            "gad",
+            {"constraint": {"target": 0.6}, "data": {"held_out_demonstrations": 8}},
+            "fixes λ to 1: remove constraint.target",
+        ),
     ],
 )
 def test_what_a_method_needs(method: str, sections: dict[str, Any], line: str) -> None:

@@ -1,6 +1,7 @@
 """Every option of a run: the schema, loading a YAML file with overrides, and the generated reference."""
 
 from uniapl.config.loading import (
+    dump_chosen,
     dump_config,
     load_config,
     overridden_keys,
@@ -13,6 +14,7 @@ from uniapl.config.schema import Config
 __all__ = [
     "Config",
     "config_reference",
+    "dump_chosen",
     "dump_config",
     "load_config",
     "overridden_keys",

@@ -97,6 +97,7 @@ def _paths(config: "Config") -> Iterator[str]:
         "data.demonstrations": config.data.demonstrations,
         "data.prompts": config.data.prompts,
         "evaluation.prompts": config.evaluation.prompts,
+        "evaluation.validation_prompts": config.evaluation.validation_prompts,
         "training.resume": config.training.resume,
     }
     for key, value in paths.items():

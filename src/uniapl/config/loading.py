@@ -25,6 +25,7 @@ _PATH_KEYS = (
     "data.prompts",
     "training.resume",
     "evaluation.prompts",
+    "evaluation.validation_prompts",
 )
 """Keys whose value may be a local file or folder."""
 
@@ -115,6 +116,15 @@ def dump_config(config: Config) -> str:
             section = section[int(parent) if parent.isdigit() else parent]
         del section[name]
     return dump_yaml(data)
+
+
+def dump_chosen(config: Config) -> str:
+    """Return YAML of the keys that file and overrides set, no defaults.
+
+    Other methods may be asked of it: a default that was written out would read as a choice that this
+    or that method refuses.
+    """
+    return dump_yaml(config.model_dump(mode="json", exclude_unset=True))
 
 
 def _find(path: str | Path) -> Path:

@@ -219,6 +219,8 @@ class EvaluationConfig(Section):
 
     prompts: str | None = None
     """Prompts to answer, in IFEval's format; a `completion` column is the expert's, for the match to it."""
+    validation_prompts: str | None = None
+    """Prompts in the same format on which `uniapl compare` chooses settings, so that `prompts` choose nothing."""
     metrics: tuple[FunctionPath, ...] = ()
     """Further metrics, `module:function` with a reward's signature; their first docstring line explains them."""
     limit: PositiveInt | None = None

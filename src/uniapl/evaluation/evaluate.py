@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
-from uniapl.evaluation.expert_match import length_match
+from uniapl.evaluation.expert_match import (
+    MeanLogprobs,
+    diversity,
+    match_results,
+    match_rows,
+    repetition_fraction,
+    words,
+)
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
 from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError
@@ -26,6 +33,9 @@ INSTRUCTION_DEFINITIONS = {
     "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
 }
 
+MATCH_HEADLINE = ("completion_tokens_w1", "expert_nll")
+"""The two of the match to the expert that say most."""
+
 METRIC_TIMEOUT_SECONDS = 3600.0
 """An evaluation is called once with all completions; it may take its time."""
 
@@ -34,9 +44,6 @@ OTHER_RESULTS = ("n", "num_missing", "step", "settings", "versions", "expert", "
 
 Check = Callable[[Prompt, str | None], Verdict | None]
 """The verdict on a response to a prompt; None where the prompt has no instructions to check."""
-
-ExpertLogprobs = Callable[[Sequence[Demonstration]], list[float]]
-"""Mean log-prob per token of each demonstration under the policy, nats."""
 
 
 def check_soundly(prompt: Prompt, response: str | None) -> Verdict | None:
@@ -65,6 +72,11 @@ class EvaluationSet:
         }
         return {**INSTRUCTION_DEFINITIONS, **MATCH_DEFINITIONS, **own}
 
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that fit a terminal; the report shows all."""
+        return (*INSTRUCTION_DEFINITIONS, *(m.name for m in self.metrics), *MATCH_HEADLINE)
+
 
 def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
     """Return metrics from `module:function` paths; they have a reward's signature.
@@ -88,7 +100,8 @@ def evaluate(
     generator: Generator,
     data: EvaluationSet,
     settings: Mapping[str, Any],
-    expert_logprobs: ExpertLogprobs | None = None,
+    policy_logprobs: MeanLogprobs | None = None,
+    base_logprobs: MeanLogprobs | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Sample one completion per prompt and measure it.
 
@@ -96,13 +109,14 @@ def evaluate(
         generator: With the settings of the evaluation.
         data: Prompts, experts, metrics.
         settings: Recorded with the results.
-        expert_logprobs: For `expert_nll`.
+        policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
+        base_logprobs: Of the model before training.
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
 
     Raises:
-        TrainingError: A metric failed, or the policy gives the expert's completions no finite log-prob.
+        TrainingError: A metric failed, or the policy gives a completion no finite log-prob.
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
@@ -111,28 +125,18 @@ def evaluate(
     results |= _instruction_results([v for v in verdicts if v])
     results |= _mean_by_name([v.breakdown for v in values])
     results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
-    known = [(r, e) for r, e in zip(rollouts, data.experts, strict=True) if e is not None]
-    if known:
-        results |= length_match(
-            [len(r.token_ids) for r, _ in known], [len(e.token_ids) for _, e in known]
+    match = match_rows(rollouts, data.experts, policy_logprobs, base_logprobs)
+    results |= match_results(match, [r.completion for r in rollouts])
+    if not all(math.isfinite(results.get(name, 0.0)) for name in ("expert_nll", "entropy")):
+        raise TrainingError(
+            "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
+    if any(e is not None for e in data.experts):
         results["expert"] = expert_results(data)
-    # of all prompts: the match may know the experts of some only, so this comes after it
-    results["completion_tokens_mean"] = sum(len(r.token_ids) for r in rollouts) / len(rollouts)
-    logprobs: dict[str, float] = {}
-    if known and expert_logprobs is not None:
-        experts = [e for _, e in known]
-        means = expert_logprobs(experts)
-        logprobs = {e.prompt.id: m for e, m in zip(experts, means, strict=True)}
-        tokens = [len(e.token_ids) for e in experts]
-        total = sum(m * n for m, n in zip(means, tokens, strict=True))
-        if not math.isfinite(total):
-            raise TrainingError("expert_nll is not finite: the policy's weights have diverged")
-        results["expert_nll"] = -total / sum(tokens)
     results["settings"] = dict(settings)
     rows = [
-        _row(r, v, e, m.breakdown, logprobs)
-        for r, v, e, m in zip(rollouts, verdicts, data.experts, values, strict=True)
+        _row(r, v, e, m.breakdown, near)
+        for r, v, e, m, near in zip(rollouts, verdicts, data.experts, values, match, strict=True)
     ]
     return results, rows
 
@@ -168,9 +172,15 @@ def expert_results(data: EvaluationSet) -> dict[str, Any]:
         if e is not None
     ]
     verdicts = [v for r in rollouts if (v := data.check(r.prompt, r.completion))]
-    return _instruction_results(verdicts) | _mean_by_name(
-        [v.breakdown for v in score(rollouts, data.metrics, column_names(data.prompts))]
-    )
+    texts = [words(r.completion) for r in rollouts]
+    return {
+        **_instruction_results(verdicts),
+        **_mean_by_name(
+            [v.breakdown for v in score(rollouts, data.metrics, column_names(data.prompts))]
+        ),
+        "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
+        **diversity([r.completion for r in rollouts]),
+    }
 
 
 def write_evaluation(
@@ -221,16 +231,13 @@ def _row(
     verdict: Verdict | None,
     expert: Demonstration | None,
     metrics: Mapping[str, float | None],
-    expert_logprobs: Mapping[str, float],
+    match: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         **_identity(rollout.prompt, rollout.completion),
         "finish_reason": rollout.finish_reason,
-        "completion_tokens": len(rollout.token_ids),
-        "logprob_mean": sum(rollout.sampling_logprobs) / len(rollout.token_ids),
         "expert_completion": expert.completion if expert else None,
-        "expert_completion_tokens": len(expert.token_ids) if expert else None,
-        "expert_logprob_mean": expert_logprobs.get(rollout.prompt.id),
+        **match,
         "metrics": dict(metrics),
         **_verdict_columns(rollout.prompt, verdict),
     }

@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from uniapl.report.arms import Arm, curve, group_arms, metric_names
+from uniapl.report.comparison import comparison_table, read_comparison, runs_of
 from uniapl.report.distributions import (
     accuracy_by_instruction,
     length_distributions,
@@ -63,7 +64,8 @@ def build_report(runs: Sequence[Path], output: Path | None = None) -> Path:
     Runs that differ only in their seed are drawn as one line with a band.
 
     Args:
-        runs: Run folders, finished or still being written.
+        runs: Run folders, finished or still being written; the folder of a comparison stands for its
+            runs, and its table is shown if it is alone.
         output: The file, or a folder that receives `index.html`. Default: `report/index.html` in
             the run's folder, or in the current one if there are several runs.
 
@@ -72,16 +74,22 @@ def build_report(runs: Sequence[Path], output: Path | None = None) -> Path:
     """
     if not runs:
         raise InputError("no run given; name at least one run folder")
-    folders = list(dict.fromkeys(Path(run) for run in runs))
+    given = list(dict.fromkeys(Path(run) for run in runs))
+    comparisons = {folder: found for folder in given if (found := read_comparison(folder))}
+    folders: list[Path] = []
+    for folder in given:
+        compared = comparisons.get(folder)
+        folders += runs_of(folder, compared) if compared else [folder]
+    comparison = next(iter(comparisons.values())) if len(given) == len(comparisons) == 1 else None
     per_run = max(1, min(MAX_PER_SET, MAX_IN_ALL // len(folders)))
     read = [read_run(folder, max_rollouts=per_run) for folder in folders]
-    target = _target(folders, output)
-    _write(target, render(read))
+    target = _target(given, output)
+    _write(target, render(read, comparison))
     return target
 
 
-def render(runs: Sequence[Run]) -> str:
-    """Return the page's HTML."""
+def render(runs: Sequence[Run], comparison: Mapping[str, Any] | None = None) -> str:
+    """Return the page's HTML; `comparison` is what `comparison.json` of the runs holds."""
     arms = group_arms(runs)
     definitions = {name: text for run in runs for name, text in run.definitions.items()}
     metrics = evaluation_metrics(arms, definitions)
@@ -104,6 +112,7 @@ def render(runs: Sequence[Run]) -> str:
         notices=notices(arms),
         tiles=tiles(arms, metrics, headline_metric(arms, metrics)),
         table=results_table(arms, metrics),
+        comparison=comparison_table(comparison) if comparison else None,
         arms=arms,
         has_seeds=any(len(arm.runs) > 1 for arm in arms),
         charts=charts,

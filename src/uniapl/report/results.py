@@ -24,14 +24,53 @@ LABELS = {
     "completion_tokens_w1": "Length distance to the expert",
     "expert_nll": "Surprise at the expert",
     "truncated_fraction": "Cut off by the token limit",
+    "completion_tokens_ks": "Length distance to the expert, KS",
+    "logprob_mean": "Log-prob of own completions",
+    "expert_logprob_mean": "Log-prob of the expert's completions",
+    "logprob_w1": "Log-prob distance to the expert",
+    "logprob_ks": "Log-prob distance to the expert, KS",
+    "base_logprob_mean": "Log-prob of own completions before training",
+    "expert_base_logprob_mean": "Log-prob of the expert's before training",
+    "base_logprob_w1": "Distance in the base's log-prob",
+    "base_logprob_ks": "Distance in the base's log-prob, KS",
+    "entropy": "Entropy, estimated",
+    "repetition_fraction": "Repeated 3-grams",
+    "distinct_1": "Distinct words",
+    "distinct_2": "Distinct word pairs",
+    "expert_bigram_f1": "Word pairs shared with the expert",
 }
 UNITS = {
     "completion_tokens_mean": "tokens",
     "completion_tokens_w1": "tokens",
     "expert_nll": "nats",
+    "logprob_mean": "nats",
+    "expert_logprob_mean": "nats",
+    "logprob_w1": "nats",
+    "base_logprob_mean": "nats",
+    "expert_base_logprob_mean": "nats",
+    "base_logprob_w1": "nats",
+    "entropy": "nats",
 }
-LOWER_IS_BETTER = ("completion_tokens_w1", "expert_nll", "truncated_fraction")
-NEITHER_IS_BETTER = ("completion_tokens_mean",)
+LOWER_IS_BETTER = (
+    "completion_tokens_w1",
+    "completion_tokens_ks",
+    "expert_nll",
+    "truncated_fraction",
+    "logprob_w1",
+    "logprob_ks",
+    "base_logprob_w1",
+    "base_logprob_ks",
+)
+NEITHER_IS_BETTER = (
+    "completion_tokens_mean",
+    "logprob_mean",
+    "base_logprob_mean",
+    "expert_base_logprob_mean",
+    "entropy",
+    "repetition_fraction",
+    "distinct_1",
+    "distinct_2",
+)
 NOT_METRICS = ("n", "step", "expert_completion_tokens_mean")
 
 
@@ -119,6 +158,13 @@ def evaluation_metrics(
             for evaluation in run.evaluations:
                 for name, value in metric_values(evaluation.results).items():
                     values.setdefault(name, []).append(value)
+    return described_metrics(values, definitions)
+
+
+def described_metrics(
+    values: Mapping[str, Sequence[float]], definitions: Mapping[str, str]
+) -> list[EvaluationMetric]:
+    """Return the metrics that have values, in the order of `evaluation_metrics`."""
     ordered = [name for name in LABELS if name in values and name.endswith("_acc")]
     ordered += [name for name in values if name not in LABELS]
     ordered += [name for name in LABELS if name in values and not name.endswith("_acc")]

@@ -133,10 +133,9 @@ def _missing(config: Config, row: Method) -> list[str]:
             problems.append(
                 "constraint.target moves λ: objective.adversarial_weight must be a number"
             )
-        if (
-            row.adversarial == 1
-            or data.held_out_demonstrations < config.constraint.prompts_per_step
-        ):
+        if row.adversarial == 1:
+            problems.append("fixes λ to 1: remove constraint.target, which would move it")
+        elif data.held_out_demonstrations < config.constraint.prompts_per_step:
             problems.append(
                 "constraint.target needs data.held_out_demonstrations of at least "
                 f"constraint.prompts_per_step ({config.constraint.prompts_per_step})"

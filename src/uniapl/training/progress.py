@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,12 +28,17 @@ class _Console(Console):
         self.quiet = True
 
 
+def output_console() -> Console:
+    """Return the console on which a command says what it does."""
+    # no emoji codes: paths may hold words between colons
+    return _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+
+
 class RunProgress:
     """Shows steps as they are done."""
 
     def __init__(self, steps: int, done: int) -> None:
-        # no emoji codes: paths may hold words between colons
-        self.console = _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+        self.console = output_console()
         self.steps = steps
         self.first = done
         self._started = time.monotonic()
@@ -87,15 +92,9 @@ class RunProgress:
         self.say(f"step {step}/{self.steps}  {_clock(left)} left  {numbers}")
 
 
-def results_table(
-    columns: Mapping[str, Mapping[str, Any]], definitions: Mapping[str, str]
-) -> Table | None:
-    """Return metrics as rows and evaluations as columns; None without evaluations."""
-    names = [
-        name
-        for name in definitions
-        if any(isinstance(r.get(name), float) for r in columns.values())
-    ]
+def results_table(columns: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> Table | None:
+    """Return metrics as rows and evaluations as columns; None where no evaluation has any."""
+    names = [n for n in metrics if any(isinstance(r.get(n), float) for r in columns.values())]
     if not names:
         return None
     table = Table(box=None, pad_edge=False)

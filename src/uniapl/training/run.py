@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from uniapl.config.schema import Config
 from uniapl.data.chat import preview as preview_text
 from uniapl.evaluation import evaluate, write_evaluation
+from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
 from uniapl.rewards import build_rewards
 from uniapl.rollout import TransformersGenerator
@@ -31,7 +33,7 @@ from uniapl.training.progress import RunProgress, results_table
 from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.run_folder import RunFolder, open_run_folder
 from uniapl.training.setup import build_trainer, load_data, load_policy
-from uniapl.types import Demonstration
+from uniapl.types import Demonstration, Rollout
 
 PREVIEWED = 2
 """Examples of each kind that `--preview` shows."""
@@ -195,7 +197,13 @@ class _Run:
         )
         settings = {"temperature": temperature, "max_completion_tokens": limit}
         with self.policy.autocast():
-            results, rows = evaluate(generator, data, settings, self._expert_logprobs)
+            results, rows = evaluate(
+                generator,
+                data,
+                settings,
+                partial(self._mean_logprobs, self.policy),
+                partial(self._mean_logprobs, self._base()),
+            )
         results["step"] = step
         write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
         value = results.get(config.best_metric)
@@ -206,14 +214,28 @@ class _Run:
         self.best = {"step": step, "metric": config.best_metric, "value": value}
         return True
 
-    def _expert_logprobs(self, experts: Sequence[Demonstration]) -> list[float]:
-        sequences = [sequence_of(e) for e in experts]
+    def _base(self) -> LanguageModel:
+        """Return the model before training; where no reference holds it, it is loaded for the occasion.
+
+        A copy that waits in memory all the time would cost as much as the policy.
+        """
+        if self.trainer.step == 0:
+            return self.policy
+        if self.trainer.players.reference:
+            return self.trainer.players.reference
+        base, _ = load_policy(self.config)
+        return base
+
+    def _mean_logprobs(
+        self, model: LanguageModel, samples: Sequence[Demonstration | Rollout]
+    ) -> list[float]:
+        """Return the mean log-prob per token of each completion, nats, at temperature 1."""
+        sequences = [sequence_of(s) for s in samples]
         offsets = completion_offsets(sequences)
         packed = [
-            p.to(self.policy.device)
-            for p in pack(sequences, self.config.training.micro_batch_tokens)
+            p.to(model.device) for p in pack(sequences, self.config.training.micro_batch_tokens)
         ]
-        flat = self.policy.flat_logprobs(packed, offsets[-1])
+        flat = model.flat_logprobs(packed, offsets[-1])
         return [flat[a:b].mean().item() for a, b in pairwise(offsets)]
 
     def _log_rollouts(self) -> None:
@@ -239,7 +261,7 @@ class _Run:
                 columns[title] = json.loads(file.read_text())
         if columns and self.data.evaluation:
             columns["expert"] = next(iter(columns.values())).get("expert", {})
-            table = results_table(columns, self.data.evaluation.definitions())
+            table = results_table(columns, self.data.evaluation.headline)
             if table is not None:
                 progress.console.print(table)
         progress.say(f"policy: {self.folder.path / POLICY}")

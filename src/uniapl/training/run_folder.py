@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -185,15 +186,19 @@ def _check_settings(key: str, run: Path, config: Config) -> None:
     saved = load_config(run / "config.yaml")
     # what the method derives from the number of steps is no setting
     training = saved.training.model_copy(update={"steps": config.training.steps})
-    old = _flat(resolve(saved.model_copy(update={"training": training})).model_dump(mode="json"))
-    new = _flat(resolved(config).model_dump(mode="json"))
-    changed = [
+    old = resolve(saved.model_copy(update={"training": training}))
+    if changed := changed_settings(old, resolved(config), MAY_CHANGE):
+        raise InputError(f"{key}: {run} holds a run with other settings: {'; '.join(changed)}")
+
+
+def changed_settings(saved: Config, config: Config, may_change: Set[str]) -> list[str]:
+    """Return `key was …, is …` for every other key in which two configs differ."""
+    old, new = (_flat(c.model_dump(mode="json")) for c in (saved, config))
+    return [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in MAY_CHANGE
+        if old.get(name) != new.get(name) and name not in may_change
     ]
-    if changed:
-        raise InputError(f"{key}: {run} holds a run with other settings: {'; '.join(changed)}")
 
 
 def _checkpoint(path: Path, config: Config) -> Path | None:
