@@ -25,7 +25,7 @@ from uniapl.training.checkpoint import (
     step_name,
     write_folder,
 )
-from uniapl.training.health import HealthWatch
+from uniapl.training.health import HealthWatch, InstructionWatch
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
 from uniapl.training.metrics import MetricsFile, definitions, peak_gib
@@ -113,7 +113,7 @@ class _Run:
         rewards = build_rewards([r.model_dump() for r in config.rewards])
         self.trainer = build_trainer(config, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
-        self.health = HealthWatch()
+        self.health, self.instructions = HealthWatch(), InstructionWatch()
         if folder.state and folder.checkpoint:
             self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
@@ -140,7 +140,10 @@ class _Run:
                 self._log_rollouts()
                 progress.step(trainer.step, metrics)
                 warm = config.discriminator.warmup_steps + config.discriminator.ramp_steps
-                for line in self.health.warnings(trainer.step, metrics, warm):
+                warnings = self.health.warnings(trainer.step, metrics, warm)
+                if trainer.batch is not None:
+                    warnings += self.instructions.warnings(trainer.step, trainer.batch.rollouts)
+                for line in warnings:
                     progress.say(f"warning: {line}")
                 is_last = trainer.step == config.training.steps
                 is_best = self._is_due(config.training.evaluate_every) or is_last
