@@ -33,6 +33,9 @@ INSTRUCTION_DEFINITIONS = {
     "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
 }
 
+MATCH_HEADLINE = ("completion_tokens_w1", "expert_nll")
+"""The two of the match to the expert that say most."""
+
 METRIC_TIMEOUT_SECONDS = 3600.0
 """An evaluation is called once with all completions; it may take its time."""
 
@@ -68,6 +71,11 @@ class EvaluationSet:
             for m in self.metrics
         }
         return {**INSTRUCTION_DEFINITIONS, **MATCH_DEFINITIONS, **own}
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics that fit a terminal; the report shows all."""
+        return (*INSTRUCTION_DEFINITIONS, *(m.name for m in self.metrics), *MATCH_HEADLINE)
 
 
 def load_metrics(paths: Sequence[str]) -> list[NamedReward]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -92,15 +92,9 @@ class RunProgress:
         self.say(f"step {step}/{self.steps}  {_clock(left)} left  {numbers}")
 
 
-def results_table(
-    columns: Mapping[str, Mapping[str, Any]], definitions: Mapping[str, str]
-) -> Table | None:
-    """Return metrics as rows and evaluations as columns; None without evaluations."""
-    names = [
-        name
-        for name in definitions
-        if any(isinstance(r.get(name), float) for r in columns.values())
-    ]
+def results_table(columns: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> Table | None:
+    """Return metrics as rows and evaluations as columns; None where no evaluation has any."""
+    names = [n for n in metrics if any(isinstance(r.get(n), float) for r in columns.values())]
     if not names:
         return None
     table = Table(box=None, pad_edge=False)

@@ -263,7 +263,7 @@ class _Run:
                 columns[title] = json.loads(file.read_text())
         if columns and self.data.evaluation:
             columns["expert"] = next(iter(columns.values())).get("expert", {})
-            table = results_table(columns, self.data.evaluation.definitions())
+            table = results_table(columns, self.data.evaluation.headline)
             if table is not None:
                 progress.console.print(table)
         progress.say(f"policy: {self.folder.path / POLICY}")

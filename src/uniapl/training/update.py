@@ -230,8 +230,8 @@ class PolicyUpdate:
             if not math.isfinite(value):
                 self.optimizer.zero_grad(set_to_none=True)
                 raise TrainingError(
-                    f"the policy's {name} is {value}; lower optimizer.learning_rate, then go on from "
-                    "the last checkpoint with training.resume=auto"
+                    f"the policy's {name} is {value}; the last checkpoint is kept; lower "
+                    "optimizer.learning_rate and start again in another output_dir"
                 )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
