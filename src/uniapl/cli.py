@@ -26,7 +26,6 @@ commands:
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
-      --responses FILE                score these; no model is needed
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   report RUN [RUN ...]                one self-contained HTML page
       --output FILE                   default: report/index.html in RUN
@@ -40,7 +39,6 @@ options:
 
 CONFIG is a YAML file or the name of a packaged config. Start here:
   uniapl train miniature output_dir=runs/first
-  uniapl report runs/first
 """
 
 _Handler = Callable[[argparse.Namespace], None]
@@ -234,6 +232,11 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="benchmark prompts; whatever shares eight words in a row is dropped",
     )
+    parser.add_argument(
+        "--from-completions",
+        action="store_true",
+        help="ask only for what each seed's completion already does: demonstrations",
+    )
     parser.add_argument("--min-instructions", type=int, default=1, help="per prompt; default: 1")
     parser.add_argument("--max-instructions", type=int, default=5, help="per prompt; default: 5")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -337,17 +340,25 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _prompts(options: argparse.Namespace) -> None:
     from uniapl.data.seeds import read_seeds, read_texts, write_rows
     from uniapl.instructions.contamination import Overlaps
-    from uniapl.instructions.making import make_files
+    from uniapl.instructions.making import Made, Recipe, back_translate, make_files
 
-    seeds = read_seeds(options.seeds)
+    if options.from_completions and options.held_out is not None:
+        raise InputError("--held-out has no effect on demonstrations")
+    seeds = read_seeds(options.seeds, joins_context=options.from_completions)
     excluded = Overlaps(text for file in options.exclude for text in read_texts(file))
-    made, held_out = make_files(
-        seeds.prompts,
-        (options.min_instructions, options.max_instructions),
-        seed=options.seed,
-        excluded=excluded,
-        is_held_out=options.held_out is not None,
-    )
+    counts = (options.min_instructions, options.max_instructions)
+    if options.from_completions:
+        recipe = Recipe(min_instructions=counts[0], max_instructions=counts[1])
+        made = back_translate(seeds.prompts, recipe, seed=options.seed, excluded=excluded)
+        held_out = Made()
+    else:
+        made, held_out = make_files(
+            seeds.prompts,
+            counts,
+            seed=options.seed,
+            excluded=excluded,
+            is_held_out=options.held_out is not None,
+        )
     made.dropped.update(seeds.dropped)
     for file, part in ((options.output, made), (options.held_out, held_out)):
         if file is not None:

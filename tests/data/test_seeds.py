@@ -76,3 +76,30 @@ def test_the_command_writes_training_and_held_out_prompts(
     assert cli.main([*words, "--exclude", str(exclude), "--max-instructions", "2"]) == 0
     assert output.read_bytes() == first
     assert cli.main(["prompts", str(source), "--output", "x", "--max-instructions", "9"]) == 2
+
+
+def test_a_context_joins_its_prompt_on_request(tmp_path: Path):
+    file = write(
+        tmp_path / "s.jsonl",
+        {"instruction": "Sum it up.", "input": "A long text.", "output": "Text."},
+        {"id": "t", "instruction": "Go on.", "instances": [{"input": "One", "output": "two"}]},
+    )
+    assert read_seeds(file).dropped == {"needs a context": 2}
+    seeds = read_seeds(file, joins_context=True).prompts
+    assert [p.text for p in seeds] == ["Sum it up.\n\nA long text.", "Go on.\n\nOne"]
+    assert [p.columns["completion"] for p in seeds] == ["Text.", "two"]
+
+
+def test_the_command_makes_demonstrations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    answer = "Fish are fast and some of them are bright. " * 3
+    source = write(
+        tmp_path / "s.jsonl", {"prompt": "Why fish?", "completion": answer}, {"prompt": "So?"}
+    )
+    output = tmp_path / "d.jsonl"
+    assert cli.main(["prompts", str(source), "--from-completions", "--output", str(output)]) == 0
+    (row,) = (json.loads(line) for line in output.read_text().splitlines())
+    assert row["completion"] == answer
+    assert row["prompt"].startswith("Why fish?")
+    assert "1 dropped: no completion" in capsys.readouterr().out
+    words = ["prompts", str(source), "--from-completions", "--output", str(output)]
+    assert cli.main([*words, "--held-out", "x.jsonl"]) == 2

@@ -26,13 +26,16 @@ class Seeds:
     """Rows left out, by reason."""
 
 
-def read_seeds(source: str | Path, *, max_words: int = 200) -> Seeds:
+def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool = False) -> Seeds:
     """Read seed prompts.
 
     Args:
         source: A text file with a prompt per line (`.txt`), or rows in any form that `read_rows` knows with a
             column `prompt`, `instruction`, `question` or `text`, or `messages` that start with a user turn.
-        max_words: Longer ones are left out, as are rows whose prompt needs a text (`context`, `input`).
+            Self-Instruct's `instances` are known too: the first one counts.
+        max_words: Longer ones are left out.
+        joins_context: Put the text that a prompt needs (`context`, `input`) below it; else leave such
+            rows out.
 
     Raises:
         InputError: The source cannot be read, or a row has none of these columns.
@@ -41,15 +44,20 @@ def read_seeds(source: str | Path, *, max_words: int = 200) -> Seeds:
     problems = Problems()
     for row in _rows(source, problems):
         with problems.at(row.where):
-            text = _prompt_text(row.values).strip()
+            values = _first_instance(row.values)
+            text = _prompt_text(values).strip()
+            given = (str(values.get(name) or "").strip() for name in _CONTEXT_COLUMNS)
+            context = "\n\n".join(part for part in given if part)
+            if context and joins_context:
+                text = f"{text}\n\n{context}"
             if not text:
                 seeds.dropped["blank"] += 1
-            elif any(str(row.values.get(name) or "").strip() for name in _CONTEXT_COLUMNS):
+            elif context and not joins_context:
                 seeds.dropped["needs a context"] += 1
             elif len(text.split()) > max_words:
                 seeds.dropped[f"longer than {max_words} words"] += 1
             else:
-                seeds.prompts.append(_seed(row, text))
+                seeds.prompts.append(_seed(row, values, text))
     problems.raise_any()
     return seeds
 
@@ -103,9 +111,16 @@ def _prompt_text(row: Mapping[str, Any]) -> str:
     )
 
 
-def _seed(row: Row, text: str) -> Prompt:
-    identity = next((row.values[n] for n in ("key", "id") if row.values.get(n) is not None), None)
-    completion = _completion(row.values)
+def _first_instance(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    instances = row.get("instances")
+    if isinstance(instances, list) and instances and isinstance(instances[0], Mapping):
+        return {**row, **instances[0]}
+    return row
+
+
+def _seed(row: Row, values: Mapping[str, Any], text: str) -> Prompt:
+    identity = next((values[n] for n in ("key", "id") if values.get(n) is not None), None)
+    completion = _completion(values)
     columns = {} if completion is None else {"completion": completion}
     turns = ({"role": "user", "content": text},)
     return Prompt(str(row.number if identity is None else identity), turns, (), False, columns)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from uniapl.instructions.back_translation import derive_instructions
 from uniapl.instructions.conflicts import CONSTRAINED, conflicting
 from uniapl.instructions.constructing import construct
 from uniapl.instructions.contamination import Overlaps
@@ -97,6 +98,51 @@ def make_prompts(
     return made
 
 
+def back_translate(
+    pairs: Iterable[Prompt], recipe: Recipe, *, seed: int = 0, excluded: Overlaps | None = None
+) -> Made:
+    """Add to each prompt instructions that its completion already follows: verified demonstrations.
+
+    Args:
+        pairs: Prompts whose column `completion` holds an expert's answer.
+        seed: As in `make_prompts`.
+        excluded: As in `make_prompts`, of prompts.
+
+    Raises:
+        InputError: The recipe is impossible.
+    """
+    check_recipe(recipe)
+    made = Made()
+    for prompt in pairs:
+        text, completion = prompt.text.strip(), prompt.columns.get("completion")
+        if not isinstance(completion, str) or not completion.strip():
+            made.dropped["no completion"] += 1
+            continue
+        if excluded is not None and text in excluded:
+            made.dropped["overlaps with an excluded text"] += 1
+            continue
+        rng = random.Random(f"{seed}\0{text}")
+        followed = derive_instructions(text, completion, rng)
+        wanted = rng.randint(recipe.min_instructions, recipe.max_instructions)
+        ids = _compatible([], [name for name in recipe.types if name in followed], wanted, rng)
+        if len(ids) < recipe.min_instructions:
+            made.dropped["too few instructions that say anything about the completion"] += 1
+            continue
+        kwargs_list = [followed[name] for name in ids]
+        made.rows.append(
+            {
+                "key": len(made.rows),
+                "prompt": _worded(text, ids, kwargs_list, recipe.wording, rng),
+                "completion": completion,
+                "instruction_id_list": ids,
+                "kwargs": kwargs_list,
+                "seed_prompt": text,
+                "seed_id": prompt.id,
+            }
+        )
+    return made
+
+
 def make_files(
     seeds: Sequence[Prompt],
     num_instructions: tuple[int, int] = (1, MAX_INSTRUCTIONS),
@@ -179,20 +225,26 @@ def _make(
 def _draw_types(text: str, recipe: Recipe, rng: random.Random) -> list[str] | None:
     """Draw types that do not conflict; None where too few fit together."""
     wanted = rng.randint(recipe.min_instructions, recipe.max_instructions)
-    chosen: list[str] = []
     open_types = [name for name in recipe.types if suits(name, text)]
     if wanted == 1 and not recipe.required and CONSTRAINED in open_types and rng.random() < 0.5:
         # It goes with few seeds and with no other type; drawn like the others it would hardly occur.
         return [CONSTRAINED]
-    if recipe.required:
-        chosen.append(rng.choice(list(recipe.required)))
-        open_types = [name for name in open_types if name not in conflicting(chosen[0])]
-    while open_types and len(chosen) < wanted:
-        chosen.append(rng.choice(open_types))
-        closed = conflicting(chosen[-1])
-        open_types = [name for name in open_types if name not in closed]
+    first = [rng.choice(list(recipe.required))] if recipe.required else []
+    chosen = _compatible(first, open_types, wanted, rng)
+    return chosen if len(chosen) >= recipe.min_instructions else None
+
+
+def _compatible(
+    chosen: list[str], open_types: Sequence[str], wanted: int, rng: random.Random
+) -> list[str]:
+    """Add types that do not conflict, until there are as many as wanted or none is left."""
+    closed = frozenset[str]().union(*map(conflicting, chosen))
+    left = [name for name in open_types if name not in closed]
+    while left and len(chosen) < wanted:
+        chosen.append(rng.choice(left))
+        left = [name for name in left if name not in conflicting(chosen[-1])]
     rng.shuffle(chosen)
-    return chosen if len(chosen) >= max(1, recipe.min_instructions) else None
+    return chosen
 
 
 def _worded(
@@ -208,9 +260,13 @@ def _worded(
         phrasings = PHRASINGS[name]
         options = phrasings.training if wording == "training" else phrasings.held_out
         sentences.append(phrase(rng.choice(options), kwargs))
-    if text[-1] not in ".?!:":
-        text += "."
     style = rng.choice(("sentences", "lines", "list"))
+    glue = "\n" if style == "lines" else " "
+    if "\n" in text:
+        # what stands below a prompt is a text it is about, not a sentence to go on from
+        glue = "\n\n"
+    elif text[-1] not in ".?!:":
+        text += "."
     if style == "list" and len(sentences) > 1:
         return f"{text}\n\n" + "\n".join(f"- {sentence}" for sentence in sentences)
-    return text + ("\n" if style == "lines" else " ") + " ".join(sentences)
+    return text + glue + " ".join(sentences)
