@@ -26,7 +26,6 @@ commands:
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
-      --responses FILE                score these; no model is needed
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   report RUN [RUN ...]                one self-contained HTML page
       --output FILE                   default: report/index.html in RUN
@@ -40,7 +39,6 @@ options:
 
 CONFIG is a YAML file or the name of a packaged config. Start here:
   uniapl train miniature output_dir=runs/first
-  uniapl report runs/first
 """
 
 _Handler = Callable[[argparse.Namespace], None]

@@ -14,7 +14,7 @@ from uniapl.objective.unified import (
 )
 
 # six tokens: rewarded, rewarded, without reward, masked with reward, masked without, rewarded
-ADVANTAGES = torch.tensor([1.0, -2.0, 0.0, 5.0, 5.0, 0.5], dtype=torch.float64)
+ADVANTAGES = torch.tensor([1.0, -2.0, 9.0, 5.0, 5.0, 0.5], dtype=torch.float64)
 CREDIT = torch.tensor([0.1, 0.2, -0.4, 7.0, 7.0, -0.3], dtype=torch.float64)
 REWARDED = torch.tensor([True, True, False, True, False, True])
 COUNTED = torch.tensor([True, True, True, False, False, True])
@@ -113,6 +113,16 @@ def test_objective_gradient_by_hand() -> None:
     kl = 0.05 / 4 * (1 - torch.tensor(0.5).exp())
     assert_close(logprobs.grad, [-0.2, 0.1 + kl, 0.0])
     assert logprobs.grad[2] == 0.0
+
+
+def test_each_side_is_clipped_at_its_own_bound() -> None:
+    old = torch.tensor([-2.0, -2.0, -2.0])
+    ratios = torch.tensor([1.25, 0.75, 1.0])
+    weights = torch.tensor([0.2, -0.1, 0.0])
+    rollouts = rollout_tokens(old + ratios.log(), old_logprobs=old, weights=weights)
+    # 1.25 is within 1 + 0.3, 0.75 below 1 - 0.1
+    loss = unified_objective(None, rollouts, scale(kl_coef=0.0, clip_low=0.1, clip_high=0.3))
+    assert_close(loss, -(1.25 * 0.2 - 0.9 * 0.1))
 
 
 @pytest.mark.parametrize("part", ["expert", "rollouts"])

@@ -171,6 +171,15 @@ def test_logprobs_and_expert_are_optional(finished_run):
     assert length_distributions(arms_of(finished_run)) is None
 
 
+def test_logprobs_under_the_base_have_a_distribution_of_their_own(finished_run):
+    assert logprob_distributions(arms_of(finished_run), "base_") is None
+    moved = {"base_logprob_mean": -3.0, "expert_base_logprob_mean": -1.0}
+    rewrite_samples(finished_run, lambda row: row | moved)
+    found = logprob_distributions(arms_of(finished_run), "base_")
+    assert found is not None
+    assert found["arms"][0]["w1_after"] == 2.0
+
+
 def test_instructions_are_sorted_by_gain(finished_run):
     before = {"a": {"strict": 0.5, "loose": 0.5, "n": 4}, "b": {"strict": 0.1, "loose": 0, "n": 2}}
     after = {"a": {"strict": 0.6, "loose": 0.7, "n": 4}, "b": {"strict": 0.9, "loose": 1, "n": 2}}

@@ -232,14 +232,17 @@ def test_a_killed_comparison_goes_on_where_it_was(tiny: Tiny, tmp_path: Path):
         *("--seeds", "0,1", "training.steps=40", "--output", str(out)),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    metrics = out / "runs" / "sft-seed-0" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    try:
+        metrics = out / "runs" / "sft-seed-0" / "metrics.jsonl"
+        deadline = time.monotonic() + 300
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.endswith("interrupted\n")
     assert not (out / "runs" / "sft-seed-1").exists()

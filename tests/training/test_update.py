@@ -195,6 +195,7 @@ def test_mixed_step_equals_separately_written_losses(
     batch = mixed_batch(mask_truncated=mask_truncated)
     step = Step(batch, config_=settings(micro_batch_tokens))
     metrics = step()
+    assert step.optimizer.num_steps == 1
     loss, expected, _ = reference(step, exact_policy())
     assert_close(metrics["objective/loss"], loss)
     assert_same_gradients(step.gradients, expected)

@@ -76,7 +76,7 @@ def _bind(instruction_id: str, kwargs: Mapping[str, Any], prompt: str) -> Callab
 @cache
 def _types() -> dict[str, Any]:
     try:
-        import nltk
+        import nltk  # pyright: ignore[reportMissingImports]  # the extra may be missing
     except ModuleNotFoundError as error:
         raise InputError("IFBench needs if-verifiable: pip install 'uniapl[ifbench]'") from error
     for name, place in _RESOURCES:
@@ -91,7 +91,9 @@ def _types() -> dict[str, Any]:
     # Its module asks the network for one more resource, which no checker reads.
     nltk.download = lambda *_, **__: False
     try:
-        from if_verifiable.ifbench.instructions_registry import INSTRUCTION_DICT
+        from if_verifiable.ifbench.instructions_registry import (  # pyright: ignore[reportMissingImports]
+            INSTRUCTION_DICT,
+        )
     except ModuleNotFoundError as error:
         raise InputError("IFBench needs if-verifiable: pip install 'uniapl[ifbench]'") from error
     finally:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -50,7 +50,8 @@ class LanguageModel(nn.Module):
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which forwards run."""
         if self.dtype == torch.float32:
-            return nullcontext()
+            # exact also inside another model's autocast
+            return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, self.dtype)
 
     def hidden_states(self, packed: Packed) -> Tensor:
@@ -179,7 +180,8 @@ def check_packing(language_model: LanguageModel, path: str) -> None:
         model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     for sequence in sequences:
         row = torch.tensor([(*sequence.prompt_ids, *sequence.completion_ids)], device=exact.device)
-        logprobs = model(row, use_cache=False).logits[0].float().log_softmax(-1)
+        with exact.autocast():
+            logprobs = model(row, use_cache=False).logits[0].float().log_softmax(-1)
         start = len(sequence.prompt_ids)
         expected.append(logprobs[start - 1 : -1].gather(1, row[0, start:, None]).squeeze(1))
     (packed,) = pack(sequences, 1000)

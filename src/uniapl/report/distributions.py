@@ -44,14 +44,18 @@ def length_distributions(arms: Sequence[Arm]) -> dict[str, Any] | None:
     return _distributions(arms, lengths, unit)
 
 
-def logprob_distributions(arms: Sequence[Arm]) -> dict[str, Any] | None:
+def logprob_distributions(arms: Sequence[Arm], model: str = "") -> dict[str, Any] | None:
     """Return histograms of log-probs per token, of the answers and of the expert's completions.
 
-    Only where samples carry `logprob_mean` and `expert_logprob_mean`; both are under the policy.
+    Only where samples carry them.
+
+    Args:
+        arms: The arms.
+        model: Under which model: empty is the policy itself, `base_` the one before training.
     """
 
     def logprobs(row: Row) -> tuple[float | None, float | None]:
-        return row.get("logprob_mean"), row.get("expert_logprob_mean")
+        return row.get(f"{model}logprob_mean"), row.get(f"expert_{model}logprob_mean")
 
     return _distributions(arms, logprobs, "nats per token")
 

@@ -16,6 +16,8 @@
         definition: key(data.lengths.unit) });
       if (data.logprobs) specs.push({ kind: "histogram", title: "Log-prob per token under the policy", height: 270, ...data.logprobs,
         definition: `${key(data.logprobs.unit)} The expert's answers are scored by the policy that is compared; drawn: by the trained one.` });
+      if (data.base_logprobs) specs.push({ kind: "histogram", title: "Log-prob per token under the model before training", height: 270, ...data.base_logprobs,
+        definition: `${key(data.base_logprobs.unit)} One judge for all: how likely the model before training finds the answers and the expert's.` });
       return specs;
     },
     instructions: () => {

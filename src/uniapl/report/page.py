@@ -151,6 +151,7 @@ def _charts(
         "comparison": comparison_points(arms, metrics, bases) if len(arms) > 1 else [],
         "lengths": length_distributions(arms),
         "logprobs": logprob_distributions(arms),
+        "base_logprobs": logprob_distributions(arms, "base_"),
         "instructions": accuracy_by_instruction(arms),
         "health": health_charts(arms, names),
     }

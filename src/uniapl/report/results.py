@@ -60,6 +60,7 @@ LOWER_IS_BETTER = (
     "logprob_ks",
     "base_logprob_w1",
     "base_logprob_ks",
+    "hack_fraction",
 )
 NEITHER_IS_BETTER = (
     "completion_tokens_mean",

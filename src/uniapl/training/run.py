@@ -205,7 +205,7 @@ class _Run:
                 data,
                 settings,
                 partial(self._mean_logprobs, self.policy),
-                partial(self._mean_logprobs, self._base()),
+                lambda samples: self._mean_logprobs(self._base(), samples),
             )
         results["step"] = step
         write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
@@ -226,7 +226,9 @@ class _Run:
             return self.policy
         if self.trainer.players.reference:
             return self.trainer.players.reference
-        base, _ = load_policy(self.config)
+        # loading checks the model's numbers in float32, whatever the evaluation runs in
+        with torch.autocast(self.policy.device.type, enabled=False):
+            base, _ = load_policy(self.config)
         return base
 
     def _mean_logprobs(
