@@ -12,12 +12,17 @@ from transformers import PreTrainedModel
 from uniapl.config.schema import Config
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence
-from uniapl.training.rollout_batch import RolloutBatch
+from uniapl.models.scalar_model import ScalarModel
+from uniapl.training.discriminator import Discriminator
+from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+from uniapl.training.update import no_gradient_logprobs
 from uniapl.types import Demonstration, Prompt, Reward, Rollout
 
 TOLERANCE = 1e-9
 """Absolute and relative, in float64."""
 VOCABULARY = 40
+TEMPERATURE = 0.7
+"""Of hand-made rollouts' π_old."""
 
 
 def assert_close(actual: Any, expected: Any) -> None:
@@ -169,3 +174,64 @@ def config(**sections: Any) -> Config:
     for name, value in sections.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     return Config(**values)
+
+
+def discriminator(form: str, micro_batch_tokens: int = 10_000, **settings: Any) -> Discriminator:
+    """Its language model differs from the policy's, and a scalar head is not at its zero start."""
+    settings = {"form": form, "max_grad_norm": 1e9, **settings}
+    config_ = config(discriminator=settings)
+    made = Discriminator(
+        config_.discriminator,
+        config_.optimizer,
+        exact_policy(seed=2),
+        micro_batch_tokens,
+        seed=0,
+    )
+    if isinstance(made.model, ScalarModel):
+        generator = torch.Generator().manual_seed(4)
+        torch.nn.init.normal_(made.model.head.weight, generator=generator)
+    return made
+
+
+def judged_batch(*, mask_truncated: bool = True) -> RolloutBatch:
+    """A batch whose π_old is known."""
+    batch = mixed_batch(mask_truncated=mask_truncated)
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, TEMPERATURE, experts=True)
+    return batch
+
+
+def plain_logits(made: Discriminator, batch: RolloutBatch) -> list[Tensor]:
+    """d of every sequence by plain forwards, with gradient."""
+    policy = exact_policy()
+    logits = []
+    for sequence in batch.sequences:
+        if isinstance(made.model, ScalarModel):
+            model = made.model.backbone.model
+            model.set_attn_implementation("sdpa")
+            row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
+            hidden = model.base_model(row, use_cache=False).last_hidden_state[0, -1]
+            logits.append(hidden @ made.model.head.weight[0])
+        else:
+            old = plain_logprobs(policy.model, sequence, TEMPERATURE).detach()
+            ratios = plain_logprobs(made.model.model, sequence) - old
+            logits.append(made.config.logit_scale * ratios.mean())
+    return logits
+
+
+def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor]) -> Tensor:
+    """The equation of the design, pair by pair."""
+    s, rho = made.config.label_smoothing, made.config.logit_penalty
+    losses = []
+    for i in range(batch.num_pairs):
+        expert = logits[len(batch.rollouts) + i]
+        for j in range(i * batch.group_size, (i + 1) * batch.group_size):
+            if batch.rollouts[j].is_truncated and batch.mask_truncated:
+                continue
+            margin = expert - logits[j]
+            loss = -(1 - s) * margin.sigmoid().log() - s * (-margin).sigmoid().log()
+            losses.append(loss + rho * (expert**2 + logits[j] ** 2))
+    total = torch.stack(losses).mean()
+    if not isinstance(made.model, ScalarModel):
+        experts = [plain_logprobs(made.model.model, sequence_of(d)) for d in batch.experts]
+        total = total - made.config.likelihood_weight * torch.cat(experts).mean()
+    return total

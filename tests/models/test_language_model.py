@@ -193,7 +193,10 @@ def test_bfloat16_forwards_keep_float32_weights_and_logprobs() -> None:
     torch.set_default_dtype(torch.float32)
     (packed,) = pack(some_sequences(), 1000)
     exact, half = (LanguageModel(tiny_model(), t, 7) for t in (torch.float32, torch.bfloat16))
+    dtypes: list[torch.dtype] = []
+    half.head.register_forward_hook(lambda _module, _args, output: dtypes.append(output.dtype))
     expected, actual = exact.logprobs(packed), half.logprobs(packed)
+    assert set(dtypes) == {torch.bfloat16}
     assert actual.dtype == torch.float32
     gap = (actual - expected).abs().max()
     assert 1e-4 < gap < 0.2

@@ -1,22 +1,26 @@
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from exact import (
+    TEMPERATURE,
     RecordingOptimizer,
     assert_close,
     assert_same_gradients,
     config,
     demonstration,
+    discriminator,
     double,
     exact_policy,
     gradients,
+    judged_batch,
     mixed_batch,
+    plain_logits,
     plain_logprobs,
+    plain_loss,
     prompt,
     rollout,
 )
@@ -25,79 +29,17 @@ from torch import Tensor
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.objective.reductions import group_correlation
 from uniapl.training.discriminator import Discriminator
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+from uniapl.training.rollout_batch import RolloutBatch
 from uniapl.training.update import PolicyUpdate, StepWeights, no_gradient_logprobs, weigh_tokens
 from uniapl.types import TrainingError
 
 CPU = torch.device("cpu")
-TEMPERATURE = 0.7
 
 
 @pytest.fixture(autouse=True)
 def _double() -> Iterator[None]:
     with double():
         yield
-
-
-def discriminator(form: str, micro_batch_tokens: int = 10_000, **settings: Any) -> Discriminator:
-    """Its language model differs from the policy's, and a scalar head is not at its zero start."""
-    settings = {"form": form, "max_grad_norm": 1e9, **settings}
-    config_ = config(discriminator=settings)
-    made = Discriminator(
-        config_.discriminator,
-        config_.optimizer,
-        exact_policy(seed=2),
-        micro_batch_tokens,
-        seed=0,
-    )
-    if isinstance(made.model, ScalarModel):
-        generator = torch.Generator().manual_seed(4)
-        torch.nn.init.normal_(made.model.head.weight, generator=generator)
-    return made
-
-
-def judged_batch(*, mask_truncated: bool = True) -> RolloutBatch:
-    """A batch whose π_old is known."""
-    batch = mixed_batch(mask_truncated=mask_truncated)
-    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, TEMPERATURE, experts=True)
-    return batch
-
-
-def plain_logits(made: Discriminator, batch: RolloutBatch) -> list[Tensor]:
-    """d of every sequence by plain forwards, with gradient."""
-    policy = exact_policy()
-    logits = []
-    for sequence in batch.sequences:
-        if isinstance(made.model, ScalarModel):
-            model = made.model.backbone.model
-            model.set_attn_implementation("sdpa")
-            row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
-            hidden = model.base_model(row, use_cache=False).last_hidden_state[0, -1]
-            logits.append(hidden @ made.model.head.weight[0])
-        else:
-            old = plain_logprobs(policy.model, sequence, TEMPERATURE).detach()
-            ratios = plain_logprobs(made.model.model, sequence) - old
-            logits.append(made.config.logit_scale * ratios.mean())
-    return logits
-
-
-def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor]) -> Tensor:
-    """The equation of the design, pair by pair."""
-    s, rho = made.config.label_smoothing, made.config.logit_penalty
-    losses = []
-    for i in range(batch.num_pairs):
-        expert = logits[len(batch.rollouts) + i]
-        for j in range(i * batch.group_size, (i + 1) * batch.group_size):
-            if batch.rollouts[j].is_truncated and batch.mask_truncated:
-                continue
-            margin = expert - logits[j]
-            loss = -(1 - s) * margin.sigmoid().log() - s * (-margin).sigmoid().log()
-            losses.append(loss + rho * (expert**2 + logits[j] ** 2))
-    total = torch.stack(losses).mean()
-    if not isinstance(made.model, ScalarModel):
-        experts = [plain_logprobs(made.model.model, sequence_of(d)) for d in batch.experts]
-        total = total - made.config.likelihood_weight * torch.cat(experts).mean()
-    return total
 
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -361,80 +303,6 @@ def test_policy_and_discriminator_do_not_move_each_other(form: str) -> None:
     made.learn()
     assert is_same(states()[0], moved[0])
     assert not is_same(states()[1], moved[1])
-
-
-def numbered_batch(first: int, num_pairs: int = 2) -> RolloutBatch:
-    prompts = [prompt(first + i, 5) for i in range(num_pairs)]
-    return RolloutBatch(
-        [rollout(p, 20 + j, 4) for p in prompts for j in range(2)],
-        group_size=2,
-        experts=[demonstration(p, 30, 4) for p in prompts],
-        num_pairs=num_pairs,
-        mask_truncated=True,
-    )
-
-
-def remembered(made: Discriminator) -> list[int]:
-    return [group.expert.prompt_ids[0] for group in made.replay]
-
-
-def test_replay_remembers_the_newest_rollouts_once_per_batch() -> None:
-    made = discriminator("scalar", replay_rollouts=7)
-    for first, expected in ((6, [6, 7]), (8, [7, 8, 9]), (10, [9, 10, 11])):
-        batch = numbered_batch(first)
-        for _ in range(2):  # two passes over each
-            made.judge(batch, learn=True)
-            made.learn()
-        assert remembered(made) == expected
-    made.judge(numbered_batch(12), learn=False)
-    assert remembered(made) == [9, 10, 11]
-
-
-def test_replay_adds_the_mean_loss_of_older_pairs() -> None:
-    made = discriminator("scalar", replay_rollouts=100)
-    old, new = numbered_batch(6), numbered_batch(8)
-    assert_close(
-        made.judge(old, learn=True).health["discriminator/loss"],
-        plain_loss(made, old, plain_logits(made, old)).item(),
-    )
-    gradients(made.model)  # as if it had not learned: the weights stay
-    for _ in range(2):  # in a second pass the batch is not replayed to itself
-        verdicts = made.judge(new, learn=True)
-        actual = gradients(made.model)
-        losses = [plain_loss(made, b, plain_logits(made, b)) for b in (old, new)]
-        sum(losses).backward()  # type: ignore[union-attr]
-        assert_close(verdicts.health["discriminator/loss"], sum(x.item() for x in losses))
-        assert_same_gradients(actual, gradients(made.model))
-
-
-def test_without_replay_nothing_is_kept() -> None:
-    made = discriminator("scalar")
-    made.judge(numbered_batch(6), learn=True)
-    assert remembered(made) == []
-
-
-@pytest.mark.parametrize("form", ["scalar", "likelihood"])
-def test_restored_discriminator_goes_on_as_if_it_had_not_stopped(form: str) -> None:
-    replay = {"replay_rollouts": 20} if form == "scalar" else {}
-    straight, resumed = discriminator(form, **replay), discriminator(form, **replay)
-    batches = [numbered_batch(6 + 2 * i) for i in range(5)]
-    for batch in batches:
-        batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, 1.0, experts=True)
-
-    def learn(made: Discriminator, batch: RolloutBatch) -> tuple[dict[str, float], Tensor]:
-        verdicts = made.judge(batch, learn=True)
-        credit = made.credit(batch, verdicts)
-        made.learn()
-        return verdicts.health, credit
-
-    for batch in batches[:3]:
-        learn(straight, batch)
-    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))  # as if read from a file
-    for batch in batches[3:]:
-        expected, actual = learn(straight, batch), learn(resumed, batch)
-        assert actual[0] == expected[0]
-        assert torch.equal(actual[1], expected[1])
-    assert remembered(straight) == remembered(resumed)
 
 
 def test_gradient_that_is_not_finite_stops_the_run() -> None:

@@ -370,19 +370,20 @@ def test_metrics_by_hand() -> None:
         experts=[],
         num_pairs=0,
         mask_truncated=True,
-        rewards=rewards(0.0, 1.0, None),
+        rewards=rewards(0.0, 1.0, 2.0),
     )
     step = Step(batch)
     metrics = step()
     policy = exact_policy()
     own = [plain_logprobs(policy.model, s, 0.7).detach() for s in batch.rollout_sequences[:2]]
     expert = [plain_logprobs(policy.model, sequence_of(d)).detach() for d in step.experts]
-    advantage = 0.5 / (0.5**0.5 + 1e-4)
+    # mean 1, deviation 1; the third is in both but, masked, in no count
+    advantages = [-1 / 1.0001, 0.0]
     assert step.credit is not None
     assert batch.ref_logprobs is not None
     log_ratio = batch.ref_logprobs[:3] - torch.cat(own)
     assert_close(metrics["objective/sft"], -torch.cat(expert).mean())
-    assert_close(metrics["objective/grpo"], -(-2 * advantage + advantage) / 3)
+    assert_close(metrics["objective/grpo"], -(2 * advantages[0] + advantages[1]) / 3)
     assert_close(metrics["objective/adversarial"], -step.credit[:3].mean())
     assert_close(metrics["policy/entropy"], -torch.cat(own).mean())
     assert_close(metrics["policy/kl_reference"], (log_ratio.exp() - 1 - log_ratio).mean())

@@ -158,7 +158,7 @@ class Discriminator:
         pairs = [
             (place[first_expert + r // batch.group_size], place[r])
             for r in sorted(place)
-            if r < batch.num_pairs * batch.group_size and scale.is_counted[r]
+            if r < first_expert and scale.is_counted[r]
         ]
         loss = scores.logits.new_zeros(())
         if pairs:
