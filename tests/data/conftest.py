@@ -1,4 +1,8 @@
-"""Byte-level tokenizers built in memory, each with the chat template of a family of models."""
+"""Byte-level tokenizers built in memory, each with a chat template that has the traits of a family of models.
+
+SmolLM2 brings a system prompt, Llama 3 a BOS token and the date, Qwen3 a switch for thinking and drops earlier
+thoughts, Gemma knows no system role and calls the assistant `model`.
+"""
 
 from collections.abc import Callable
 
@@ -10,15 +14,23 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+SMOLLM2 = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
+    + CHATML
+)
 LLAMA3 = (
-    "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "<|begin_of_text|>{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+    "{% endif %}<|start_header_id|>system<|end_header_id|>\n\nToday: {{ date_string }}<|eot_id|>"
+    "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 QWEN3 = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if m['role'] != 'assistant' %}{{ m['content'] }}"
+    "{% elif not loop.last %}{{ m['content'].split('</think>')[-1].lstrip('\n') }}"
+    "{% elif '</think>' in m['content'] %}{{ m['content'] }}"
+    "{% else %}<think>\n\n</think>\n\n{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
     "{% endif %}"
@@ -32,6 +44,7 @@ GEMMA = (
 )
 FAMILIES = {
     "chatml": (CHATML, ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|im_end|>"),
+    "smollm2": (SMOLLM2, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>"),
     "chatml-base": (CHATML, ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|endoftext|>"),
     "llama3": (
         LLAMA3,
@@ -71,6 +84,8 @@ def tokenizer_of() -> Callable[[str], PreTrainedTokenizerFast]:
                 single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
             )
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos_token)
+        if family == "qwen3":  # whole, but no control tokens
+            tokenizer.add_tokens(["<think>", "</think>"])
         tokenizer.chat_template = template
         return tokenizer
 

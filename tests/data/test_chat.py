@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniapl.data.chat import Chat, eos_token_ids, preview, turn_end_token_id
+from uniapl.data.readers import every_turn
 from uniapl.types import Demonstration, InputError, Prompt
 
 USER = [{"role": "user", "content": "Write about the sea."}]
@@ -23,7 +24,8 @@ def whole(tokenizer, turns, **arguments):
     ("family", "eos_ids", "arguments", "rest"),
     [
         ("chatml", [], {}, "\n"),
-        ("llama3", ["<|end_of_text|>", "<|eot_id|>"], {}, ""),
+        ("smollm2", [], {}, "\n"),
+        ("llama3", ["<|end_of_text|>", "<|eot_id|>"], {"date_string": "today"}, ""),
         ("gemma", ["<eos>", "<end_of_turn>"], {}, "\n"),
         ("qwen3", [], {"enable_thinking": False}, "\n"),
     ],
@@ -35,7 +37,7 @@ def test_prompt_and_completion_are_what_the_template_writes(
     config = SimpleNamespace(eos_token_id=list(ids_of(tokenizer, *eos_ids)))
     chat = Chat(tokenizer, generation_config=config, template_arguments=arguments)
     conversation = [*USER, {"role": "assistant", "content": ANSWER}]
-    expected = whole(tokenizer, conversation)
+    expected = whole(tokenizer, conversation, **arguments)
     ours = [*chat.encode_prompt(USER), *chat.encode_completion(ANSWER)]
     assert ours + tokenizer.encode(rest, add_special_tokens=False) == expected
 
@@ -56,6 +58,112 @@ def test_template_arguments_reach_the_template(tokenizer_of):
     quiet = Chat(tokenizer, template_arguments={"enable_thinking": False}).encode_prompt(USER)
     assert tokenizer.decode(quiet).endswith("assistant\n<think>\n\n</think>\n\n")
     assert tokenizer.decode(Chat(tokenizer).encode_prompt(USER)).endswith("assistant\n")
+
+
+def test_arguments_that_do_nothing_are_refused(tokenizer_of):
+    for name in ("enable_thinkin", "messages", "add_generation_prompt"):
+        with pytest.raises(
+            InputError, match=f"^template_arguments: the chat template takes no argument '{name}'$"
+        ):
+            Chat(tokenizer_of("qwen3"), template_arguments={name: False})
+    with pytest.raises(
+        InputError, match=r"^template_arguments needs a tokenizer with a chat template"
+    ):
+        Chat(tokenizer_of("plain"), template_arguments={"enable_thinking": False})
+
+
+def test_a_template_with_a_date_gives_the_same_ids_on_every_day(tokenizer_of):
+    tokenizer = tokenizer_of("llama3")
+    text = tokenizer.decode(Chat(tokenizer).encode_prompt(USER))
+    assert "Today: 26 Jul 2024<|eot_id|>" in text
+    own = Chat(tokenizer, template_arguments={"date_string": "1 May 1999"})
+    assert "Today: 1 May 1999<|eot_id|>" in tokenizer.decode(own.encode_prompt(USER))
+    (begin,) = ids_of(tokenizer, "<|begin_of_text|>")
+    assert own.encode_prompt(USER).count(begin) == 1
+
+
+def test_the_system_prompt_replaces_the_templates_own(tokenizer_of):
+    tokenizer = tokenizer_of("smollm2")
+    assert tokenizer.decode(Chat(tokenizer).encode_prompt(USER)).startswith(
+        "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user"
+    )
+    given = tokenizer.decode(Chat(tokenizer, system_prompt="Be kind.").encode_prompt(USER))
+    assert given.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_padding_side_changes_nothing(chatml, side):
+    expected = Chat(chatml).encode_prompt(USER), Chat(chatml).encode_completion(ANSWER)
+    chatml.padding_side = side
+    assert (Chat(chatml).encode_prompt(USER), Chat(chatml).encode_completion(ANSWER)) == expected
+
+
+THOUGHT = "<think>\nHm.\n</think>\n\nBlue."
+
+
+@pytest.mark.parametrize("family", ["chatml", "smollm2", "llama3", "gemma", "qwen3"])
+def test_every_turn_is_learned_after_what_the_policy_would_have_seen(tokenizer_of, family):
+    tokenizer = tokenizer_of(family)
+    arguments = {"llama3": {"date_string": "today"}, "qwen3": {"enable_thinking": True}}
+    chat = Chat(tokenizer, template_arguments=arguments.get(family))
+    first, question, last = "Which colour?", "Why?", "It is the light."
+    turns = (
+        {"role": "user", "content": first},
+        {"role": "assistant", "content": THOUGHT},
+        {"role": "user", "content": question},
+    )
+    prompt = Prompt("7", turns, chat.encode_prompt(turns), True, {"topic": "sky"})
+    demonstration = Demonstration(prompt, last, chat.encode_completion(last))
+    early, late = every_turn([demonstration], chat)
+    assert late is demonstration
+    assert (early.prompt.id, early.completion) == ("7/1", THOUGHT)
+    assert early.prompt.messages == turns[:1]
+    assert early.prompt.columns == {}
+    seen = whole(tokenizer, turns[:1], add_generation_prompt=True, **arguments.get(family, {}))
+    assert list(early.prompt.token_ids) == seen
+    assert early.token_ids == (
+        *tokenizer.encode(THOUGHT, add_special_tokens=False),
+        chat.turn_end_token_id,
+    )
+    # the template drops what was thought earlier: the last turn alone does not contain the first one's tokens
+    assert ("Hm." in tokenizer.decode(late.prompt.token_ids)) == (family != "qwen3")
+
+
+def test_turns_before_the_first_question_are_no_completions(chatml):
+    chat = Chat(chatml)
+    greeting = {"role": "assistant", "content": "Hello!"}
+    turns = ({"role": "system", "content": "Be kind."}, greeting, *USER)
+    prompt = Prompt("7", turns, chat.encode_prompt(turns), True)
+    demonstration = Demonstration(prompt, "Sure.", chat.encode_completion("Sure."))
+    assert every_turn([demonstration], chat) == [demonstration]
+    blank = Prompt("8", (*USER, {"role": "assistant", "content": " "}, *USER), (1,), True)
+    with pytest.raises(InputError, match=r"^prompt 8: assistant turn messages\[1\] is blank$"):
+        every_turn([Demonstration(blank, "Sure.", (1,))], chat)
+
+
+@pytest.mark.parametrize(
+    ("family", "arguments", "says"),
+    [
+        ("chatml", {}, []),
+        ("gemma", {}, ["writes '<end_of_turn>\\n' after an assistant turn, which is no EOS token"]),
+        ("chatml-base", {}, ["learns to end with <|endoftext|> instead"]),
+        ("qwen3", {}, ["set data.template_arguments={enable_thinking: false}"]),
+        ("qwen3", {"enable_thinking": False}, []),
+        ("qwen3", {"enable_thinking": True}, []),
+        ("plain", {}, []),
+    ],
+)
+def test_what_would_go_wrong_in_silence_is_said(tokenizer_of, family, arguments, says):
+    lines = Chat(tokenizer_of(family), template_arguments=arguments).warnings()
+    assert len(lines) == len(says)
+    assert all(part in line for part, line in zip(says, lines, strict=True)), lines
+
+
+def test_a_template_without_an_end_of_turn_is_said(chatml):
+    chatml.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (line,) = Chat(chatml).warnings()
+    assert line.startswith("the chat template writes nothing after an assistant turn")
+    assert "learns to end with <|im_end|> instead" in line
 
 
 def test_a_string_is_one_user_turn(chatml):
@@ -121,7 +229,9 @@ def test_no_eos_is_an_error(chatml):
 def test_spelled_out_special_tokens_stay_text(tokenizer_of, family):
     tokenizer = tokenizer_of(family)
     chat = Chat(tokenizer)
-    specials = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    # Qwen3's <think> is no control token: a demonstration may think
+    added = tokenizer.added_tokens_decoder.items()
+    specials = set(tokenizer.all_special_ids) | {number for number, token in added if token.special}
     clean, dirty = "Say X now", "Say " + "".join(tokenizer.added_tokens_encoder) + " now"
 
     def controls(ids):

@@ -35,7 +35,7 @@ def test_thinking_can_be_switched_off(tmp_path: Path):
     prompts = write_task(tmp_path)["prompts"]
     quiet = Decoding(max_completion_tokens=2, is_thinking=False)
     done = evaluate_benchmark("custom", model, prompts=prompts, output=tmp_path, decoding=quiet)
-    assert done.results["settings"]["enable_thinking"] is False
+    assert done.results["settings"]["template_arguments"] == {"enable_thinking": False}
     assert done.results["n"] == 12
     from uniapl.types import InputError
 

@@ -58,6 +58,8 @@ def describe_type(annotation: Any, constraints: tuple[Any, ...] = ()) -> str:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
         return f"list of {describe_type(arguments[0])}"
+    if origin is dict:
+        return f"a mapping of names to {describe_type(arguments[1])}"
     if section_of(annotation) is not None:
         return "section"
     names = {int: "integer", float: "number", bool: "`true` or `false`", str: "text"}

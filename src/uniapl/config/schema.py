@@ -61,8 +61,12 @@ class DataConfig(Section):
     """Demonstrations, the last of the file, that neither the policy nor the discriminator trains on."""
     max_prompt_tokens: PositiveInt = 1024
     """A longer prompt is an error: no prompt is ever cut silently."""
+    trained_turns: Literal["last", "all"] = "last"
+    """Assistant turns of a conversation that are learned; `all`: each becomes a demonstration (docs/templates.md)."""
     system_prompt: str | None = None
     """System turn put before prompts that have none."""
+    template_arguments: dict[str, bool | int | float | str] = {}
+    """Passed to the chat template, such as `{enable_thinking: false}`; one that it does not read is an error."""
 
 
 class RolloutConfig(Section):

@@ -7,6 +7,7 @@ nothing about the format tells one from the other.
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,15 @@ _BREAK = "\ufdd0"
 
 _PROBE = "Certainly."
 """An assistant turn to see what the template writes after one."""
+
+_TODAY = datetime(2024, 7, 26)
+"""For templates that ask the clock: the same ids on every day. It is the day that Llama 3's template
+writes where there is no clock."""
+
+_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+_OURS = ("messages", "add_generation_prompt")
+"""What only this module passes to a template."""
 
 
 def eos_token_ids(
@@ -61,11 +71,14 @@ def turn_end_token_id(tokenizer: "PreTrainedTokenizerBase", generation_config: A
     ends = eos_token_ids(tokenizer, generation_config)
     if not tokenizer.chat_template:
         return ends[0]
+    written = tokenizer.encode(_written_after_a_turn(tokenizer), add_special_tokens=False)
+    return next((token for token in written if token in ends), ends[0])
+
+
+def _written_after_a_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
     turns = [{"role": "user", "content": "Will you?"}, {"role": "assistant", "content": _PROBE}]
     rendering = _render(tokenizer, turns, add_generation_prompt=False)
-    _, _, suffix = rendering.rpartition(_PROBE)
-    written = tokenizer.encode(suffix, add_special_tokens=False)
-    return next((token for token in written if token in ends), ends[0])
+    return rendering.rpartition(_PROBE)[2]
 
 
 class Chat:
@@ -92,17 +105,49 @@ class Chat:
             template_arguments: Passed to the template, such as `{"enable_thinking": False}`.
 
         Raises:
-            InputError: no EOS token; or a system prompt without a chat template to write it.
+            InputError: no EOS token; a system prompt or arguments without a chat template to read them; or
+                an argument that the template does not read.
         """
-        if system_prompt is not None and not tokenizer.chat_template:
-            raise InputError(
-                "system_prompt needs a tokenizer with a chat template; this one has none"
-            )
+        for name, given in (
+            ("system_prompt", system_prompt is not None),
+            ("template_arguments", bool(template_arguments)),
+        ):
+            if given and not tokenizer.chat_template:
+                raise InputError(
+                    f"{name} needs a tokenizer with a chat template; this one has none"
+                )
+        for name in template_arguments or {}:
+            if name in _OURS or not _reads(tokenizer, name):
+                raise InputError(
+                    f"template_arguments: the chat template takes no argument {name!r}"
+                )
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
         self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
         self.turn_end_token_id = turn_end_token_id(tokenizer, generation_config)
         self._template_arguments = dict(template_arguments or {})
+
+    def warnings(self) -> list[str]:
+        """Return a line for each thing about the template that goes wrong without an error."""
+        if not self.tokenizer.chat_template:
+            return []
+        lines: list[str] = []
+        suffix = _written_after_a_turn(self.tokenizer)
+        end = _decode(self.tokenizer, [self.turn_end_token_id])
+        if end not in suffix:
+            written = repr(suffix) if suffix else "nothing"
+            lines.append(
+                f"the chat template writes {written} after an assistant turn, which is no EOS token: the policy "
+                f"learns to end with {end} instead; to change that, name the right one as eos_token_id in the "
+                "model's generation_config.json"
+            )
+        switch = "enable_thinking"
+        if _reads(self.tokenizer, switch) and switch not in self._template_arguments:
+            lines.append(
+                "the chat template can switch thinking on and off, and nothing says which: set "
+                f"data.template_arguments={{{switch}: false}}, or true if the demonstrations think"
+            )
+        return lines
 
     def messages(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
         """Return the turns of a prompt: a string is one user turn; the system prompt first if it lacks one."""
@@ -173,17 +218,29 @@ class Chat:
         return re.compile(rf"(?=(?:{spelled_out}))(.)", re.DOTALL)
 
 
+def _reads(tokenizer: "PreTrainedTokenizerBase", name: str) -> bool:
+    """Return whether the chat template mentions a variable."""
+    return re.search(rf"\b{re.escape(name)}\b", tokenizer.get_chat_template()) is not None
+
+
+def _without_clock(template: str) -> str:
+    return _CLOCK.sub(lambda call: repr(_TODAY.strftime(call[2])), template)
+
+
 def _render(
     tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Message], **arguments: Any
 ) -> str:
-    """Return the template's text.
+    """Return the template's text, as on the same day for ever.
 
     Raises:
         InputError: the template refuses the turns.
     """
     try:
         rendering = tokenizer.apply_chat_template(
-            [dict(turn) for turn in turns], tokenize=False, **arguments
+            [dict(turn) for turn in turns],
+            tokenize=False,
+            chat_template=_without_clock(tokenizer.get_chat_template()),
+            **arguments,
         )
     except TemplateError as error:
         reason = " ".join(str(error).split())

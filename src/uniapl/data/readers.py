@@ -12,7 +12,7 @@ Every other column stays with its prompt, for reward functions and metrics. All 
 reported at once, each with file and line.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,6 +77,30 @@ def expert_demonstration(prompt: Prompt, chat: Chat) -> Demonstration | None:
     if not isinstance(completion, str):
         return None
     return Demonstration(prompt, completion, chat.encode_completion(completion))
+
+
+def every_turn(demonstrations: Sequence[Demonstration], chat: Chat) -> list[Demonstration]:
+    """Return a demonstration for each assistant turn of the conversations, the earlier ones first.
+
+    One example per turn, not one sequence with several trained spans: templates rewrite history (Qwen3's drops
+    what was thought), so the whole conversation does not hold what the policy has before it at each turn.
+    Earlier turns carry no columns: those are about the last one.
+
+    Raises:
+        InputError: a turn is blank.
+    """
+    turns: list[Demonstration] = []
+    for demonstration in demonstrations:
+        prompt = demonstration.prompt
+        for place, turn in enumerate(prompt.messages):
+            before = prompt.messages[:place]
+            if turn["role"] != "assistant" or not any(m["role"] == "user" for m in before):
+                continue
+            text = _text(turn["content"], f"prompt {prompt.id}: assistant turn messages[{place}]")
+            earlier = Prompt(f"{prompt.id}/{place}", before, chat.encode_prompt(before), True)
+            turns.append(Demonstration(earlier, text, chat.encode_completion(text)))
+        turns.append(demonstration)
+    return turns
 
 
 def _load(

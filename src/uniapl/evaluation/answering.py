@@ -39,6 +39,9 @@ def answer_benchmark(
     """
     path, config = _policy_of(model)
     system_prompt = config.data.system_prompt if config else None
+    arguments = dict(config.data.template_arguments) if config else {}
+    if not decoding.is_thinking:
+        arguments["enable_thinking"] = False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # what a run's evaluations used, so that numbers agree; bfloat16 is enough on an accelerator
     dtype_name = config.model.dtype if config else _default_dtype(device)
@@ -47,7 +50,7 @@ def answer_benchmark(
         tokenizer,
         generation_config=policy.model.generation_config,
         system_prompt=system_prompt,
-        template_arguments={} if decoding.is_thinking else {"enable_thinking": False},
+        template_arguments=arguments,
     )
     loaded = load_prompts(prompts, chat)
     check_prompts(loaded, check, prompts)
@@ -67,7 +70,7 @@ def answer_benchmark(
         "model": str(model),
         "temperature": decoding.temperature,
         "max_completion_tokens": limit,
-        "enable_thinking": None if decoding.is_thinking else False,
+        "template_arguments": arguments,
         "system_prompt": system_prompt,
         "seed": decoding.seed,
         "dtype": dtype_name,

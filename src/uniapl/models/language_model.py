@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from uniapl.models import packed_attention
+from uniapl.models import gguf, packed_attention
 from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.types import InputError
 
@@ -141,15 +141,18 @@ class LanguageModel(nn.Module):
 def load_language_model(
     path: str, dtype: torch.dtype, device: torch.device, logit_chunk_tokens: int
 ) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer from a folder or the hub, weights in float32.
+    """Load a model and its tokenizer from a folder, a GGUF file or the hub, weights in float32.
 
     Raises:
         InputError: Nothing loadable is there, or the model computes something that packing cannot.
     """
     disable_progress_bar()  # its bars would tear the run's own lines
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        if path.endswith(gguf.SUFFIX) and Path(path).is_file():
+            model, tokenizer = gguf.load_gguf(Path(path))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         missing = "" if Path(path).exists() else " (no such folder here)"

@@ -166,6 +166,8 @@ class _Run:
             f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters), "
             f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts → {self.folder.path}"
         )
+        for line in self.chat.warnings():
+            progress.say(f"warning: {line}")
         if self.folder.step:
             progress.say(f"going on from step {self.folder.step}")
 

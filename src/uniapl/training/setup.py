@@ -10,7 +10,12 @@ import torch
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
-from uniapl.data.readers import expert_demonstration, load_demonstrations, load_prompts
+from uniapl.data.readers import (
+    every_turn,
+    expert_demonstration,
+    load_demonstrations,
+    load_prompts,
+)
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.instructions import validate
 from uniapl.models.language_model import LanguageModel, load_language_model
@@ -42,7 +47,11 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
         tokenizer,
         generation_config=policy.model.generation_config,
         system_prompt=config.data.system_prompt,
+        template_arguments=config.data.template_arguments,
     )
+    # other tools read where to stop from the saved model
+    ends = list(chat.eos_token_ids)
+    policy.model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
     return policy, chat
 
 
@@ -71,6 +80,8 @@ def load_data(config: Config, chat: Chat) -> Data:
         load_demonstrations(config.data.demonstrations, chat, **limits),
         config.data.held_out_demonstrations,
     )
+    if config.data.trained_turns == "all":
+        demonstrations = every_turn(demonstrations, chat)
     prompts: list[Prompt] = []
     if config.data.prompts is not None and on in ("preference", "both"):
         prompts = load_prompts(config.data.prompts, chat, **limits)
