@@ -26,6 +26,8 @@ def steps_with_warnings(values: list[float | None], name: str = ACCURACY, quiet:
         ("rollout/truncated_fraction", 0.5, "rollout.max_completion_tokens"),
         ("rollout/zero_std_group_fraction", 1.0, "reward functions"),
         ("policy/sampling_gap", 0.5, "rollout.importance_cap"),
+        ("policy/sampling_gap", 0.11, "trainer and generator disagree"),
+        ("optimizer/moved_fraction", 0.0, "raise optimizer.learning_rate"),
         ("policy/clip_fraction", 0.8, "rollout.updates_per_rollout"),
     ],
 )
@@ -36,7 +38,8 @@ def test_out_of_band_is_said_with_what_to_do(name: str, value: float, advice: st
 
 
 def test_inside_the_band_is_silence():
-    metrics = dict.fromkeys(DEFINITIONS, 0.0) | {ACCURACY: 0.6}
+    metrics = dict.fromkeys(DEFINITIONS, 0.0) | {ACCURACY: 0.6, "optimizer/moved_fraction": 0.2}
+    metrics["policy/sampling_gap"] = 0.05
     assert HealthWatch().warnings(1, metrics, 0) == []
     assert HealthWatch().warnings(1, dict.fromkeys(DEFINITIONS, None), 0) == []
 

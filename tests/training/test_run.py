@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny_runs import Tiny, repeatable, rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from uniapl.config import load_config, overridden_keys
-from uniapl.config.schema import MethodName
+from uniapl.config.schema import Config, MethodName
+from uniapl.data.readers import load_prompts
 from uniapl.evaluation.evaluate import INSTRUCTION_DEFINITIONS
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
+from uniapl.rollout import TransformersGenerator
 from uniapl.training import train
 from uniapl.training.methods import METHODS
 from uniapl.training.metrics import DEFINITIONS
+from uniapl.training.model_card import model_card
+from uniapl.training.setup import load_policy
 
 Runs = Callable[..., Path]
 
@@ -197,6 +202,78 @@ def test_plain_transformers_opens_the_policy(runs: Runs, tiny: Tiny, dtype: str)
     assert answer[0, -1] == 4 or answer.shape[1] == prompt["input_ids"].shape[1] + 12
 
 
+def test_plain_transformers_answers_as_the_run_does(runs: Runs, tiny: Tiny):
+    """Same greedy tokens and the same end, one prompt at a time and through a pipeline."""
+    folder = runs(of_method("uniapl")) / "policy"
+    given = tiny.load(folder, f"model.path={folder}")
+    policy, chat = load_policy(given)
+    prompts = load_prompts(tiny.task["test"], chat, limit=6)
+    generator = TransformersGenerator(
+        policy.model,
+        chat.tokenizer,
+        max_completion_tokens=12,
+        eos_token_ids=chat.eos_token_ids,
+        temperature=0,
+    )
+    ours = generator.sample(prompts, 1)
+    assert {r.finish_reason for r in ours} >= {"stop"}
+    writer = pipeline("text-generation", model=str(folder), device="cpu")
+    for prompt, rollout in zip(prompts, ours, strict=True):
+        (written,) = writer(
+            [dict(turn) for turn in prompt.messages],
+            max_new_tokens=12,
+            max_length=None,
+            do_sample=False,
+            return_tensors=True,
+        )
+        ids = written["generated_token_ids"]
+        assert tuple(ids) == (*prompt.token_ids, *rollout.token_ids)
+
+
+def test_the_card_says_what_the_model_is(runs: Runs, tiny: Tiny):
+    run = runs(of_method("uniapl"))
+    card = (run / "policy" / "README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["uniapl", "uniapl"],
+    }
+    assert "`model` after 4 steps of the method `uniapl`" in text
+    assert "| `sft_weight` | 0.3 |" in text
+    assert "| `data.demonstrations` | demonstrations.jsonl | 12 |" in text
+    assert "| `evaluation.prompts` | test.jsonl | 6 |" in text
+    after = json.loads((run / "evaluations/step_000004/results.json").read_text())
+    shown = (
+        f"{after['prompt_level_strict_acc']:.3f} ± {after['prompt_level_strict_acc_stderr']:.3f}"
+    )
+    assert "On 6 prompts" in text
+    assert "| | before | after | expert |" in text
+    assert shown in next(line for line in text.splitlines() if "`prompt_level_strict_acc`" in line)
+    assert f"torch {torch.__version__}" in text
+    # nothing of this machine, and a config that can be used
+    assert str(tiny.model.parent) not in card
+    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert settings["rollout"]["group_size"] == 4
+    assert settings["data"]["prompts"] == "prompts.jsonl"
+
+
+def test_the_card_names_a_base_model_from_the_hub_and_an_unmeasured_run():
+    config = Config.model_validate(
+        {
+            "method": "sft",
+            "output_dir": "runs/x",
+            "model": {"path": "Qwen/Qwen3-0.6B"},
+            "data": {"demonstrations": "data/d.jsonl"},
+            "training": {"steps": 3},
+        }
+    )
+    card = model_card(config, {"versions": {"torch": "2"}}, {"data.demonstrations": 7}, {}, ())
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "Qwen/Qwen3-0.6B"
+    assert "[Qwen/Qwen3-0.6B](https://huggingface.co/Qwen/Qwen3-0.6B) after 3 steps" in card
+    assert "## Metrics\nNone were measured." in card
+
+
 def test_bfloat16_trains_float32_weights(runs: Runs, tiny: Tiny):
     """Updates below bfloat16's resolution must not be lost between steps."""
     run = runs("model.dtype=bfloat16")
@@ -230,10 +307,17 @@ def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, cap
     assert not (tmp_path / "run").exists()
 
 
+def test_a_learning_rate_without_effect_is_said(tiny: Tiny, tmp_path: Path, capsys):
+    tiny.train(tmp_path / "run", "training.steps=1", "optimizer.learning_rate=1e-13")
+    (line,) = [w for w in capsys.readouterr().out.splitlines() if "moved_fraction" in w]
+    assert line.startswith("warning: optimizer/moved_fraction 0.0")
+
+
 def test_the_output_says_what_happens(tiny: Tiny, tmp_path: Path, capsys):
     tiny.train(tmp_path / "run", "training.steps=2")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("uniapl, seed 0: ")
+    assert not any("moved_fraction" in line for line in lines)
     assert "12 demonstrations, 12 prompts" in lines[0]
     assert lines[1].startswith("step 0: prompt_level_strict_acc ")
     assert lines[-1] == f"policy: {tmp_path / 'run' / 'policy'}"

@@ -395,6 +395,16 @@ def test_metrics_by_hand() -> None:
     assert metrics["trained_tokens"] == 8 + 6 + 9
 
 
+def test_the_share_of_weights_that_moved() -> None:
+    assert Step(mixed_batch(), learning_rate=0.0)()["optimizer/moved_fraction"] == 0
+    # rows of the embedding that were neither read nor predicted stay, all else moves
+    moved = Step(mixed_batch(), learning_rate=0.1)()["optimizer/moved_fraction"]
+    assert moved is not None
+    assert 0.5 < moved <= 1
+    # float64 resolves 1e-16 of a weight
+    assert Step(mixed_batch(), learning_rate=1e-30)()["optimizer/moved_fraction"] == 0
+
+
 def test_gradient_is_clipped_after_the_norm_is_measured() -> None:
     clipping = settings().model_copy(
         update={"optimizer": settings().optimizer.model_copy(update={"max_grad_norm": 0.01})}

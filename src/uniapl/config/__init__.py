@@ -3,6 +3,7 @@
 from uniapl.config.loading import (
     dump_chosen,
     dump_config,
+    dump_published,
     load_config,
     overridden_keys,
     packaged_configs,
@@ -16,6 +17,7 @@ __all__ = [
     "config_reference",
     "dump_chosen",
     "dump_config",
+    "dump_published",
     "load_config",
     "overridden_keys",
     "packaged_configs",

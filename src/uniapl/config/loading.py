@@ -118,6 +118,17 @@ def dump_config(config: Config) -> str:
     return dump_yaml(data)
 
 
+def dump_published(config: Config) -> str:
+    """Return YAML for other people: files by name, without this machine's folders and the run's own."""
+    for key in _PATH_KEYS:
+        value = _get(config, key)
+        if value is not None and (Path(value).is_absolute() or Path(value).expanduser().exists()):
+            config = _with(config, key, Path(value).name)
+    data = cast("dict[str, Any]", load_yaml(dump_config(config)))
+    del data["output_dir"], data["training"]["resume"]
+    return dump_yaml(data)
+
+
 def dump_chosen(config: Config) -> str:
     """Return YAML of the keys that file and overrides set, no defaults.
 

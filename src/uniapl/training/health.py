@@ -59,10 +59,17 @@ _BANDS: dict[str, _Band] = {
     ),
     "policy/sampling_gap": _Band(
         -1.0,
-        0.3,
+        0.1,  # bfloat16 alone makes 0.04
         "",
         "trainer and generator disagree about log-probs: set rollout.importance_cap, or "
         "model.dtype=float32",
+    ),
+    "optimizer/moved_fraction": _Band(
+        0.1,
+        1.0,
+        "the updates change few weights, being too small for their number type: raise "
+        "optimizer.learning_rate; if optimizer/grad_norm is 0, no term has anything to teach",
+        "",
     ),
     "policy/clip_fraction": _Band(
         -1.0,

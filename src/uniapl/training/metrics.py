@@ -45,6 +45,7 @@ DEFINITIONS: dict[str, str] = {
     "constraint/state": "-1 slack (λ at its minimum), 0 active, 1 saturated (λ at its maximum).",
     "optimizer/learning_rate": "The policy's learning rate.",
     "optimizer/grad_norm": "Norm of the policy's gradient before clipping.",
+    "optimizer/moved_fraction": "Share of the policy's weights, of a fixed sample, that the update changed.",
     "optimizer/discriminator_grad_norm": "Norm of the discriminator's gradient before clipping.",
     "data/demonstration_epoch": "Passes over the demonstrations so far.",
     "data/trained_tokens": "Tokens that went through a forward and backward pass so far, prompts included.",

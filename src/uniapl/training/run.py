@@ -29,6 +29,7 @@ from uniapl.training.health import HealthWatch, InstructionWatch
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
 from uniapl.training.metrics import MetricsFile, definitions, peak_gib
+from uniapl.training.model_card import model_card
 from uniapl.training.progress import RunProgress, results_table
 from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.run_folder import RunFolder, open_run_folder
@@ -256,19 +257,37 @@ class _Run:
         replace_file(folder / f"{step_name(self.trainer.step)}.jsonl", text)
 
     def _finish(self, progress: RunProgress) -> None:
-        dtype = getattr(torch, self.config.model.dtype)
-        write_folder(
-            self.folder.path / POLICY,
-            lambda path: self.policy.save(path, self.chat.tokenizer, dtype),
+        columns = self._first_and_last()
+        write_folder(self.folder.path / POLICY, lambda path: self._write_policy(path, columns))
+        if columns and self.data.evaluation:
+            table = results_table(columns, self.data.evaluation.headline)
+            if table is not None:
+                progress.console.print(table)
+        progress.say(f"policy: {self.folder.path / POLICY}")
+
+    def _write_policy(self, folder: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+        self.policy.save(folder, self.chat.tokenizer, getattr(torch, self.config.model.dtype))
+        data = self.data
+        card = model_card(
+            self.config,
+            json.loads((self.folder.path / "environment.json").read_text()),
+            {
+                "data.demonstrations": len(data.demonstrations) + len(data.held_out),
+                "data.prompts": len(data.prompts),
+                "evaluation.prompts": len(data.evaluation.prompts) if data.evaluation else 0,
+            },
+            evaluations,
+            data.evaluation.headline if data.evaluation else (),
         )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _first_and_last(self) -> dict[str, Mapping[str, Any]]:
+        """Return the evaluations before and after training, and the expert's own."""
         columns: dict[str, Mapping[str, Any]] = {}
         for title, step in (("before", 0), ("after", self.config.training.steps)):
             file = self.folder.path / "evaluations" / step_name(step) / "results.json"
             if file.exists():
                 columns[title] = json.loads(file.read_text())
-        if columns and self.data.evaluation:
+        if columns:
             columns["expert"] = next(iter(columns.values())).get("expert", {})
-            table = results_table(columns, self.data.evaluation.headline)
-            if table is not None:
-                progress.console.print(table)
-        progress.say(f"policy: {self.folder.path / POLICY}")
+        return columns

@@ -22,6 +22,9 @@ from uniapl.objective.unified import (
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.types import Demonstration, TrainingError
 
+SAMPLED_WEIGHTS = 1024
+"""So many of each tensor are watched: enough to see whether updates move the weights at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepWeights:
@@ -145,8 +148,12 @@ class PolicyUpdate:
             num_packed += len(packed.input_ids)
             packed = packed.to(self.policy.device)
             self._accumulate(packed, batch, tokens, sampled, scale, sums, is_first_pass)
-        norm = self._apply(sums) if sequences else 0.0  # every term's weight may be 0 in a step
-        return self._metrics(sums, scale, tokens, norm) | {"trained_tokens": num_packed}
+        # every term's weight may be 0 in a step
+        norm, moved = self._apply(sums) if sequences else (0.0, None)
+        return self._metrics(sums, scale, tokens, norm) | {
+            "optimizer/moved_fraction": moved,
+            "trained_tokens": num_packed,
+        }
 
     def _accumulate(
         self,
@@ -221,7 +228,8 @@ class PolicyUpdate:
             if rollouts.ref_logprobs is not None:
                 sums.add(kl=k3(rollouts.logprobs, rollouts.ref_logprobs)[is_counted].sum())
 
-    def _apply(self, sums: _Sums) -> float:
+    def _apply(self, sums: _Sums) -> tuple[float, float]:
+        """Update the weights; returns the gradient's norm and the share of weights that changed."""
         loss = sums.values["loss"].item()
         norm = nn.utils.clip_grad_norm_(
             self.policy.parameters(), self.config.optimizer.max_grad_norm
@@ -233,9 +241,15 @@ class PolicyUpdate:
                     f"the policy's {name} is {value}; the last checkpoint is kept; lower "
                     "optimizer.learning_rate and start again in another output_dir"
                 )
+        before = self._some_weights()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norm, (self._some_weights() != before).double().mean().item()
+
+    def _some_weights(self) -> Tensor:
+        """Return the first weights of each tensor that learns, in one row."""
+        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return torch.cat([p.detach().flatten()[:SAMPLED_WEIGHTS] for p in learning])
 
     def _metrics(
         self, sums: _Sums, scale: StepScale, tokens: WeightedTokens | None, norm: float
