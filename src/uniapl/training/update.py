@@ -224,7 +224,7 @@ class PolicyUpdate:
     def _apply(self, sums: _Sums) -> float:
         loss = sums.values["loss"].item()
         norm = nn.utils.clip_grad_norm_(
-            self.policy.parameters(), self.config.optimizer.max_grad_norm
+            self.policy.trainable_parameters(), self.config.optimizer.max_grad_norm
         ).item()
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
