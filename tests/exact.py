@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from uniapl.config.schema import Config
+from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence
 from uniapl.models.scalar_model import ScalarModel
@@ -176,14 +177,26 @@ def config(**sections: Any) -> Config:
     return Config(**values)
 
 
+def with_random_adapter(model: LanguageModel, name: str, seed: int = 3) -> LanguageModel:
+    """A new adapter that is not at its start, where it changes nothing."""
+    made = model.with_adapter(name, LoraShape(rank=2, alpha=3.0))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in made.trainable_parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    return made
+
+
 def discriminator(form: str, micro_batch_tokens: int = 10_000, **settings: Any) -> Discriminator:
     """Its language model differs from the policy's, and a scalar head is not at its zero start."""
     settings = {"form": form, "max_grad_norm": 1e9, **settings}
     config_ = config(discriminator=settings)
+    backbone = exact_policy(seed=2)
+    if config_.discriminator.backbone == "lora":
+        backbone = with_random_adapter(backbone, "discriminator")
     made = Discriminator(
         config_.discriminator,
         config_.optimizer,
-        exact_policy(seed=2),
+        backbone,
         micro_batch_tokens,
         seed=0,
     )

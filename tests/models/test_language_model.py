@@ -178,7 +178,7 @@ def test_copies_are_independent() -> None:
     policy = exact_policy()
     (packed,) = pack(some_sequences(2), 1000)
     before = policy.logprobs(packed).detach()
-    reference, twin = policy.frozen_copy(), policy.trainable_copy()
+    reference, twin = policy.reference(), policy.trainable_copy()
     assert not any(p.requires_grad for p in reference.parameters())
     assert all(p.requires_grad for p in (*policy.parameters(), *twin.parameters()))
     with torch.no_grad():

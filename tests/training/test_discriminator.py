@@ -7,7 +7,6 @@ import pytest
 import torch
 from exact import (
     TEMPERATURE,
-    RecordingOptimizer,
     assert_close,
     assert_same_gradients,
     config,
@@ -24,14 +23,16 @@ from exact import (
     prompt,
     rollout,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
+from uniapl.models.packing import pack
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.objective.reductions import group_correlation
 from uniapl.training.discriminator import Discriminator
 from uniapl.training.rollout_batch import RolloutBatch
+from uniapl.training.setup import other_roles, prepare_policy
 from uniapl.training.update import PolicyUpdate, StepWeights, no_gradient_logprobs, weigh_tokens
-from uniapl.types import TrainingError
+from uniapl.types import InputError, TrainingError
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("scalar", {"label_smoothing": 0.1, "logit_penalty": 0.02}),
     ("likelihood", {}),
     ("likelihood", {"likelihood_weight": 0.0, "label_smoothing": 0.2, "logit_penalty": 0.01}),
+    ("scalar", {"backbone": "lora"}),
+    ("likelihood", {"backbone": "lora"}),
 ]
 
 
@@ -70,10 +73,11 @@ def test_logits_loss_and_gradient_equal_plain_forwards(
     assert_same_gradients(actual, gradients(made.model))
 
 
+@pytest.mark.parametrize("backbone", ["copy", "lora"])
 @pytest.mark.parametrize("form", ["scalar", "likelihood"])
-def test_a_score_does_not_depend_on_learning_from_it(form: str) -> None:
+def test_a_score_does_not_depend_on_learning_from_it(form: str, backbone: str) -> None:
     batch = judged_batch()
-    made = discriminator(form)
+    made = discriminator(form, backbone=backbone)
     before = made.judge(batch, learn=False)
     assert all(p.grad is None for p in made.parameters)
     learning = made.judge(batch, learn=True)
@@ -270,39 +274,110 @@ def test_separable_data_is_told_apart(form: str) -> None:
     assert losses[-1] < losses[0] / 2
 
 
+ROLES = [("full", "copy"), ("full", "lora"), ("lora", "copy"), ("lora", "lora")]
+
+
+def bits(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+@pytest.mark.parametrize("is_recomputed", [False, True])
+@pytest.mark.parametrize(("tuning", "backbone"), ROLES)
 @pytest.mark.parametrize("form", ["scalar", "likelihood"])
-def test_policy_and_discriminator_do_not_move_each_other(form: str) -> None:
+def test_policy_and_discriminator_do_not_move_each_other(
+    form: str, tuning: str, backbone: str, is_recomputed: bool
+) -> None:
+    """As in a step: the discriminator's gradient waits while the policy learns, then it learns too."""
     batch = judged_batch()
-    policy = exact_policy()
-    config_ = config(discriminator={"form": form}, optimizer={"max_grad_norm": 1e9})
-    made = Discriminator(config_.discriminator, config_.optimizer, policy.trainable_copy(), 100, 0)
+    config_ = config(
+        model={"tuning": tuning},
+        discriminator={"form": form, "backbone": backbone},
+        training={"gradient_checkpointing": is_recomputed, "micro_batch_tokens": 25},
+    )
+    policy = prepare_policy(exact_policy(), config_)
+    language_model, reference = other_roles(config_, policy)
+    assert language_model is not None
+    made = Discriminator(config_.discriminator, config_.optimizer, language_model, 25, 0)
+    (packed,) = pack(batch.sequences, 1000)
+    policy_says = policy.logprobs(packed).tolist()
+    base_says = reference and reference.logprobs(packed).tolist()
+    assert base_says in (None, policy_says)
+    # a base that two share is in both; what learns is not
+    of_policy, of_made = bits(policy), bits(made.model)
+    assert not set(map(id, policy.trainable_parameters())) & set(map(id, made.parameters))
 
-    def states() -> tuple[list[Tensor], list[Tensor]]:
-        return tuple([p.detach().clone() for p in m.parameters()] for m in (policy, made.model))  # type: ignore[return-value]
-
-    def is_same(first: list[Tensor], second: list[Tensor]) -> bool:
-        return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-    start = states()
     verdicts = made.judge(batch, learn=True)
-    assert all(map(is_same, states(), start))
-    assert all(p.grad is None for p in policy.parameters())
+    assert not moved(of_policy, bits(policy)) | moved(of_made, bits(made.model))
+    assert policy.logprobs(packed).tolist() == policy_says
+    assert all(p.grad is None for p in policy.trainable_parameters())
     waiting = [None if p.grad is None else p.grad.clone() for p in made.parameters]
+    assert any(g is not None and g.any() for g in waiting)
 
     weights = StepWeights(sft=0.3, grpo=1.0, adversarial=0.5, kl=0.0)
     tokens = weigh_tokens(batch, made.credit(batch, verdicts), weights, config_, CPU)
-    update = PolicyUpdate(config_, policy, RecordingOptimizer(policy, 0.1))
-    update(batch.experts, batch, tokens, weights, is_first_pass=True)
-    moved = states()
-    assert not is_same(moved[0], start[0])
-    assert is_same(moved[1], start[1])
+    optimizer = torch.optim.SGD(policy.trainable_parameters(), lr=0.1)
+    PolicyUpdate(config_, policy, optimizer)(
+        batch.experts, batch, tokens, weights, is_first_pass=True
+    )
+    own = {
+        n
+        for n, p in policy.named_parameters()
+        if any(p is q for q in policy.trainable_parameters())
+    }
+    assert moved(of_policy, bits(policy)) <= own
+    assert moved(of_policy, bits(policy))
+    learning = {n for n, p in made.model.named_parameters() if any(p is q for q in made.parameters)}
+    assert not moved(of_made, bits(made.model)) & learning
     for parameter, gradient in zip(made.parameters, waiting, strict=True):
         assert (parameter.grad is None) == (gradient is None)
         assert gradient is None or torch.equal(gradient, parameter.grad)  # type: ignore[arg-type]
 
+    of_policy, of_made, policy_says = bits(policy), bits(made.model), policy.logprobs(packed)
     made.learn()
-    assert is_same(states()[0], moved[0])
-    assert not is_same(states()[1], moved[1])
+    assert not moved(of_policy, bits(policy)) & own
+    assert moved(of_made, bits(made.model)) <= learning
+    assert moved(of_made, bits(made.model))
+    assert policy.logprobs(packed).tolist() == policy_says.tolist()
+    assert base_says in (None, reference and reference.logprobs(packed).tolist())
+
+
+@pytest.mark.parametrize("form", ["scalar", "likelihood"])
+def test_one_backbone_serves_all_roles(form: str) -> None:
+    """Of an adapter policy nothing is copied; of a full one a single copy is reference and backbone."""
+    for tuning, copies in (("lora", 0), ("full", 1)):
+        config_ = config(
+            model={"tuning": tuning},
+            discriminator={"form": form, "backbone": "lora"},
+            objective={"kl_coef": 0.1},
+        )
+        policy = prepare_policy(exact_policy(), config_)
+        backbone, reference = other_roles(config_, policy)
+        assert backbone is not None
+        assert reference is not None
+        assert len({id(m.model) for m in (policy, backbone, reference)}) == 1 + copies
+        assert backbone.model is reference.model
+        assert reference.trainable_parameters() == []
+
+
+def test_only_what_learns_is_saved_and_comes_back_bit_for_bit() -> None:
+    for form, backbone in (("scalar", "lora"), ("likelihood", "lora"), ("scalar", "copy")):
+        made, other = discriminator(form, backbone=backbone), discriminator(form, backbone=backbone)
+        made.judge(judged_batch(), learn=True)
+        made.learn()
+        state = made.state_dict()
+        assert len(state["model"]) == len(made.parameters)
+        if backbone == "lora":
+            assert all("lora_" in name or name == "head.weight" for name in state["model"])
+        other.load_state_dict(state)
+        assert not moved(bits(made.model), bits(other.model))
+    with pytest.raises(InputError, match="has other weights than this run's"):
+        discriminator("scalar", backbone="copy").load_state_dict(
+            discriminator("scalar", backbone="lora").state_dict()
+        )
 
 
 def test_gradient_that_is_not_finite_stops_the_run() -> None:

@@ -43,6 +43,16 @@ SCENARIOS = {
         ],
         [["during_step", 6]],
     ),
+    "lora": (
+        [
+            "model.tuning=lora",
+            "discriminator.backbone=lora",
+            "objective.kl_coef=0.1",
+            "training.gradient_checkpointing=true",
+            EVALUATED,
+        ],
+        [["during_step", 5], ["during_checkpoint", 2]],
+    ),
     "updates-per-rollout": (
         [
             "rollout.updates_per_rollout=2",

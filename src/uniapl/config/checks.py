@@ -53,6 +53,12 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
     for key, (applies, reason) in _discriminator_options(config).items():
         if not applies and (not explicit_only or key in discriminator.model_fields_set):
             found[f"discriminator.{key}"] = reason
+    if config.model.tuning != "lora" and discriminator.backbone != "lora":
+        for key in type(config.lora).model_fields:
+            if not explicit_only or key in config.lora.model_fields_set:
+                found[f"lora.{key}"] = (
+                    "has no effect without model.tuning lora or discriminator.backbone lora"
+                )
     for index, reward in enumerate(config.rewards):
         explicit = "all_or_nothing" in reward.model_fields_set
         if reward.function != "instructions" and (explicit or not explicit_only):

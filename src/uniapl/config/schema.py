@@ -41,7 +41,20 @@ class ModelConfig(Section):
     path: str
     """Folder or hub id of the model and its tokenizer; the reference and the discriminator start here too."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number type of the forward and backward passes. bfloat16 keeps float32 master weights."""
+    """Number type of the forward and backward passes. Weights that learn stay float32 (docs/models.md)."""
+    tuning: Literal["full", "lora"] = "full"
+    """`full`: every weight learns; `lora`: an adapter on frozen weights, which also serve as the reference."""
+
+
+class LoraConfig(Section):
+    """Adapters: the policy's with `model.tuning: lora`, the discriminator's with `discriminator.backbone: lora`."""
+
+    rank: PositiveInt = 16
+    """Rank r of an adapter's two matrices."""
+    alpha: PositiveFloat = 32.0
+    """What they add is multiplied by alpha / rank."""
+    target_modules: tuple[str, ...] = ()
+    """Modules that get one, by the last part of their names; none named: every linear layer but the head."""
 
 
 class DataConfig(Section):
@@ -108,8 +121,8 @@ class DiscriminatorConfig(Section):
 
     form: Literal["scalar", "likelihood"] = "likelihood"
     """`scalar`: a head on the last token; `likelihood`: log p_expert - log π_old from a second language model."""
-    backbone: Literal["copy"] = "copy"
-    """`copy`: own weights that start as the policy's."""
+    backbone: Literal["copy", "lora"] = "copy"
+    """`copy`: own weights that start as the policy's; `lora`: an adapter on the frozen weights of the reference."""
     credit: Literal["token", "completion"] = "token"
     """Only `likelihood`: one advantage per token (clamped), or one per completion (centred in its group)."""
     learning_rate: PositiveFloat = 2e-4
@@ -202,6 +215,8 @@ class TrainingConfig(Section):
     """Tokens of one packed forward and backward; lower needs less memory and changes no result."""
     logit_chunk_tokens: PositiveInt = 1024
     """Positions whose full-vocabulary logits exist at the same time."""
+    gradient_checkpointing: bool = False
+    """Run each layer again in the backward pass instead of keeping its activations: less memory, slower."""
     checkpoint_every: NonNegativeInt = 50
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: PositiveInt = 2
@@ -247,6 +262,7 @@ class Config(Section):
     output_dir: str
     """The run folder."""
     model: ModelConfig
+    lora: LoraConfig = LoraConfig()
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     rewards: tuple[RewardConfig, ...] = (RewardConfig(function="instructions"),)

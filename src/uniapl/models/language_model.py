@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,7 +13,9 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from uniapl.models import gguf, packed_attention
+from uniapl.models.adapters import AdaptedBackbone, LoraShape, Role, widen
 from uniapl.models.packing import Packed, TokenSequence, pack
+from uniapl.models.recomputation import recomputable_layers, recomputed
 from uniapl.types import InputError
 
 CHECK_TOLERANCE = 2e-3
@@ -23,15 +25,26 @@ CHECK_TOLERANCE = 2e-3
 class LanguageModel(nn.Module):
     """A transformers model with packed forwards.
 
-    Weights are float32; with `dtype` bfloat16 the forward runs under autocast, so that updates smaller
-    than bfloat16's resolution are not lost.
+    Weights that learn are float32; with `dtype` bfloat16 the forward runs under autocast, so that updates
+    smaller than bfloat16's resolution are not lost. With a `role` the model's own weights are frozen and
+    shared with other roles.
     """
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype, logit_chunk_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype,
+        logit_chunk_tokens: int,
+        role: Role | None = None,
+        *,
+        recomputes_layers: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.dtype = dtype
         self.logit_chunk_tokens = logit_chunk_tokens
+        self.role = role
+        self.recomputes_layers = recomputes_layers
         # no dropout: a ratio of two forwards must be 1 where the weights are equal
         self.model.eval()
 
@@ -39,6 +52,12 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights live."""
         return next(self.model.parameters()).device
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that learn: an adapter's, or all."""
+        if self.role:
+            return self.role.parameters()
+        return [p for p in self.parameters() if p.requires_grad]
 
     @property
     def head(self) -> nn.Module:
@@ -54,11 +73,20 @@ class LanguageModel(nn.Module):
             return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, self.dtype)
 
+    def acting(self) -> AbstractContextManager[None]:
+        """Return the context in which the model is this role: no other adapter acts."""
+        return self.role.backbone.acting(self.role.name) if self.role else nullcontext()
+
+    def _recomputing(self) -> AbstractContextManager[None]:
+        if not (self.recomputes_layers and torch.is_grad_enabled()):
+            return nullcontext()
+        return recomputed(recomputable_layers(self.model), self.acting)
+
     def hidden_states(self, packed: Packed) -> Tensor:
         """Return the last layer's hidden states [tokens, width] of a packed row on the model's device."""
         if self.model.config._attn_implementation != packed_attention.NAME:
             self.model.set_attn_implementation(packed_attention.NAME)
-        with self.autocast():
+        with self.acting(), self.autocast(), self._recomputing():
             output = self.model.base_model(
                 input_ids=packed.input_ids[None],
                 position_ids=packed.position_ids[None],
@@ -115,27 +143,71 @@ class LanguageModel(nn.Module):
         return flat
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
-        """Write an ordinary model folder, the weights as `dtype`, that transformers and vLLM open."""
+        """Write an ordinary model folder, the weights as `dtype`, that transformers and vLLM open.
+
+        An adapter is merged into the weights.
+        """
         model = self.model
+        if self.role:
+            model = self.role.backbone.plain(merged=self.role.name)
+        elif dtype != torch.float32:
+            model = copy.deepcopy(model)
         if dtype != torch.float32:
-            half = copy.deepcopy(self)
-            nn.Module.to(half, dtype)
-            model = half.model
+            nn.Module.to(model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
+    def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Write what `load` reads: a float32 model folder, or the adapter alone."""
+        if self.role is None:
+            self.save(folder, tokenizer, torch.float32)
+            return
+        folder.mkdir()
+        self.role.save(folder)
+        tokenizer.save_pretrained(folder)
+
     def load(self, folder: Path) -> None:
-        """Take over the weights of a saved folder, bit for bit if it was saved as float32."""
+        """Take over the weights that `save_trained` wrote, bit for bit."""
+        if self.role:
+            self.role.load(folder)
+            return
         saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(saved.state_dict())
 
-    def frozen_copy(self) -> "LanguageModel":
-        """Return a copy that takes no gradient: the reference."""
+    def with_adapter(self, name: str, shape: LoraShape) -> "LanguageModel":
+        """Return the model that a new adapter makes of this one, whose weights it freezes and shares."""
+        backbone = self.role.backbone if self.role else AdaptedBackbone(self.model)
+        return self._playing(backbone.add(name, shape))
+
+    def reference(self) -> "LanguageModel":
+        """Return the frozen model before training: an adapter's own backbone, else a copy."""
+        if self.role:
+            return self._playing(Role(self.role.backbone, None))
         return self.trainable_copy().requires_grad_(False)
 
     def trainable_copy(self) -> "LanguageModel":
-        """Return a copy with weights of its own."""
-        return LanguageModel(copy.deepcopy(self.model), self.dtype, self.logit_chunk_tokens)
+        """Return a copy with float32 weights of its own; of an adapter's backbone without the adapter."""
+        model = self.role.backbone.plain(merged=None) if self.role else copy.deepcopy(self.model)
+        if self.role:
+            widen(model.requires_grad_(True).parameters())
+        return LanguageModel(
+            model, self.dtype, self.logit_chunk_tokens, recomputes_layers=self.recomputes_layers
+        )
+
+    def _playing(self, role: Role) -> "LanguageModel":
+        return LanguageModel(
+            self.model,
+            self.dtype,
+            self.logit_chunk_tokens,
+            role,
+            recomputes_layers=self.recomputes_layers,
+        )
+
+
+def store_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Change the number type of the weights, not of buffers: positions would be rounded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def load_language_model(

@@ -18,9 +18,12 @@ class ScalarModel(nn.Module):
         # zero: the first verdict on every completion is the same, so its loss starts at log 2 exactly
         nn.init.zeros_(self.head.weight)
         # the language-model head is not used, unless it is tied to the embeddings
-        self.backbone.head.requires_grad_(
-            bool(backbone.model.config.get_text_config().tie_word_embeddings)
-        )
+        if not backbone.model.config.get_text_config().tie_word_embeddings:
+            self.backbone.head.requires_grad_(False)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that learn: the backbone's and the head."""
+        return [*self.backbone.trainable_parameters(), *self.head.parameters()]
 
     def logits(self, packed: Packed) -> Tensor:
         """Return d of each sequence of a packed micro-batch, [sequences] in the head's number type."""

@@ -25,7 +25,7 @@ from uniapl.objective.adversarial import (
 from uniapl.objective.constraint import smooth
 from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
-from uniapl.types import TrainingError
+from uniapl.types import InputError, TrainingError
 
 STD_SMOOTHING = 0.9
 """Weight of the past in the running group deviation of the scalar form."""
@@ -85,7 +85,7 @@ class Discriminator:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The weights that learn."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return self.model.trainable_parameters()
 
     @property
     def device(self) -> torch.device:
@@ -260,10 +260,15 @@ class Discriminator:
             ratios[: batch.num_rollout_tokens] if is_likelihood else None,
         )
 
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the weights that learn by name; a shared backbone is nobody's to save."""
+        learning = set(map(id, self.parameters))
+        return {n: p for n, p in self.model.named_parameters() if id(p) in learning}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that moves."""
         return {
-            "model": self.model.state_dict(),
+            "model": {name: p.detach() for name, p in self._named_parameters().items()},
             "optimizer": self.optimizer.state_dict(),
             "running_std": self.running_std,
             "replay": [
@@ -274,7 +279,11 @@ class Discriminator:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
-        self.model.load_state_dict(state["model"])
+        own = self._named_parameters()
+        if own.keys() != state["model"].keys():
+            raise InputError("the checkpoint's discriminator has other weights than this run's")
+        for name, parameter in own.items():
+            parameter.data.copy_(state["model"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.running_std = state["running_std"]
         self.replay = deque()

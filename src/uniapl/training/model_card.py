@@ -18,8 +18,8 @@ _WEIGHTS = {
 _TEXT = """\
 # {name}, post-trained with `{method}`
 
-{base} after {steps} steps of the method `{method}` of [uniapl](https://arxiv.org/abs/2509.25148) {version}: demonstrations and
-preferences in one stage. It is an ordinary transformers model; answers are greedy or sampled as `generation_config.json` says.
+{base} after {steps} steps of the method `{method}` of uniapl {version}, an implementation of
+[Unified Adversarial Preference Learning](https://arxiv.org/abs/2509.25148). It is an ordinary transformers model.
 
 ## Objective
 | weight | value | of |

@@ -19,6 +19,7 @@ from uniapl.models.packing import completion_offsets, pack
 from uniapl.rewards import build_rewards
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.checkpoint import (
+    ADAPTER,
     POLICY,
     replace_file,
     save_checkpoint,
@@ -162,9 +163,11 @@ class _Run:
 
     def _announce(self, progress: RunProgress) -> None:
         config, data = self.config, self.data
-        size = sum(p.numel() for p in self.policy.parameters()) / 1e6
+        size = self.policy.model.num_parameters() / 1e6
+        trained = sum(p.numel() for p in self.policy.trainable_parameters()) / 1e6
+        share = f", {trained:.3g}M of them train" if self.policy.role else ""
         progress.say(
-            f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters), "
+            f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters{share}), "
             f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts → {self.folder.path}"
         )
         for line in self.chat.warnings():
@@ -178,7 +181,7 @@ class _Run:
         save_checkpoint(
             self.folder.checkpoints,
             self.trainer.step,
-            lambda path: self.policy.save(path, self.chat.tokenizer, torch.float32),
+            lambda path: self.policy.save_trained(path, self.chat.tokenizer),
             state,
             self.config.training.keep_checkpoints,
         )
@@ -259,6 +262,8 @@ class _Run:
     def _finish(self, progress: RunProgress) -> None:
         columns = self._first_and_last()
         write_folder(self.folder.path / POLICY, lambda path: self._write_policy(path, columns))
+        if role := self.policy.role:
+            write_folder(self.folder.path / ADAPTER, role.save)
         if columns and self.data.evaluation:
             table = results_table(columns, self.data.evaluation.headline)
             if table is not None:

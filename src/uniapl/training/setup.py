@@ -18,7 +18,9 @@ from uniapl.data.readers import (
 )
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.instructions import validate
-from uniapl.models.language_model import LanguageModel, load_language_model
+from uniapl.models.adapters import LoraShape
+from uniapl.models.language_model import LanguageModel, load_language_model, store_weights
+from uniapl.models.recomputation import recomputable_layers
 from uniapl.rewards import NamedReward, check_columns, column_names
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.discriminator import Discriminator
@@ -43,6 +45,7 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     device = torch.device("cuda" if has_cuda else "cpu")
     dtype = getattr(torch, config.model.dtype)
     policy, tokenizer = load_language_model(path, dtype, device, config.training.logit_chunk_tokens)
+    policy = prepare_policy(policy, config)
     chat = Chat(
         tokenizer,
         generation_config=policy.model.generation_config,
@@ -53,6 +56,21 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     ends = list(chat.eos_token_ids)
     policy.model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
     return policy, chat
+
+
+def prepare_policy(model: LanguageModel, config: Config) -> LanguageModel:
+    """Make a loaded model the policy of a run: what learns is chosen here, and what is kept for it."""
+    model.recomputes_layers = config.training.gradient_checkpointing
+    if model.recomputes_layers:
+        recomputable_layers(model.model)
+    if config.model.tuning == "full":
+        return model
+    store_weights(model.model, model.dtype)  # frozen: nothing small is lost in bfloat16
+    return model.with_adapter("policy", _lora_shape(config))
+
+
+def _lora_shape(config: Config) -> LoraShape:
+    return LoraShape(config.lora.rank, config.lora.alpha, config.lora.target_modules)
 
 
 @dataclass(slots=True)
@@ -137,6 +155,29 @@ def _check_sizes(config: Config, data: Data, context: int | None) -> None:
             )
 
 
+def other_roles(
+    config: Config, policy: LanguageModel
+) -> tuple[LanguageModel | None, LanguageModel | None]:
+    """Return the discriminator's language model and the reference, with as few weights as they can share.
+
+    A reference that costs nothing is there even if no term asks for it.
+    """
+    has_discriminator = uses_discriminator(config)
+    adapts = has_discriminator and config.discriminator.backbone == "lora"
+    has_kl = METHODS[config.method].rollouts_on != "none" and is_ever_positive(
+        config.objective.kl_coef
+    )
+    reference = policy.reference() if adapts or has_kl or policy.role else None
+    backbone = None
+    if adapts:
+        assert reference is not None
+        backbone = reference.with_adapter("discriminator", _lora_shape(config))
+        reference = backbone.reference()
+    elif has_discriminator:
+        backbone = policy.trainable_copy()
+    return backbone, reference
+
+
 def build_trainer(
     config: Config, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
 ) -> Trainer:
@@ -157,18 +198,14 @@ def build_trainer(
         max_rows=config.rollout.max_rows,
         seed=config.seed,
     )
-    discriminator = None
-    if uses_discriminator(config):
-        discriminator = Discriminator(
-            config.discriminator,
-            config.optimizer,
-            policy.trainable_copy(),
-            config.training.micro_batch_tokens,
-            config.seed,
-        )
-    reference = None
-    if on != "none" and is_ever_positive(config.objective.kl_coef):
-        reference = policy.frozen_copy()
+    backbone, reference = other_roles(config, policy)
+    discriminator = backbone and Discriminator(
+        config.discriminator,
+        config.optimizer,
+        backbone,
+        config.training.micro_batch_tokens,
+        config.seed,
+    )
     players = Players(policy, generator, discriminator, reference, rewards, columns)
     mixture = Mixture(data.demonstrations, data.prompts, seed=config.seed)
     return Trainer(config, players, mixture, data.held_out)

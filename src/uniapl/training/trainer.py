@@ -60,7 +60,7 @@ class Trainer:
         self.mixture = mixture
         self.held_out = Stream("held-out demonstrations", held_out, config.seed)
         self.optimizer = torch.optim.AdamW(
-            players.policy.parameters(),
+            players.policy.trainable_parameters(),
             lr=config.optimizer.learning_rate,
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             weight_decay=config.optimizer.weight_decay,

@@ -232,7 +232,7 @@ class PolicyUpdate:
         """Update the weights; returns the gradient's norm and the share of weights that changed."""
         loss = sums.values["loss"].item()
         norm = nn.utils.clip_grad_norm_(
-            self.policy.parameters(), self.config.optimizer.max_grad_norm
+            self.policy.trainable_parameters(), self.config.optimizer.max_grad_norm
         ).item()
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):

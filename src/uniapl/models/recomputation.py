@@ -1,0 +1,49 @@
+"""Gradient checkpointing: a layer keeps its input for the backward pass, which then runs the layer again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from uniapl.types import InputError
+
+
+def recomputable_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the model's decoder layers.
+
+    Raises:
+        InputError: It says of none that it can be run again.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(
+            f"training.gradient_checkpointing: {type(model).__name__} has no layers that can be recomputed"
+        )
+    return list(layers)
+
+
+@contextmanager
+def recomputed(
+    layers: list[nn.Module], again: Callable[[], AbstractContextManager[object]]
+) -> Iterator[None]:
+    """Within, a forward of the layers keeps only their inputs; the backward pass reruns them inside `again()`.
+
+    transformers' own switch acts in training mode only, which turns dropout on: a ratio of two forwards
+    would not be 1 where the weights are equal.
+    """
+    for layer in layers:
+        layer.forward = partial(
+            checkpoint,
+            layer.forward,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), again()),
+        )
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own again
