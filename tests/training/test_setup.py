@@ -67,9 +67,7 @@ def test_template_arguments_are_plain_values(tiny: Tiny) -> None:
     with pytest.raises(InputError) as caught:
         load_config(tiny.config, ["data.template_arguments={mood: [1]}"])
     (problem,) = str(caught.value).splitlines()[1:]
-    assert problem.strip().startswith(
-        "data.template_arguments: must be a mapping of names to `true`"
-    )
+    assert problem.strip().startswith("data.template_arguments: must be a mapping of names to true")
 
 
 def test_the_policy_says_where_other_tools_must_stop(tiny: Tiny, tmp_path: Path) -> None:

@@ -401,8 +401,10 @@ def test_the_share_of_weights_that_moved() -> None:
     moved = Step(mixed_batch(), learning_rate=0.1)()["optimizer/moved_fraction"]
     assert moved is not None
     assert 0.5 < moved <= 1
-    # float64 resolves 1e-16 of a weight
-    assert Step(mixed_batch(), learning_rate=1e-30)()["optimizer/moved_fraction"] == 0
+    # float64 resolves 1e-16 of a weight; only what is 0 moves
+    lost = Step(mixed_batch(), learning_rate=1e-30)()["optimizer/moved_fraction"]
+    assert lost is not None
+    assert lost < 0.01
 
 
 def test_gradient_is_clipped_after_the_norm_is_measured() -> None:

@@ -124,7 +124,7 @@ def dump_published(config: Config) -> str:
         value = _get(config, key)
         if value is not None and (Path(value).is_absolute() or Path(value).expanduser().exists()):
             config = _with(config, key, Path(value).name)
-    data = cast("dict[str, Any]", load_yaml(dump_config(config)))
+    data = cast("dict[str, Any]", load_yaml(dump_config(config), "the config"))
     del data["output_dir"], data["training"]["resume"]
     return dump_yaml(data)
 
