@@ -1,8 +1,10 @@
+import os
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from uniapl.data.chat import Chat, eos_token_ids, preview, turn_end_token_id
 from uniapl.data.readers import every_turn
@@ -164,6 +166,23 @@ def test_a_template_without_an_end_of_turn_is_said(chatml):
     (line,) = Chat(chatml).warnings()
     assert line.startswith("the chat template writes nothing after an assistant turn")
     assert "learns to end with <|im_end|> instead" in line
+
+
+@pytest.mark.skipif(
+    "UNIAPL_SMOLLM2" not in os.environ,
+    reason="UNIAPL_SMOLLM2 names no folder of SmolLM2-135M-Instruct (docs/recipes.md makes one)",
+)
+def test_smollm2s_own_files():
+    tokenizer = AutoTokenizer.from_pretrained(os.environ["UNIAPL_SMOLLM2"])
+    chat = Chat(tokenizer)
+    conversation = [*USER, {"role": "assistant", "content": ANSWER}]
+    ours = [*chat.encode_prompt(USER), *chat.encode_completion(ANSWER)]
+    rest = tokenizer.encode("\n", add_special_tokens=False)
+    assert ours + rest == whole(tokenizer, conversation)
+    assert chat.eos_token_ids == ids_of(tokenizer, "<|im_end|>")
+    assert chat.warnings() == []
+    assert tokenizer.decode(ours).startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    assert tokenizer.tokenize("a:\n\n12") == ["a", ":", "ĊĊ", "1", "2"]
 
 
 def test_a_string_is_one_user_turn(chatml):
