@@ -10,6 +10,7 @@ import torch
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
+from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import expert_demonstration, load_demonstrations, load_prompts
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.instructions import validate
@@ -20,7 +21,7 @@ from uniapl.training.discriminator import Discriminator
 from uniapl.training.methods import METHODS, uses_discriminator
 from uniapl.training.schedules import is_ever_positive
 from uniapl.training.trainer import Players, Trainer
-from uniapl.types import Demonstration, InputError, Prompt
+from uniapl.types import Demonstration, InputError, PreferencePair, Prompt
 
 
 def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
@@ -53,6 +54,7 @@ class Data:
     demonstrations: list[Demonstration]
     held_out: list[Demonstration]
     prompts: list[Prompt]
+    pairs: list[PreferencePair]
     evaluation: EvaluationSet | None
 
 
@@ -74,6 +76,9 @@ def load_data(config: Config, chat: Chat) -> Data:
     prompts: list[Prompt] = []
     if config.data.prompts is not None and on in ("preference", "both"):
         prompts = load_prompts(config.data.prompts, chat, **limits)
+    pairs: list[PreferencePair] = []
+    if config.data.pairs is not None:
+        pairs = load_pairs(config.data.pairs, chat, max_prompt_tokens=config.data.max_prompt_tokens)
     evaluation = None
     if config.evaluation.prompts is not None:
         asked = load_prompts(
@@ -82,7 +87,7 @@ def load_data(config: Config, chat: Chat) -> Data:
         metrics = load_metrics(config.evaluation.metrics)
         check_columns(metrics, column_names(asked))
         evaluation = EvaluationSet(asked, [expert_demonstration(p, chat) for p in asked], metrics)
-    return Data(demonstrations, held_out, prompts, evaluation)
+    return Data(demonstrations, held_out, prompts, pairs, evaluation)
 
 
 def _check_instructions(row: Mapping[str, Any]) -> None:
@@ -108,6 +113,11 @@ def _check_sizes(config: Config, data: Data, context: int | None) -> None:
             f"data.prompts_per_step: must be at most {len(data.prompts) + shared} with "
             f"{len(data.prompts)} preference prompts, got {wanted.prompts_per_step}"
         )
+    if wanted.pairs is not None and wanted.pairs_per_step > len(data.pairs):
+        raise InputError(
+            f"data.pairs_per_step: must be at most {len(data.pairs)}, the number of pairs, "
+            f"got {wanted.pairs_per_step}"
+        )
     room = config.rollout.max_completion_tokens
     answered = config.evaluation.max_completion_tokens or room
     demonstrations = [*data.demonstrations, *data.held_out]
@@ -115,6 +125,7 @@ def _check_sizes(config: Config, data: Data, context: int | None) -> None:
         *((d.prompt, len(d.token_ids)) for d in demonstrations),
         *((d.prompt, room) for d in demonstrations if on in ("demonstration", "both")),
         *((p, room) for p in data.prompts),
+        *((p.prompt, max(len(p.chosen_ids), len(p.rejected_ids))) for p in data.pairs),
         *((p, answered) for p in (data.evaluation.prompts if data.evaluation else ())),
     ]
     for prompt, completion_tokens in needed:
@@ -159,5 +170,5 @@ def build_trainer(
     if on != "none" and is_ever_positive(config.objective.kl_coef):
         reference = policy.frozen_copy()
     players = Players(policy, generator, discriminator, reference, rewards, columns)
-    mixture = Mixture(data.demonstrations, data.prompts, seed=config.seed)
+    mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(config, players, mixture, data.held_out)
