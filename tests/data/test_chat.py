@@ -190,15 +190,13 @@ def test_the_conversation_template_renders_what_the_discriminator_reads(
         generation_config=SimpleNamespace(eos_token_id=list(range(5))),
         system_prompt=system_prompt,
     )
-    other = tokenizer_of(family)
-    other.chat_template = chat.conversation_template()
+    other = chat.conversation_tokenizer()
     for prompt, completion in CONVERSATIONS:
         read = (*chat.encode_prompt(prompt), *chat.encode_completion(completion))
         turns = [*prompt, {"role": "assistant", "content": completion}]
         rendered = other.apply_chat_template(turns, tokenize=False)
         assert rendered == tokenizer.decode(read)
-        # with its own end of turn the folder's reader needs no generation config
-        other.eos_token = tokenizer.decode(chat.turn_end_token_id)
+        # without the generation config, which such a folder does not have
         assert Chat(other).encode_conversation(prompt, completion) == read
         # prompts are rendered as before, whatever the surrounding blocks
         begun = other.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
@@ -209,9 +207,9 @@ def test_line_breaks_around_a_template_stay_as_they_are(chatml):
     chatml.chat_template = f"\n  {{% if true %}}{chatml.chat_template}{{% endif %}}\n\n"
     chat = Chat(chatml)
     read = (*chat.encode_prompt("Hi"), *chat.encode_completion("No."))
-    chatml.chat_template = chat.conversation_template()
+    other = chat.conversation_tokenizer()
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}]
-    assert chatml.apply_chat_template(turns, tokenize=False) == chatml.decode(read)
+    assert other.apply_chat_template(turns, tokenize=False) == chatml.decode(read)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +235,8 @@ def test_a_reward_model_reads_what_its_own_template_writes(tokenizer_of, family,
 
 def test_without_a_template_the_texts_follow_each_other(tokenizer_of):
     chat = Chat(tokenizer_of("plain"))
-    assert chat.conversation_template() is None
+    other = Chat(chat.conversation_tokenizer())
+    assert other.encode_conversation("Hi", "No") == chat.encode_conversation("Hi", "No")
     ids = chat.encode_conversation("The sea", " is calm.")
     assert ids == (*chat.encode_prompt("The sea"), *chat.encode_completion(" is calm."))
     assert chat.tokenizer.decode(ids) == "<s>The sea is calm.</s>"

@@ -5,6 +5,7 @@ after exactly these prompt ids, and an expert's completion is encoded as the pol
 nothing about the format tells one from the other.
 """
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -163,15 +164,20 @@ class Chat:
             return apart
         return self._encode_turns(turns, add_generation_prompt=False)
 
-    def conversation_template(self) -> str | None:
-        """Return a chat template that renders finished exchanges as this run's discriminator reads them.
+    def conversation_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Return a copy of the tokenizer whose template renders finished exchanges as a discriminator reads them.
 
-        Written into the discriminator's folder, so that any tool which applies its template feeds it what it
-        was trained on: the system prompt, the prompt, the completion and the end of the turn, where the model's own
-        template may trim, or write more (ChatML's line break after the last turn).
+        Any tool that applies it feeds the discriminator what it was trained on: the system prompt, the prompt,
+        the completion and the end of the turn, where the model's own template may trim the completion,
+        or write more after it (ChatML's line break).
         """
-        if not self.tokenizer.chat_template:
-            return None
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.eos_token = self._turn_end
+        if tokenizer.chat_template:
+            tokenizer.chat_template = self._conversation_template()
+        return tokenizer
+
+    def _conversation_template(self) -> str:
         own, system = str(self.tokenizer.chat_template).removesuffix("\n"), ""
         if self.system_prompt is not None:
             turn = {"role": "system", "content": self.system_prompt}

@@ -18,6 +18,7 @@ from uniapl.types import InputError, TrainingError
 
 _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
+DISCRIMINATOR = "discriminator"
 
 State = dict[str, Any]
 

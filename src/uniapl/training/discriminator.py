@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uniapl.config.schema import DiscriminatorConfig, OptimizerConfig
+from uniapl.data.chat import Chat
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
@@ -273,6 +275,17 @@ class Discriminator:
             expert_logits,
             ratios[: batch.num_rollout_tokens] if is_likelihood else None,
         )
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether `save` has a form in which others can open the model."""
+        return not isinstance(self.model, ScalarModel) or self.model.can_be_saved
+
+    def save(self, folder: Path, chat: Chat, dtype: torch.dtype) -> None:
+        """Write a model folder: a sequence classifier, or the language model p_φ of the likelihood form."""
+        is_scalar = isinstance(self.model, ScalarModel)
+        tokenizer = chat.conversation_tokenizer() if is_scalar else chat.tokenizer
+        self.model.save(folder, tokenizer, dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that moves."""

@@ -16,9 +16,9 @@ from uniapl.data.chat import preview as preview_text
 from uniapl.evaluation import evaluate, write_evaluation
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
-from uniapl.rewards import build_rewards
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.checkpoint import (
+    DISCRIMINATOR,
     POLICY,
     replace_file,
     save_checkpoint,
@@ -32,7 +32,7 @@ from uniapl.training.metrics import MetricsFile, definitions, peak_gib
 from uniapl.training.progress import RunProgress, results_table
 from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.run_folder import RunFolder, open_run_folder
-from uniapl.training.setup import build_trainer, load_data, load_policy
+from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.types import Demonstration, Rollout
 
 PREVIEWED = 2
@@ -83,6 +83,12 @@ def _preview(config: Config) -> None:
         parts.append(
             f"preference prompt {prompt.id}: {len(prompt.token_ids)} prompt tokens\n  {text}"
         )
+    for pair in data.pairs[:PREVIEWED]:
+        parts.append(
+            f"pair {pair.prompt.id}: {len(pair.prompt.token_ids)} prompt tokens\n  {pair.prompt.text}\n"
+            f"chosen: {len(pair.chosen_ids)} tokens\n  {pair.chosen}\n"
+            f"rejected: {len(pair.rejected_ids)} tokens\n  {pair.rejected}"
+        )
     sys.stdout.write("\n\n".join(parts) + "\n")
 
 
@@ -110,7 +116,7 @@ class _Run:
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
         self.data = load_data(config, self.chat)
-        rewards = build_rewards([r.model_dump() for r in config.rewards])
+        rewards = load_rewards(config, self.policy.device)
         self.trainer = build_trainer(config, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
         self.health, self.instructions = HealthWatch(), InstructionWatch()
@@ -164,7 +170,8 @@ class _Run:
         size = sum(p.numel() for p in self.policy.parameters()) / 1e6
         progress.say(
             f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters), "
-            f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts → {self.folder.path}"
+            f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts"
+            f"{f', {len(data.pairs)} pairs' if data.pairs else ''} → {self.folder.path}"
         )
         if self.folder.step:
             progress.say(f"going on from step {self.folder.step}")
@@ -259,6 +266,7 @@ class _Run:
             self.folder.path / POLICY,
             lambda path: self.policy.save(path, self.chat.tokenizer, dtype),
         )
+        self._save_discriminator(progress, dtype)
         columns: dict[str, Mapping[str, Any]] = {}
         for title, step in (("before", 0), ("after", self.config.training.steps)):
             file = self.folder.path / "evaluations" / step_name(step) / "results.json"
@@ -270,3 +278,18 @@ class _Run:
             if table is not None:
                 progress.console.print(table)
         progress.say(f"policy: {self.folder.path / POLICY}")
+
+    def _save_discriminator(self, progress: RunProgress, dtype: torch.dtype) -> None:
+        discriminator = self.trainer.players.discriminator
+        if discriminator is None:
+            return
+        if discriminator.can_be_saved:
+            write_folder(
+                self.folder.path / DISCRIMINATOR,
+                lambda path: discriminator.save(path, self.chat, dtype),
+            )
+        else:
+            kind = type(self.policy.model).__name__
+            progress.say(
+                f"no {DISCRIMINATOR}/: transformers has no sequence-classification model for {kind}"
+            )

@@ -13,9 +13,16 @@ from uniapl.data.mixture import Mixture, hold_out
 from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import expert_demonstration, load_demonstrations, load_prompts
 from uniapl.evaluation import EvaluationSet, load_metrics
+from uniapl.evaluation.reward_model import load_reward_model
 from uniapl.instructions import validate
 from uniapl.models.language_model import LanguageModel, load_language_model
-from uniapl.rewards import NamedReward, check_columns, column_names
+from uniapl.rewards import (
+    NamedReward,
+    build_rewards,
+    check_columns,
+    column_names,
+    model_reward,
+)
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.discriminator import Discriminator
 from uniapl.training.methods import METHODS, uses_discriminator
@@ -45,6 +52,28 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
         system_prompt=config.data.system_prompt,
     )
     return policy, chat
+
+
+def load_rewards(config: Config, device: torch.device) -> list[NamedReward]:
+    """Load the reward functions, and the reward models onto the policy's device.
+
+    Where the method samples nothing, no reward model takes up memory.
+
+    Raises:
+        InputError: One of them is not there, or is not what it should be.
+    """
+    specs: list[dict[str, Any]] = []
+    for index, reward in enumerate(config.rewards):
+        spec = reward.model_dump(exclude={"path"})
+        if reward.path is not None:
+            if METHODS[config.method].rollouts_on == "none":
+                continue
+            try:
+                spec["function"] = model_reward(load_reward_model(reward.path, device).rewards)
+            except InputError as error:
+                raise InputError(f"rewards.{index}.path: {error}") from error
+        specs.append(spec)
+    return build_rewards(specs)
 
 
 @dataclass(slots=True)
