@@ -1,6 +1,5 @@
 """Chosen and rejected completions of the user, in the `scalar` discriminator's loss and in a run."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from exact import (
     plain_scalar_logit,
     prompt,
 )
+from tiny import write_pairs
 from tiny_runs import Tiny, rows
 from torch import Tensor
 
@@ -122,17 +122,6 @@ def test_the_first_verdict_on_a_pair_is_a_tie() -> None:
     ] == pytest.approx(0.5)
 
 
-def write_pairs(folder: Path, num: int = 6, **changes: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "pairs.jsonl"
-    lines = (
-        {"prompt": f"p{i} Write", "chosen": "a b c" + " d" * i, "rejected": "d, d", **changes}
-        for i in range(num)
-    )
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return file
-
-
 def words(file: Path) -> tuple[str, ...]:
     return (f"data.pairs={file}", "data.pairs_per_step=4", "discriminator.form=scalar")
 
@@ -140,7 +129,7 @@ def words(file: Path) -> tuple[str, ...]:
 def test_a_run_learns_from_pairs(tiny: Tiny, tmp_path: Path) -> None:
     folder = tiny.train(
         tmp_path / "run",
-        *words(write_pairs(tmp_path)),
+        *words(write_pairs(tmp_path / "pairs.jsonl")),
         "training.steps=12",
         "discriminator.learning_rate=1e-2",
     )
@@ -173,7 +162,7 @@ def test_a_run_learns_from_pairs(tiny: Tiny, tmp_path: Path) -> None:
 def test_pairs_that_do_not_fit_stop_before_the_first_step(
     tiny: Tiny, tmp_path: Path, changes: dict[str, Any], word: str, message: str
 ) -> None:
-    file = write_pairs(tmp_path, **changes)
+    file = write_pairs(tmp_path / "pairs.jsonl", **changes)
     with pytest.raises(InputError, match=message):
         tiny.train(tmp_path / "run", *words(file), word)
     assert not (tmp_path / "run").exists()
