@@ -219,16 +219,27 @@ def plain_logits(made: Discriminator, batch: RolloutBatch) -> list[Tensor]:
     logits = []
     for sequence in batch.sequences:
         if isinstance(made.model, ScalarModel):
-            model = made.model.backbone.model
-            model.set_attn_implementation("sdpa")
-            row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
-            hidden = model.base_model(row, use_cache=False).last_hidden_state[0, -1]
-            logits.append(hidden @ made.model.head.weight[0])
+            logits.append(plain_scalar_logit(made.model, sequence))
         else:
             old = plain_logprobs(policy.model, sequence, TEMPERATURE).detach()
             ratios = plain_logprobs(made.model.model, sequence) - old
             logits.append(made.config.logit_scale * ratios.mean())
     return logits
+
+
+def plain_pair_loss(better: Tensor, worse: Tensor, s: float, rho: float) -> Tensor:
+    margin = better - worse
+    loss = -(1 - s) * margin.sigmoid().log() - s * (-margin).sigmoid().log()
+    return loss + rho * (better**2 + worse**2)
+
+
+def plain_scalar_logit(model: ScalarModel, sequence: TokenSequence) -> Tensor:
+    """d of one sequence: one plain forward, the head on its last token."""
+    language_model = model.backbone.model
+    language_model.set_attn_implementation("sdpa")
+    row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
+    hidden = language_model.base_model(row, use_cache=False).last_hidden_state[0, -1]
+    return hidden @ model.head.weight[0]
 
 
 def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor]) -> Tensor:
@@ -240,9 +251,7 @@ def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor
         for j in range(i * batch.group_size, (i + 1) * batch.group_size):
             if batch.rollouts[j].is_truncated and batch.mask_truncated:
                 continue
-            margin = expert - logits[j]
-            loss = -(1 - s) * margin.sigmoid().log() - s * (-margin).sigmoid().log()
-            losses.append(loss + rho * (expert**2 + logits[j] ** 2))
+            losses.append(plain_pair_loss(expert, logits[j], s, rho))
     total = torch.stack(losses).mean()
     if not isinstance(made.model, ScalarModel):
         experts = [plain_logprobs(made.model.model, sequence_of(d)) for d in batch.experts]

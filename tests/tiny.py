@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+)
 
 WORDS = "the sea is calm and blue . , Write about in at least words Do not use any commas cat dog sun".split()
 TEMPLATE = (
@@ -91,6 +96,30 @@ def save_tiny_model(folder: Path, *, trained: bool = False) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_reward_model(seed: int = 0, **changes: Any) -> Qwen3ForSequenceClassification:
+    """A random model with one label."""
+    config = tiny_model(**{"num_labels": 1, **changes}).config
+    torch.manual_seed(seed)
+    return Qwen3ForSequenceClassification(config).eval()
+
+
+def save_tiny_reward_model(folder: Path, **changes: Any) -> Path:
+    """Write it where a reward's `path` can point."""
+    tiny_reward_model(**changes).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_pairs(file: Path, num: int = 6, **changes: Any) -> Path:
+    """Write pairs whose rejected completions have a comma."""
+    rows = (
+        {"prompt": f"p{i} Write", "chosen": "a b c" + " d" * i, "rejected": "d, d", **changes}
+        for i in range(num)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 def write_task(folder: Path, num: int = 12) -> dict[str, str]:

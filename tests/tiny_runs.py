@@ -78,8 +78,8 @@ def repeatable(folder: Path) -> list[dict[str, Any]]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All that two equal runs must have in common, besides their metrics."""
-    patterns = ("rollouts/*", "evaluations/*/*", "policy/*", "adapter/*")
-    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    parts = ("rollouts/*", "evaluations/*/*", "policy/*", "adapter/*", "discriminator/*")
+    files = [file for part in parts for file in folder.glob(part)]
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 
 

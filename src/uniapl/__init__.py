@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uniapl.config import Config, load_config
     from uniapl.evaluation import evaluate, evaluate_benchmark
+    from uniapl.evaluation.pairs import evaluate_pairs
     from uniapl.training import train
     from uniapl.types import (
         Demonstration,
         Generator,
         InputError,
         MixedBatch,
+        PreferencePair,
         Prompt,
         Reward,
         RewardFunction,
@@ -34,6 +36,7 @@ __all__ = [
     "Generator",
     "InputError",
     "MixedBatch",
+    "PreferencePair",
     "Prompt",
     "Reward",
     "RewardFunction",
@@ -42,6 +45,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "evaluate_benchmark",
+    "evaluate_pairs",
     "load_config",
     "train",
 ]
@@ -50,6 +54,7 @@ _HOMES = {
     "Config": "uniapl.config",
     "evaluate": "uniapl.evaluation",
     "evaluate_benchmark": "uniapl.evaluation",
+    "evaluate_pairs": "uniapl.evaluation.pairs",
     "load_config": "uniapl.config",
     "train": "uniapl.training",
 }

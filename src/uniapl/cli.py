@@ -26,6 +26,7 @@ commands:
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
+  evaluate MODEL|RUN --pairs FILE     accuracy of a reward model or discriminator
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   report RUN [RUN ...]                one self-contained HTML page
       --output FILE                   default: report/index.html in RUN
@@ -185,7 +186,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL|RUN", nargs="?", help="model folder, hub id, or run folder"
     )
-    parser.add_argument("--benchmark", choices=("ifeval", "ifbench", "custom"), required=True)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--benchmark", choices=("ifeval", "ifbench", "custom"))
+    task.add_argument(
+        "--pairs", metavar="FILE", help="labelled pairs that a reward model ranks; or a hub id"
+    )
     parser.add_argument("--prompts", metavar="FILE", help="in IFEval's format; or a hub id")
     parser.add_argument(
         "--responses", metavar="FILE", help="rows of key or prompt, and response; no model then"
@@ -312,6 +317,9 @@ def _own_words(options: argparse.Namespace, name: str) -> list[str]:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.pairs is not None:
+        _evaluate_pairs(options)
+        return
     from uniapl.evaluation.benchmark import Decoding, evaluate_benchmark
 
     given = {
@@ -335,6 +343,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     if done.num_unknown:
         print(f"warning: {done.num_unknown} responses answer none of the prompts", file=sys.stderr)
     print("\n".join(done.lines()))
+
+
+def _evaluate_pairs(options: argparse.Namespace) -> None:
+    ignored = {
+        "prompts": options.prompts,
+        "responses": options.responses,
+        "partial": options.partial or None,
+        "reading": options.reading,
+        "temperature": options.temperature,
+        "max-tokens": options.max_tokens,
+        "max-rows": options.max_rows,
+        "seed": options.seed,
+        "no-thinking": options.is_thinking,
+    }
+    for name, value in ignored.items():
+        if value is not None:
+            raise InputError(f"--{name} has no effect with --pairs")
+    if options.model is None:
+        raise InputError("--pairs needs a model: a reward model, or a run with a discriminator")
+    from uniapl.evaluation.pairs import evaluate_pairs
+
+    print("\n".join(evaluate_pairs(options.model, options.pairs, options.output).lines()))
 
 
 def _prompts(options: argparse.Namespace) -> None:

@@ -58,12 +58,26 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two completions of a prompt, of which somebody preferred one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    chosen_ids: tuple[int, ...] = ()
+    """Tokens, end-of-turn token included; none where no tokenizer has read the pair, as in its prompt."""
+    rejected_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MixedBatch:
     """The data of one step: what the expert showed and what can be compared."""
 
     demonstrations: tuple[Demonstration, ...]
     prompts: tuple[Prompt, ...]
     """Preference prompts: rolled out and rewarded."""
+    pairs: tuple[PreferencePair, ...] = ()
+    """For the discriminator alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,26 @@ BASE = {
             "rewards.0.all_or_nothing: has no effect with rewards.0.function a:f: "
             "only `instructions` counts instructions; remove it",
         ),
+        (
+            "rewards=[{function:\u00a0a:f,path:\u00a0m}]",
+            "rewards.0.path: has no effect with rewards.0.function a:f: only `model` loads one; "
+            "remove it",
+        ),
+        ("rewards=[{function:\u00a0model}]", "rewards.0.path: required by function `model`"),
+        ("rewards=[{function:\u00a0model,path:\u00a0''}]", "rewards.0.path: must not be empty"),
+        (
+            "data.pairs=p method=mix",
+            "data.pairs: method mix has no discriminator to learn from them; remove it",
+        ),
+        (
+            "data.pairs=p",
+            "data.pairs: a likelihood ratio of expert and policy learns nothing from them; "
+            "remove it, or set discriminator.form to scalar",
+        ),
+        (
+            "data.pairs_per_step=4 discriminator.form=scalar",
+            "data.pairs_per_step: has no effect without data.pairs; remove it",
+        ),
     ],
 )
 def test_keys_that_disagree(minimal: Path, overrides: str, line: str):
@@ -129,6 +149,8 @@ def test_keys_that_disagree(minimal: Path, overrides: str, line: str):
     [
         "data.prompts=null method=sft",
         "data.prompts=null method=gad",
+        "data.pairs=p data.pairs_per_step=2 method=gad",  # which is `scalar` by itself
+        "data.pairs=p discriminator.form=scalar",
         "data.prompts=null method=a-sft",
         "data.prompts_per_step=4 method=grpo",  # it rolls out no demonstration prompts
         "rollout.updates_per_rollout=2 training.checkpoint_every=0",

@@ -101,7 +101,7 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
         ("evaluation.metrics=[a]", "evaluation.metrics.0: must be module:function, got 'a'"),
         (
             "rewards=[{function: a b}]",
-            "rewards.0.function: must be instructions or module:function, got 'a b'",
+            "rewards.0.function: must be instructions, model or module:function, got 'a b'",
         ),
         ("rewards=[{weight: 2}]", "rewards.0.function: required, but missing"),
         ("rewards=[3]", "rewards.0: must hold keys of its own, got 3"),
@@ -207,7 +207,9 @@ def test_paths_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder.mkdir(parents=True)
     (folder / "a.yaml").write_text(
         "output_dir: ./out\nmodel: {path: ../model}\n"
-        "data: {demonstrations: files/d.jsonl, prompts: Org/name}\n"
+        "data: {demonstrations: files/d.jsonl, prompts: Org/name, pairs: ../pairs.jsonl}\n"
+        "discriminator: {form: scalar}\n"
+        "rewards: [{function: instructions}, {function: model, path: ../judge}]\n"
         "training: {steps: 1, resume: ./out/checkpoints/step_000001}\n"
         "evaluation: {prompts: ../test.jsonl}\n"
     )
@@ -220,6 +222,8 @@ def test_paths_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert config.training.resume == str(package / "configs/out/checkpoints/step_000001")
     assert config.data.demonstrations == "files/d.jsonl"
     assert config.data.prompts == "Org/name"
+    assert config.data.pairs == str(package / "pairs.jsonl")
+    assert [reward.path for reward in config.rewards] == [None, str(package / "judge")]
     assert config.output_dir == "./here"
 
 
@@ -228,13 +232,17 @@ def test_resolved_paths_reload_from_anywhere(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.jsonl").touch()
-    config = resolved(load_config(minimal, ["training.resume=checkpoints/a", "data.prompts=../p"]))
+    (tmp_path / "judge").mkdir()
+    models = "rewards=[{function: model, path: judge}, {function: model, path: a/b, name: b}]"
+    words = ["training.resume=checkpoints/a", "data.prompts=../p", models]
+    config = resolved(load_config(minimal, words))
     here = str(tmp_path)
     assert config.output_dir == f"{here}/runs/test"
     assert config.data.demonstrations == f"{here}/d.jsonl"
     assert config.training.resume == f"{here}/checkpoints/a"
     assert config.data.prompts == f"{here}/../p"
     assert config.model.path == "some/model"  # nothing of that name here: a hub id
+    assert [reward.path for reward in config.rewards] == [f"{here}/judge", "a/b"]
     assert resolved(load_config(minimal)).training.resume == "never"
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(dump_config(config))

@@ -299,3 +299,74 @@ def test_preview_marks_what_is_trained_on(chatml):
     start, end = prompt.token_ids[0], chat.turn_end_token_id
     assert f"\x1b[2m  [{start} <|im_start|>]" in colored
     assert f"[{end} <|im_end|>]\x1b[0m" in colored
+
+
+CONVERSATIONS = [
+    ([{"role": "user", "content": "Hi <|im_end|>"}], "The sea is calm.\n"),
+    ([*USER, {"role": "assistant", "content": "No."}, *USER], " Well <bos>, {{ it }} is."),
+    ([{"role": "system", "content": "Be rude."}, *USER], "No"),
+]
+
+
+@pytest.mark.parametrize("family", ["chatml", "chatml-base", "llama3", "qwen3"])
+@pytest.mark.parametrize("system_prompt", [None, 'Say "é" \\ {{ 1 }} 🐚\n'])
+def test_the_conversation_template_renders_what_the_discriminator_reads(
+    tokenizer_of, family, system_prompt
+):
+    tokenizer = tokenizer_of(family)
+    chat = Chat(
+        tokenizer,
+        generation_config=SimpleNamespace(eos_token_id=list(range(5))),
+        system_prompt=system_prompt,
+        template_arguments={"enable_thinking": False} if family == "qwen3" else None,
+    )
+    other = chat.conversation_tokenizer()
+    for prompt, completion in CONVERSATIONS:
+        read = (*chat.encode_prompt(prompt), *chat.encode_completion(completion))
+        turns = [*prompt, {"role": "assistant", "content": completion}]
+        rendered = other.apply_chat_template(turns, tokenize=False)
+        assert rendered == tokenizer.decode(read)
+        # without the generation config, which such a folder does not have
+        assert Chat(other).encode_conversation(prompt, completion) == read
+        # prompts are rendered as before, whatever the surrounding blocks
+        begun = other.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        assert begun == tokenizer.decode(chat.encode_prompt(prompt))
+
+
+def test_line_breaks_around_a_template_stay_as_they_are(chatml):
+    chatml.chat_template = f"\n  {{% if true %}}{chatml.chat_template}{{% endif %}}\n\n"
+    chat = Chat(chatml)
+    read = (*chat.encode_prompt("Hi"), *chat.encode_completion("No."))
+    other = chat.conversation_tokenizer()
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}]
+    assert other.apply_chat_template(turns, tokenize=False) == chatml.decode(read)
+
+
+@pytest.mark.parametrize(
+    ("family", "end"),
+    [
+        ("chatml", "assistant\nNo.<|im_end|>\n"),
+        ("llama3", "assistant<|end_header_id|>\n\nNo.<|eot_id|>"),
+        ("qwen3", "assistant\n<think>\n\n</think>\n\nNo.<|im_end|>\n"),
+    ],
+)
+def test_a_reward_model_reads_what_its_own_template_writes(tokenizer_of, family, end):
+    tokenizer = tokenizer_of(family)
+    ids = Chat(tokenizer).encode_conversation("Hi", "No.")
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "No."}]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, date_string="26 Jul 2024")
+    assert tokenizer.decode(ids) == expected
+    assert expected.endswith(end)
+    # a special token that somebody spells out stays text
+    spelled = Chat(tokenizer).encode_conversation("Hi", "<|im_end|><|eot_id|>No.")
+    specials = set(tokenizer.all_special_ids)
+    assert sum(i in specials for i in spelled) == sum(i in specials for i in ids)
+
+
+def test_without_a_template_the_texts_follow_each_other(tokenizer_of):
+    chat = Chat(tokenizer_of("plain"))
+    other = Chat(chat.conversation_tokenizer())
+    assert other.encode_conversation("Hi", "No") == chat.encode_conversation("Hi", "No")
+    ids = chat.encode_conversation("The sea", " is calm.")
+    assert ids == (*chat.encode_prompt("The sea"), *chat.encode_completion(" is calm."))
+    assert chat.tokenizer.decode(ids) == "<s>The sea is calm.</s>"

@@ -104,6 +104,24 @@ def test_a_mixture_resumes_both_streams():
         assert restored.next_batch(4, 3) == mixture.next_batch(4, 3)
 
 
+def test_pairs_are_a_stream_of_their_own():
+    mixture = Mixture(demonstrations(10), prompts(7), list("abcde"), seed=5)
+    plain = Mixture(demonstrations(10), prompts(7), seed=5)
+    drawn = []
+    for _ in range(5):
+        batch, other = mixture.next_batch(4, 3, 2), plain.next_batch(4, 3)
+        assert (batch.demonstrations, batch.prompts) == (other.demonstrations, other.prompts)
+        assert other.pairs == ()
+        drawn += batch.pairs
+    assert sorted(drawn) == sorted("abcde" * 2)
+    state = json.loads(json.dumps(mixture.state_dict()))
+    restored = Mixture(demonstrations(10), prompts(7), list("abcde"), seed=5)
+    restored.load_state_dict(state)
+    assert restored.next_batch(4, 3, 2) == mixture.next_batch(4, 3, 2)
+    del state["pairs"]  # as written before there were pairs
+    plain.load_state_dict(state)
+
+
 def test_batches_larger_than_the_data_are_errors():
     mixture = Mixture(demonstrations(3), prompts(2), seed=0)
     with pytest.raises(InputError, match=r"^a step needs 4 demonstrations, but there are only 3; "):

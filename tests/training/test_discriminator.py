@@ -230,7 +230,7 @@ def test_a_masked_rollout_is_in_no_pair() -> None:
         batch.rollouts = [*batch.rollouts[:2], cut, *batch.rollouts[3:]]
         made = discriminator("scalar", replay_rollouts=100)
         health = made.judge(batch, learn=True).health
-        assert all(cut.token_ids != s.completion_ids for g in made.replay for s in g.rollouts)
+        assert all(cut.token_ids != s.completion_ids for g in made.replay for s in g.others)
         found.append((health, gradients(made.model)))
     assert_close(list(found[0][0].values()), list(found[1][0].values()))
     assert_same_gradients(found[0][1], found[1][1])

@@ -244,7 +244,7 @@ class SamePrompts:
 
     demonstration_epoch = 0.0
 
-    def next_batch(self, num_demonstrations: int, num_prompts: int) -> MixedBatch:
+    def next_batch(self, num_demonstrations: int, num_prompts: int, num_pairs: int) -> MixedBatch:
         experts = tuple(demonstration(prompt(5 + i, 6), 20 + i, 21, 4) for i in range(4))
         others = (prompt(10, 11), prompt(12))
         prompts = others if num_prompts == 2 else (experts[0].prompt, experts[1].prompt, *others)

@@ -18,8 +18,8 @@ from exact import (
 )
 from torch import Tensor
 
-from uniapl.training.discriminator import Discriminator, ReplayedGroup
-from uniapl.training.rollout_batch import RolloutBatch
+from uniapl.training.discriminator import Discriminator
+from uniapl.training.rollout_batch import RankedGroup, RolloutBatch
 from uniapl.training.update import no_gradient_logprobs
 
 
@@ -41,7 +41,7 @@ def numbered_batch(first: int, num_pairs: int = 2) -> RolloutBatch:
 
 
 def remembered(made: Discriminator) -> list[int]:
-    return [group.expert.prompt_ids[0] for group in made.replay]
+    return [group.best.prompt_ids[0] for group in made.replay]
 
 
 def test_replay_remembers_the_newest_rollouts_once_per_batch() -> None:
@@ -63,11 +63,11 @@ def test_replay_draws_as_many_groups_as_are_fresh_and_not_always_the_same(
     ages: list[list[int]] = []
     newest = 0
 
-    def note(groups: list[ReplayedGroup]) -> float:
-        ages.append([newest - g.expert.prompt_ids[0] for g in groups])
-        return 0.0
+    def note(groups: list[RankedGroup]) -> tuple[float, float]:
+        ages.append([newest - g.best.prompt_ids[0] for g in groups])
+        return 0.0, 0.0
 
-    monkeypatch.setattr(made, "_learn_from_replay", note)
+    monkeypatch.setattr(made, "_learn_from", note)
     for newest in range(6, 26, 2):
         made.judge(numbered_batch(newest), learn=True)
         made.learn()

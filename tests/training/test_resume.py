@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import write_pairs
 from tiny_runs import Tiny, assert_same_run, repeatable, rows
 
 from uniapl.training.checkpoint import checkpoint_steps
@@ -35,6 +36,10 @@ SCENARIOS = {
     "two-threads": (["training.threads=2"], [["during_step", 6]]),
     "sft-grpo": (["method=sft-grpo"], [["after_row", 3]]),
     "gad": (["method=gad", "discriminator.replay_rollouts=12"], [["after_row", 3]]),
+    "pairs": (
+        ["discriminator.form=scalar", "data.pairs=PAIRS", "data.pairs_per_step=3"],
+        [["after_row", 3]],
+    ),
     "constraint": (
         [
             "constraint.target=0.6",
@@ -68,8 +73,10 @@ SCENARIOS = {
 def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory):
     """Per scenario a straight run and a killed one, and how the attempts of the latter ended."""
     folder = tmp_path_factory.mktemp("resume")
+    pairs = write_pairs(folder / "pairs.jsonl")
     plan = []
     for name, (words, kills) in SCENARIOS.items():
+        words = [word.replace("PAIRS", str(pairs)) for word in words]
         for kind, moments in (("straight", []), ("killed", kills)):
             output = f"output_dir={folder / name / kind}"
             plan.append({"config": str(tiny.config), "words": [output, *words], "kills": moments})

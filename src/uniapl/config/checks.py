@@ -60,12 +60,19 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
                     "has no effect without model.tuning lora or discriminator.backbone lora"
                 )
     for index, reward in enumerate(config.rewards):
-        explicit = "all_or_nothing" in reward.model_fields_set
-        if reward.function != "instructions" and (explicit or not explicit_only):
-            found[f"rewards.{index}.all_or_nothing"] = (
-                f"has no effect with rewards.{index}.function {reward.function}: "
-                "only `instructions` counts instructions"
-            )
+        for key, function, reason in (
+            ("all_or_nothing", "instructions", "only `instructions` counts instructions"),
+            ("path", "model", "only `model` loads one"),
+        ):
+            explicit = key in reward.model_fields_set
+            if reward.function != function and (explicit or not explicit_only):
+                found[f"rewards.{index}.{key}"] = (
+                    f"has no effect with rewards.{index}.function {reward.function}: {reason}"
+                )
+    data = config.data
+    explicit = "pairs_per_step" in data.model_fields_set
+    if data.pairs is None and (explicit or not explicit_only):
+        found["data.pairs_per_step"] = "has no effect without data.pairs"
     return found
 
 
@@ -102,9 +109,11 @@ def _paths(config: "Config") -> Iterator[str]:
         "model.path": config.model.path,
         "data.demonstrations": config.data.demonstrations,
         "data.prompts": config.data.prompts,
+        "data.pairs": config.data.pairs,
         "evaluation.prompts": config.evaluation.prompts,
         "evaluation.validation_prompts": config.evaluation.validation_prompts,
         "training.resume": config.training.resume,
+        **{f"rewards.{i}.path": reward.path for i, reward in enumerate(config.rewards)},
     }
     for key, value in paths.items():
         if value is not None and not value.strip():
@@ -115,6 +124,13 @@ def _data(config: "Config") -> Iterator[str]:
     data = config.data
     if data.prompts is None and config.method not in WITHOUT_PREFERENCE_PROMPTS:
         yield f"data.prompts: required by method {config.method}, which rolls out preference prompts"
+    if data.pairs is not None and config.method not in ADVERSARIAL:
+        yield f"data.pairs: method {config.method} has no discriminator to learn from them; remove it"
+    elif data.pairs is not None and discriminator_form(config) != "scalar":
+        yield (
+            "data.pairs: a likelihood ratio of expert and policy learns nothing from them; remove it, or "
+            "set discriminator.form to scalar"
+        )
     if config.method in ROLLS_OUT_BOTH:
         for other in ("demonstrations_per_step", "prompts_per_step"):
             limit: int = getattr(data, other)
@@ -176,6 +192,9 @@ def _rewards(config: "Config") -> Iterator[str]:
     def name(reward: "RewardConfig") -> str:
         return reward.name or function_name(reward.function)
 
+    for index, reward in enumerate(config.rewards):
+        if reward.function == "model" and reward.path is None:
+            yield f"rewards.{index}.path: required by function `model`"
     yield from _duplicates(config.rewards, name, lambda index: f"rewards.{index}.name")
 
 

@@ -23,11 +23,12 @@ _PATH_KEYS = (
     "model.path",
     "data.demonstrations",
     "data.prompts",
+    "data.pairs",
     "training.resume",
     "evaluation.prompts",
     "evaluation.validation_prompts",
 )
-"""Keys whose value may be a local file or folder."""
+"""Keys whose value may be a local file or folder; `path` of a reward is one more."""
 
 _RELATIVE = ("./", "../")
 
@@ -96,11 +97,21 @@ def resolved(config: Config) -> Config:
         value = _get(config, key)
         if value is None or (key == "training.resume" and value in ("never", "auto")):
             continue
-        path = Path(value).expanduser()
-        is_local = key in ("output_dir", "training.resume") or value.startswith((*_RELATIVE, "~/"))
-        if is_local or path.exists():
-            changed = _with(changed, key, str(path.absolute()))
+        is_local = key in ("output_dir", "training.resume")
+        changed = _with(changed, key, _absolute(value, is_local=is_local))
+    if any(reward.path for reward in config.rewards):
+        rewards = tuple(
+            reward.model_copy(update={"path": _absolute(reward.path)}) if reward.path else reward
+            for reward in config.rewards
+        )
+        changed = changed.model_copy(update={"rewards": rewards})
     return changed
+
+
+def _absolute(value: str, *, is_local: bool = False) -> str:
+    path = Path(value).expanduser()
+    is_local = is_local or value.startswith((*_RELATIVE, "~/")) or path.exists()
+    return str(path.absolute()) if is_local else value
 
 
 def dump_config(config: Config) -> str:
@@ -166,9 +177,15 @@ def _read(file: Path) -> str:
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     """Make paths that are relative to the file absolute, in place."""
+    rewards = data.get("rewards")
+    places: list[tuple[Any, str]] = [
+        (entry, "path")
+        for entry in (cast("list[Any]", rewards) if isinstance(rewards, list) else [])
+    ]
     for key in _PATH_KEYS:
         section, _, name = key.rpartition(".")
-        values = data.get(section) if section else data
+        places.append((data.get(section) if section else data, name))
+    for values, name in places:
         value = cast("dict[str, Any]", values).get(name) if isinstance(values, dict) else None
         if isinstance(value, str) and value.startswith(_RELATIVE):
             cast("dict[str, Any]", values)[name] = str((folder / value).resolve())

@@ -64,12 +64,16 @@ class DataConfig(Section):
     """Expert completions: `prompt` + `completion`, or `messages` that end in an assistant turn."""
     prompts: str | None = None
     """Preference prompts, with the columns that the reward functions need."""
+    pairs: str | None = None
+    """Chosen and rejected completions, from which a `scalar` discriminator learns too (docs/method.md)."""
     demonstrations_per_step: PositiveInt = 24
     """Demonstrations in every step (term `sft`)."""
     prompts_per_step: PositiveInt = 22
     """Prompts that are rolled out in every step, of either kind: all methods roll out equally many."""
     demonstration_prompts_per_step: NonNegativeInt = 8
     """How many of `prompts_per_step` come from the step's demonstrations, where the method rolls out both."""
+    pairs_per_step: PositiveInt = 16
+    """Pairs from which the discriminator learns in every step; the mean over them is their part of its loss."""
     held_out_demonstrations: NonNegativeInt = 0
     """Demonstrations, the last of the file, that neither the policy nor the discriminator trains on."""
     max_prompt_tokens: PositiveInt = 1024
@@ -104,8 +108,10 @@ class RolloutConfig(Section):
 class RewardConfig(Section):
     """One reward; a run sums all of them with their weights."""
 
-    function: Literal["instructions"] | FunctionPath
-    """`instructions` (share of checkable instructions satisfied) or your own `module:function`."""
+    function: Literal["instructions", "model"] | FunctionPath
+    """`instructions` (share of checkable instructions satisfied), `model`, or your own `module:function`."""
+    path: str | None = None
+    """Only `model`: folder or hub id of a reward model, a sequence-classification model with one label."""
     name: str | None = None
     """Name in metrics and breakdowns; default: the function's name."""
     weight: float = Field(default=1.0, allow_inf_nan=False)

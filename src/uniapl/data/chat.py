@@ -5,6 +5,8 @@ after exactly these prompt ids, and an expert's completion is encoded as the pol
 nothing about the format tells one from the other.
 """
 
+import copy
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -184,6 +186,67 @@ class Chat:
         ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return (*ids, self.turn_end_token_id)
 
+    def encode_conversation(
+        self, prompt: str | Sequence[Message], completion: str
+    ) -> tuple[int, ...]:
+        """Return the ids of a finished exchange, as a reward model reads it.
+
+        The template's rendering of all turns. Where that is nothing but the prompt, the completion and the
+        end of the turn, the completion is encoded apart from the prompt, as everywhere else in a run.
+        """
+        apart = (*self.encode_prompt(prompt), *self.encode_completion(completion))
+        if not self.tokenizer.chat_template:
+            return apart
+        before = self.messages(prompt)
+        turns = (*before, {"role": "assistant", "content": completion})
+        whole = _render(
+            self.tokenizer, turns, add_generation_prompt=False, **self._template_arguments
+        )
+        begun = _render(
+            self.tokenizer, before, add_generation_prompt=True, **self._template_arguments
+        )
+        if whole == begun + completion + self._turn_end:
+            return apart
+        return self._encode_turns(turns, add_generation_prompt=False)
+
+    def conversation_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Return a copy of the tokenizer whose template renders finished exchanges as a discriminator reads them.
+
+        Any tool that applies it feeds the discriminator what it was trained on: the template's arguments and
+        date, the system prompt, the prompt, the completion and the end of the turn, where the model's own
+        template may trim the completion, or write more after it (ChatML's line break).
+        """
+        tokenizer = copy.deepcopy(self.tokenizer)
+        tokenizer.eos_token = self._turn_end
+        if tokenizer.chat_template:
+            tokenizer.chat_template = self._conversation_template()
+        return tokenizer
+
+    def _conversation_template(self) -> str:
+        own = _without_clock(self.tokenizer.get_chat_template()).removesuffix("\n")
+        arguments = "".join(
+            f"{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}"
+            for name, value in self._template_arguments.items()
+        )
+        system = ""
+        if self.system_prompt is not None:
+            turn = {"role": "system", "content": self.system_prompt}
+            system = (
+                "{% if messages | selectattr('role', 'equalto', 'system') | list | length == 0 %}"
+                f"{{% set messages = [{json.dumps(turn, ensure_ascii=False)}] + messages %}}{{% endif %}}"
+            )
+        # Line breaks after a block are dropped, and one at the end of a template is.
+        return (
+            f"{arguments}{{% set answer = none %}}"
+            "{% if messages[-1]['role'] == 'assistant' %}"
+            "{% set answer = messages[-1]['content'] %}"
+            "{% set messages = messages[:-1] %}"
+            "{% set add_generation_prompt = true %}"
+            f"{{% endif %}}{system}\n"
+            f"{own}{{% if answer is not none %}}"
+            f"{{{{ answer + {json.dumps(self._turn_end, ensure_ascii=False)} }}}}{{% endif %}}"
+        )
+
     def decode_completion(self, token_ids: Sequence[int]) -> str:
         """Return the text of sampled tokens, without the EOS token that ended them."""
         ids = list(token_ids)
@@ -191,13 +254,23 @@ class Chat:
             ids.pop()
         return _decode(self.tokenizer, ids)
 
-    def _encode_turns(self, turns: Sequence[Message]) -> tuple[int, ...]:
+    @property
+    def _turn_end(self) -> str:
+        """The text of the token that ends an assistant turn."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.turn_end_token_id))
+
+    def _encode_turns(
+        self, turns: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> tuple[int, ...]:
         marked = [
             {key: self._special_tokens.sub(rf"\1{_BREAK}", text) for key, text in turn.items()}
             for turn in turns
         ]
         rendering = _render(
-            self.tokenizer, marked, add_generation_prompt=True, **self._template_arguments
+            self.tokenizer,
+            marked,
+            add_generation_prompt=add_generation_prompt,
+            **self._template_arguments,
         )
         # almost always one piece: the whole rendering, encoded as apply_chat_template would
         pieces = rendering.split(_BREAK)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from uniapl.types import Demonstration, InputError, MixedBatch, Prompt
+from uniapl.types import Demonstration, InputError, MixedBatch, PreferencePair, Prompt
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Stream(Generic[T]):
 
 
 class Mixture:
-    """The batches of a run, from two streams.
+    """The batches of a run, from one stream per kind of data.
 
     Example:
         mixture = Mixture(demonstrations, prompts, seed=0)
@@ -112,17 +112,25 @@ class Mixture:
     """
 
     def __init__(
-        self, demonstrations: Sequence[Demonstration], prompts: Sequence[Prompt], *, seed: int
+        self,
+        demonstrations: Sequence[Demonstration],
+        prompts: Sequence[Prompt],
+        pairs: Sequence[PreferencePair] = (),
+        *,
+        seed: int,
     ) -> None:
         self._demonstrations = Stream("demonstrations", demonstrations, seed)
         self._prompts = Stream("prompts", prompts, seed)
+        self._pairs = Stream("pairs", pairs, seed)
 
     @property
     def demonstration_epoch(self) -> float:
         """Passes over the demonstrations so far."""
         return self._demonstrations.epochs
 
-    def next_batch(self, num_demonstrations: int, num_prompts: int) -> MixedBatch:
+    def next_batch(
+        self, num_demonstrations: int, num_prompts: int, num_pairs: int = 0
+    ) -> MixedBatch:
         """Return the data of the next step; a stream from which nothing is drawn stays where it is.
 
         Raises:
@@ -131,13 +139,15 @@ class Mixture:
         return MixedBatch(
             demonstrations=self._demonstrations.take(num_demonstrations),
             prompts=self._prompts.take(num_prompts),
+            pairs=self._pairs.take(num_pairs),
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where both streams stand, as JSON takes it."""
+        """Return where the streams stand, as JSON takes it."""
         return {
             "demonstrations": self._demonstrations.state_dict(),
             "prompts": self._prompts.state_dict(),
+            "pairs": self._pairs.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -148,6 +158,8 @@ class Mixture:
         """
         self._demonstrations.load_state_dict(state["demonstrations"])
         self._prompts.load_state_dict(state["prompts"])
+        if "pairs" in state:  # a checkpoint from before there were pairs has none to restore
+            self._pairs.load_state_dict(state["pairs"])
 
 
 def hold_out(

@@ -9,18 +9,20 @@
 | `instruction_id_list`, `kwargs` | checkable instructions, as in IFEval |
 
 Every other column stays with its prompt, for reward functions and metrics. All problems of a file are
-reported at once, each with file and line.
+reported at once, each with file and line. `pairs.py` reads chosen and rejected completions the same way.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from uniapl.data.chat import Chat
 from uniapl.data.sources import Problems, Row, read_rows
 from uniapl.types import Demonstration, InputError, Message, Prompt
+
+T = TypeVar("T")
 
 RowCheck = Callable[[Mapping[str, Any]], None]
 """Raises InputError where a row's columns make no sense to the caller, such as an unknown instruction."""
@@ -43,7 +45,7 @@ def load_demonstrations(
     Raises:
         InputError: the source cannot be read, or rows are wrong: one line per problem.
     """
-    loaded = _load(source, chat, max_prompt_tokens, validate_row, needs_completion=True)
+    loaded = load_examples(source, chat, _demonstration_of, max_prompt_tokens, validate_row)
     return [
         Demonstration(prompt, completion, chat.encode_completion(completion))
         for prompt, completion in loaded
@@ -67,7 +69,7 @@ def load_prompts(
         chat: None where no model reads the prompts: they then have no token ids.
         limit: Read only the first so many rows.
     """
-    loaded = _load(source, chat, max_prompt_tokens, validate_row, limit=limit)
+    loaded = load_examples(source, chat, _prompt_of, max_prompt_tokens, validate_row, limit=limit)
     return [prompt for prompt, _ in loaded]
 
 
@@ -96,28 +98,46 @@ def every_turn(demonstrations: Sequence[Demonstration], chat: Chat) -> list[Demo
             before = prompt.messages[:place]
             if turn["role"] != "assistant" or not any(m["role"] == "user" for m in before):
                 continue
-            text = _text(turn["content"], f"prompt {prompt.id}: assistant turn messages[{place}]")
+            text = text_value(
+                turn["content"], f"prompt {prompt.id}: assistant turn messages[{place}]"
+            )
             earlier = Prompt(f"{prompt.id}/{place}", before, chat.encode_prompt(before), True)
             turns.append(Demonstration(earlier, text, chat.encode_completion(text)))
         turns.append(demonstration)
     return turns
 
 
-def _load(
+@dataclass(frozen=True, slots=True)
+class Example(Generic[T]):
+    """A row whose shape is understood."""
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    answer: T
+    """What the row holds besides the prompt."""
+    columns: dict[str, Any]
+
+
+def load_examples(
     source: str | Path,
     chat: Chat | None,
-    max_prompt_tokens: int | None,
-    validate_row: RowCheck | None,
+    example_of: Callable[[Row], Example[T]],
+    max_prompt_tokens: int | None = None,
+    validate_row: RowCheck | None = None,
     *,
-    needs_completion: bool = False,
     limit: int | None = None,
-) -> list[tuple[Prompt, str | None]]:
+) -> list[tuple[Prompt, T]]:
+    """Read the rows of any shape, as prompt and answer; arguments and errors as in `load_prompts`.
+
+    Args:
+        example_of: Reads one row's shape; an InputError that it raises is a problem of the row.
+    """
     problems = Problems()
     first_with_id: dict[str, str] = {}
     loaded = []
     for row in _first(read_rows(source, problems), limit):
         with problems.at(row.where):
-            example = _example(row, needs_completion)
+            example = example_of(row)
             if example.id in first_with_id:
                 raise InputError(
                     f"duplicate id {example.id}, already at {first_with_id[example.id]}"
@@ -131,7 +151,7 @@ def _load(
                     f"the prompt has {len(prompt.token_ids)} tokens, more than "
                     f"max_prompt_tokens {max_prompt_tokens}"
                 )
-            loaded.append((prompt, example.completion))
+            loaded.append((prompt, example.answer))
     problems.raise_any()
     return loaded
 
@@ -146,17 +166,7 @@ def _first(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class _Example:
-    """A row whose shape is understood."""
-
-    id: str
-    prompt: str | tuple[Message, ...]
-    completion: str | None
-    columns: dict[str, Any]
-
-
-def _prompt(example: _Example, chat: Chat | None) -> Prompt:
+def _prompt(example: Example[Any], chat: Chat | None) -> Prompt:
     if chat is None:
         given = example.prompt
         turns = ({"role": "user", "content": given},) if isinstance(given, str) else given
@@ -170,26 +180,43 @@ def _prompt(example: _Example, chat: Chat | None) -> Prompt:
     )
 
 
-def _example(row: Row, needs_completion: bool) -> _Example:
+def _demonstration_of(row: Row) -> Example[str | None]:
+    return _example(row, needs_completion=True)
+
+
+def _prompt_of(row: Row) -> Example[str | None]:
+    return _example(row, needs_completion=False)
+
+
+def _example(row: Row, needs_completion: bool) -> Example[str | None]:
     values = row.values
     if values.get("messages") is not None:
-        prompt, completion = _split_turns(_turns(values["messages"], "messages"), needs_completion)
+        prompt, completion = split_turns(
+            turns_value(values["messages"], "messages"), needs_completion
+        )
         consumed = {"messages", "completion"}
     elif values.get("prompt") is not None:
-        prompt = _prompt_value(values["prompt"])
+        prompt = prompt_value(values["prompt"])
         completion = _completion_value(values, needs_completion)
         consumed = {"prompt", "completion"}
     else:
         wanted = ("prompt", "messages")
-        raise InputError(f"no column `prompt` or `messages`{_columns_found(values, wanted)}")
-    columns = {name: value for name, value in values.items() if name not in consumed}
+        raise InputError(f"no column `prompt` or `messages`{columns_found(values, wanted)}")
+    columns = other_columns(values, consumed)
     if completion is not None and not needs_completion:
         columns["completion"] = completion
+    return Example(row_id(row), prompt, completion, columns)
+
+
+def other_columns(values: Mapping[str, Any], consumed: Collection[str]) -> dict[str, Any]:
+    """Return the columns that stay with the prompt."""
+    columns = {name: value for name, value in values.items() if name not in consumed}
     _normalise_instructions(columns)
-    return _Example(_id(row), prompt, completion, columns)
+    return columns
 
 
-def _columns_found(values: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
+def columns_found(values: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
+    """Return the end of a message about missing columns: a guess, and what the row has."""
     found = [name for name, value in values.items() if value is not None]
     for name in wanted:
         close = get_close_matches(name, found, n=1)
@@ -198,7 +225,8 @@ def _columns_found(values: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
     return f" (the row has: {', '.join(found) or 'nothing'})"
 
 
-def _id(row: Row) -> str:
+def row_id(row: Row) -> str:
+    """Return the row's `key` or `id`, else its number."""
     for name in ("key", "id"):
         value = row.values.get(name)
         if value is None:
@@ -213,10 +241,11 @@ def _id(row: Row) -> str:
     return str(row.number)
 
 
-def _prompt_value(value: Any) -> str | tuple[Message, ...]:
+def prompt_value(value: Any) -> str | tuple[Message, ...]:
+    """Check a `prompt`: text, or turns of which the last is not the assistant's."""
     if isinstance(value, str):
-        return _text(value, "`prompt`")
-    turns = _turns(value, "prompt")
+        return text_value(value, "`prompt`")
+    turns = turns_value(value, "prompt")
     if turns[-1]["role"] in ("assistant", "system"):
         raise InputError(f"`prompt` must end in a user turn, the last is `{turns[-1]['role']}`")
     return turns
@@ -226,34 +255,40 @@ def _completion_value(values: Mapping[str, Any], needed: bool) -> str | None:
     value = values.get("completion")
     if value is None:
         if needed:
-            found = _columns_found(values, ("completion",))
+            found = columns_found(values, ("completion",))
             raise InputError(f"no column `completion`{found}")
         return None
+    return completion_text(value, "completion")
+
+
+def completion_text(value: Any, column: str) -> str:
+    """Check a completion: text, or one assistant turn."""
     if isinstance(value, str):
-        return _text(value, "`completion`")
-    turns = _turns(value, "completion")
+        return text_value(value, f"`{column}`")
+    turns = turns_value(value, column)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         roles = ", ".join(turn["role"] for turn in turns)
-        raise InputError(f"`completion` must be one assistant turn, got: {roles}")
-    return _text(turns[0]["content"], "`completion`")
+        raise InputError(f"`{column}` must be one assistant turn, got: {roles}")
+    return text_value(turns[0]["content"], f"`{column}`")
 
 
-def _split_turns(
-    turns: tuple[Message, ...], needs_completion: bool
+def split_turns(
+    turns: tuple[Message, ...], needs_completion: bool, column: str = "messages"
 ) -> tuple[tuple[Message, ...], str | None]:
     """Return the prompt's turns and the completion, the assistant's last turn, if there is one."""
     *before, last = turns
     if last["role"] != "assistant":
         if needs_completion or last["role"] == "system":
             expected = "an assistant turn" if needs_completion else "a user turn"
-            raise InputError(f"`messages` must end in {expected}, the last is `{last['role']}`")
+            raise InputError(f"`{column}` must end in {expected}, the last is `{last['role']}`")
         return turns, None
     if not before or before[-1]["role"] in ("assistant", "system"):
-        raise InputError("`messages` has no user turn before the last assistant turn")
-    return tuple(before), _text(last["content"], "the last assistant turn")
+        raise InputError(f"`{column}` has no user turn before the last assistant turn")
+    return tuple(before), text_value(last["content"], "the last assistant turn")
 
 
-def _turns(value: Any, column: str) -> tuple[Message, ...]:
+def turns_value(value: Any, column: str) -> tuple[Message, ...]:
+    """Check a list of turns."""
     if not isinstance(value, list | tuple) or not value:
         kind = "an empty list" if value in ([], ()) else type(value).__name__
         raise InputError(f"`{column}` must be a string or a list of turns, got {kind}")
@@ -275,7 +310,8 @@ def _turn(turn: Any, where: str) -> Message:
     return present
 
 
-def _text(value: str, what: str) -> str:
+def text_value(value: str, what: str) -> str:
+    """Check that a text is not blank and can be encoded."""
     if not value.strip():
         raise InputError(f"{what} is blank")
     return _encodable(value, what)

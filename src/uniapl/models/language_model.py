@@ -147,15 +147,15 @@ class LanguageModel(nn.Module):
 
         An adapter is merged into the weights.
         """
-        model = self.model
-        if self.role:
-            model = self.role.backbone.plain(merged=self.role.name)
-        elif dtype != torch.float32:
-            model = copy.deepcopy(model)
+        model = self.merged()
         if dtype != torch.float32:
-            nn.Module.to(model, dtype)
+            model = nn.Module.to(copy.deepcopy(model) if model is self.model else model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+    def merged(self) -> PreTrainedModel:
+        """Return an ordinary model: a copy with the adapter merged into the weights, or the model itself."""
+        return self.role.backbone.plain(merged=self.role.name) if self.role else self.model
 
     def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write what `load` reads: a float32 model folder, or the adapter alone."""

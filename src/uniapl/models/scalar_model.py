@@ -1,7 +1,13 @@
 """The backbone of the `scalar` discriminator: a causal language model with a head on the last token."""
 
+import copy
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed
@@ -24,6 +30,28 @@ class ScalarModel(nn.Module):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the weights that learn: the backbone's and the head."""
         return [*self.backbone.trainable_parameters(), *self.head.parameters()]
+
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether transformers has a sequence-classification model of this architecture."""
+        return type(self.backbone.model.config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
+        """Write an ordinary sequence-classification folder with one label, the weights as `dtype`.
+
+        It has no padding token where that ends completions: transformers finds a text's last token by it.
+        """
+        config = copy.deepcopy(self.backbone.model.config)
+        config.num_labels = 1
+        ends = tokenizer.pad_token_id == tokenizer.eos_token_id
+        config.get_text_config().pad_token_id = None if ends else tokenizer.pad_token_id
+        with torch.device("meta"):  # only its names and shapes are needed
+            model = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+        weights = self.backbone.merged().base_model.state_dict()
+        model.base_model.load_state_dict({n: w.to(dtype) for n, w in weights.items()}, assign=True)
+        model.score.load_state_dict({"weight": self.head.weight.detach().to(dtype)}, assign=True)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
     def logits(self, packed: Packed) -> Tensor:
         """Return d of each sequence of a packed micro-batch, [sequences] in the head's number type."""

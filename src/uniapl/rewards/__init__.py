@@ -10,6 +10,7 @@ from uniapl.rewards.build import build_reward, build_rewards, check_columns, col
 from uniapl.rewards.calls import NamedReward
 from uniapl.rewards.functions import load_function
 from uniapl.rewards.instructions import instruction_reward
+from uniapl.rewards.model import model_reward
 from uniapl.rewards.scoring import score
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "column_names",
     "instruction_reward",
     "load_function",
+    "model_reward",
     "score",
 ]

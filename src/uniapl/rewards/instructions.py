@@ -32,7 +32,9 @@ def instruction_reward(all_or_nothing: float = 0.0) -> Callable[..., list[float 
             strict=True,
         )
         return [
-            _follow_share(_text(completion), ids, kwargs_list or [], reason, all_or_nothing)
+            _follow_share(
+                completion_text(completion), ids, kwargs_list or [], reason, all_or_nothing
+            )
             if ids
             else None
             for completion, ids, kwargs_list, reason in rows
@@ -55,6 +57,6 @@ def _follow_share(
     return (1 - all_or_nothing) * share + all_or_nothing * float(all(followed))
 
 
-def _text(completion: Any) -> str:
+def completion_text(completion: Any) -> str:
     """Return a completion's text: conversational data gives a list of one assistant turn."""
     return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -18,7 +18,7 @@ from uniapl.types import InputError, TrainingError
 
 _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
-ADAPTER = "adapter"
+ADAPTER, DISCRIMINATOR = "adapter", "discriminator"
 
 State = dict[str, Any]
 

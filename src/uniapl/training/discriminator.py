@@ -2,7 +2,9 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from uniapl.config.schema import DiscriminatorConfig, OptimizerConfig
+from uniapl.data.chat import Chat
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
@@ -24,7 +27,7 @@ from uniapl.objective.adversarial import (
 )
 from uniapl.objective.constraint import smooth
 from uniapl.objective.reductions import group_correlation, mean_group_std
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+from uniapl.training.rollout_batch import RankedGroup, RolloutBatch, sequence_of
 from uniapl.types import InputError, TrainingError
 
 STD_SMOOTHING = 0.9
@@ -43,14 +46,6 @@ class Verdicts:
     """k_t, flat over rollouts; None in the scalar form."""
     health: dict[str, float] = field(default_factory=dict)
     """`discriminator/*` metrics."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayedGroup:
-    """An expert's completion and a rollout of the same prompt under an older policy."""
-
-    expert: TokenSequence
-    rollouts: tuple[TokenSequence, ...]
 
 
 class Discriminator:
@@ -77,9 +72,9 @@ class Discriminator:
             weight_decay=optimizer.weight_decay,
         )
         self.running_std: float | None = None
-        self.replay: deque[ReplayedGroup] = deque()
+        self.replay: deque[RankedGroup] = deque()
         self._learned_from: RolloutBatch | None = None
-        self._replayed: list[ReplayedGroup] = []
+        self._replayed: list[RankedGroup] = []
         """What is replayed beside that batch, the same in all passes over it."""
 
     @property
@@ -92,12 +87,18 @@ class Discriminator:
         """Where the weights live."""
         return self.parameters[0].device
 
-    def judge(self, batch: RolloutBatch, *, learn: bool) -> Verdicts:
+    def judge(
+        self, batch: RolloutBatch, *, learn: bool, pairs: Sequence[RankedGroup] = ()
+    ) -> Verdicts:
         """Score a batch; with `learn`, the same forward leaves the gradient of its loss in the weights.
 
         Rollouts on demonstration prompts are paired with the expert's completion; truncated ones that
         are masked take part in no pair. Groups of the others are scored only. Only the first pass over a
         batch measures health: afterwards the discriminator knows these rollouts.
+
+        Args:
+            pairs: Only `scalar`, with `learn`: chosen and rejected completions. Like the replayed rollouts they add
+                the mean loss over all of their own pairs, however many the batch has.
         """
         sequences = batch.sequences
         num_paired = batch.num_pairs * batch.group_size
@@ -126,9 +127,12 @@ class Discriminator:
         if learn:
             if is_fresh:
                 self._learned_from, self._replayed = batch, self._draw_replay(batch)
-            loss += self._learn_from_replay(self._replayed)
+            loss += self._learn_from(self._replayed)[0]
         verdicts = self._verdicts(batch, logits, ratios)
         verdicts.health = _health(batch, verdicts) if is_fresh else {}
+        if learn and pairs:
+            added, verdicts.health["discriminator/pairs_accuracy"] = self._learn_from(pairs)
+            loss += added
         if learn:
             verdicts.health["discriminator/loss"] = loss
         return verdicts
@@ -208,10 +212,10 @@ class Discriminator:
         )
         return batch.per_rollout_token(advantages)
 
-    def _draw_replay(self, batch: RolloutBatch) -> list[ReplayedGroup]:
+    def _draw_replay(self, batch: RolloutBatch) -> list[RankedGroup]:
         """Choose as many older groups as are fresh, then remember the fresh ones."""
         fresh = [
-            ReplayedGroup(
+            RankedGroup(
                 sequence_of(batch.experts[i]),
                 tuple(
                     sequence_of(r)
@@ -225,24 +229,36 @@ class Discriminator:
             len(self.replay), size=min(len(fresh), len(self.replay)), replace=False
         )
         drawn = [self.replay[i] for i in sorted(chosen)]
-        self.replay.extend(group for group in fresh if group.rollouts)
-        while sum(len(g.rollouts) for g in self.replay) > self.config.replay_rollouts:
+        self.replay.extend(group for group in fresh if group.others)
+        while sum(len(g.others) for g in self.replay) > self.config.replay_rollouts:
             self.replay.popleft()
         return drawn
 
-    def _learn_from_replay(self, groups: list[ReplayedGroup]) -> float:
-        num_pairs = sum(len(g.rollouts) for g in groups)
-        total = 0.0
+    def _learn_from(self, groups: Sequence[RankedGroup]) -> tuple[float, float]:
+        """Add the gradient of the mean loss over all pairs of the groups.
+
+        Returns:
+            That loss, and the share of the pairs that are ranked right (ties half) before any update.
+        """
+        sequences: list[TokenSequence] = []
+        pairs: list[tuple[int, int]] = []
         for group in groups:
+            first = len(sequences)
+            sequences += [group.best, *group.others]
+            pairs += [(first, other) for other in range(first + 1, len(sequences))]
+        total = num_right = 0.0
+        # all completions of a prompt are in one micro-batch, so every pair is in one
+        for packed in pack(sequences, self.micro_batch_tokens, split_groups=False):
             assert isinstance(self.model, ScalarModel)
-            (packed,) = pack(
-                [group.expert, *group.rollouts], self.micro_batch_tokens, split_groups=False
-            )
+            place = {int(s): i for i, s in enumerate(packed.sequences)}
+            own = [(place[best], place[other]) for best, other in pairs if best in place]
+            best, others = torch.tensor(own, device=self.device).unbind(1)
             logits = self.model.logits(packed.to(self.device))
-            loss = self._pair_loss(logits[:1].expand(len(logits) - 1), logits[1:]) / num_pairs
+            loss = self._pair_loss(logits[best], logits[others]) / len(pairs)
             loss.backward()
             total += loss.item()
-        return total
+            num_right += pair_accuracy(logits[best], logits[others]).sum().item()
+        return total, num_right / max(len(pairs), 1)
 
     @property
     def _num_updates(self) -> int:
@@ -265,6 +281,17 @@ class Discriminator:
         learning = set(map(id, self.parameters))
         return {n: p for n, p in self.model.named_parameters() if id(p) in learning}
 
+    @property
+    def can_be_saved(self) -> bool:
+        """Whether `save` has a form in which others can open the model."""
+        return not isinstance(self.model, ScalarModel) or self.model.can_be_saved
+
+    def save(self, folder: Path, chat: Chat, dtype: torch.dtype) -> None:
+        """Write a model folder: a sequence classifier, or the language model p_φ of the likelihood form."""
+        is_scalar = isinstance(self.model, ScalarModel)
+        tokenizer = chat.conversation_tokenizer() if is_scalar else chat.tokenizer
+        self.model.save(folder, tokenizer, dtype)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that moves."""
         return {
@@ -272,7 +299,7 @@ class Discriminator:
             "optimizer": self.optimizer.state_dict(),
             "running_std": self.running_std,
             "replay": [
-                [(list(s.prompt_ids), list(s.completion_ids)) for s in (g.expert, *g.rollouts)]
+                [(list(s.prompt_ids), list(s.completion_ids)) for s in (g.best, *g.others)]
                 for g in self.replay
             ],
         }
@@ -288,8 +315,8 @@ class Discriminator:
         self.running_std = state["running_std"]
         self.replay = deque()
         for group in state["replay"]:
-            expert, *rollouts = (TokenSequence(tuple(p), tuple(c)) for p, c in group)
-            self.replay.append(ReplayedGroup(expert, tuple(rollouts)))
+            best, *others = (TokenSequence(tuple(p), tuple(c)) for p, c in group)
+            self.replay.append(RankedGroup(best, tuple(others)))
 
 
 @dataclass(slots=True)

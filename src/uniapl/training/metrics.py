@@ -32,9 +32,12 @@ DEFINITIONS: dict[str, str] = {
     "policy/ratio_mean": "Mean probability ratio π/π_old over rollout tokens (1 on the first pass).",
     "policy/clip_fraction": "Share of weighted rollout tokens where the clip took the gradient away.",
     "policy/sampling_gap": "Mean |log π_old - log π_sampled| over rollout tokens: trainer against generator.",
-    "discriminator/loss": "Loss of the discriminator's update; log 2 = 0.693 is chance for its pair part.",
+    "discriminator/loss": "Loss of the discriminator's update; log 2 = 0.693 is chance for its pair part, and once "
+    "more for replayed rollouts and for data.pairs.",
     "discriminator/accuracy": "Share of (expert, rollout) pairs ranked right, ties half, before it learned from them.",
     "discriminator/margin": "Mean of d(expert) - d(rollout) over those pairs.",
+    "discriminator/pairs_accuracy": "Share of the step's pairs of data.pairs ranked right, ties half, before it "
+    "learned from them in this step; from the second pass over the data on, it has seen them.",
     "discriminator/group_std": "Spread of d inside groups: without it there is nothing to learn from.",
     "discriminator/length_correlation": "Correlation of d with length inside groups; beyond ±0.3 it judges length.",
     "discriminator/reward_correlation": "Correlation of d with the reward inside groups.",

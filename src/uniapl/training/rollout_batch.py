@@ -7,7 +7,23 @@ import torch
 from torch import Tensor
 
 from uniapl.models.packing import TokenSequence, completion_offsets, per_token
-from uniapl.types import Demonstration, Reward, Rollout
+from uniapl.types import Demonstration, PreferencePair, Reward, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class RankedGroup:
+    """A completion and others of the same prompt that rank below it: a Bradley-Terry pair each."""
+
+    best: TokenSequence
+    others: tuple[TokenSequence, ...]
+
+
+def ranked(pair: PreferencePair) -> RankedGroup:
+    """Return the token ids of a pair of the user's."""
+    chosen, rejected = (
+        TokenSequence(pair.prompt.token_ids, ids) for ids in (pair.chosen_ids, pair.rejected_ids)
+    )
+    return RankedGroup(chosen, (rejected,))
 
 
 def sequence_of(sample: Demonstration | Rollout) -> TokenSequence:

@@ -16,10 +16,10 @@ from uniapl.data.chat import preview as preview_text
 from uniapl.evaluation import evaluate, write_evaluation
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
-from uniapl.rewards import build_rewards
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.checkpoint import (
     ADAPTER,
+    DISCRIMINATOR,
     POLICY,
     replace_file,
     save_checkpoint,
@@ -34,7 +34,7 @@ from uniapl.training.model_card import model_card
 from uniapl.training.progress import RunProgress, results_table
 from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.run_folder import RunFolder, open_run_folder
-from uniapl.training.setup import build_trainer, load_data, load_policy
+from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.types import Demonstration, Rollout
 
 PREVIEWED = 2
@@ -85,6 +85,12 @@ def _preview(config: Config) -> None:
         parts.append(
             f"preference prompt {prompt.id}: {len(prompt.token_ids)} prompt tokens\n  {text}"
         )
+    for pair in data.pairs[:PREVIEWED]:
+        parts.append(
+            f"pair {pair.prompt.id}: {len(pair.prompt.token_ids)} prompt tokens\n  {pair.prompt.text}\n"
+            f"chosen: {len(pair.chosen_ids)} tokens\n  {pair.chosen}\n"
+            f"rejected: {len(pair.rejected_ids)} tokens\n  {pair.rejected}"
+        )
     sys.stdout.write("\n\n".join(parts) + "\n")
 
 
@@ -112,7 +118,7 @@ class _Run:
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
         self.data = load_data(config, self.chat)
-        rewards = build_rewards([r.model_dump() for r in config.rewards])
+        rewards = load_rewards(config, self.policy.device)
         self.trainer = build_trainer(config, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
         self.health, self.instructions = HealthWatch(), InstructionWatch()
@@ -168,7 +174,8 @@ class _Run:
         share = f", {trained:.3g}M of them train" if self.policy.role else ""
         progress.say(
             f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters{share}), "
-            f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts → {self.folder.path}"
+            f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts"
+            f"{f', {len(data.pairs)} pairs' if data.pairs else ''} → {self.folder.path}"
         )
         for line in self.chat.warnings():
             progress.say(f"warning: {line}")
@@ -264,6 +271,7 @@ class _Run:
         write_folder(self.folder.path / POLICY, lambda path: self._write_policy(path, columns))
         if role := self.policy.role:
             write_folder(self.folder.path / ADAPTER, role.save)
+        self._save_discriminator(progress)
         if columns and self.data.evaluation:
             table = results_table(columns, self.data.evaluation.headline)
             if table is not None:
@@ -296,3 +304,19 @@ class _Run:
         if columns:
             columns["expert"] = next(iter(columns.values())).get("expert", {})
         return columns
+
+    def _save_discriminator(self, progress: RunProgress) -> None:
+        discriminator = self.trainer.players.discriminator
+        if discriminator is None:
+            return
+        if discriminator.can_be_saved:
+            dtype = getattr(torch, self.config.model.dtype)
+            write_folder(
+                self.folder.path / DISCRIMINATOR,
+                lambda path: discriminator.save(path, self.chat, dtype),
+            )
+        else:
+            kind = type(self.policy.model).__name__
+            progress.say(
+                f"no {DISCRIMINATOR}/: transformers has no sequence-classification model for {kind}"
+            )

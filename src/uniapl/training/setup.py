@@ -10,6 +10,7 @@ import torch
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
+from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import (
     every_turn,
     expert_demonstration,
@@ -17,17 +18,24 @@ from uniapl.data.readers import (
     load_prompts,
 )
 from uniapl.evaluation import EvaluationSet, load_metrics
+from uniapl.evaluation.reward_model import load_reward_model
 from uniapl.instructions import validate
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel, load_language_model, store_weights
 from uniapl.models.recomputation import recomputable_layers
-from uniapl.rewards import NamedReward, check_columns, column_names
+from uniapl.rewards import (
+    NamedReward,
+    build_rewards,
+    check_columns,
+    column_names,
+    model_reward,
+)
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.discriminator import Discriminator
 from uniapl.training.methods import METHODS, uses_discriminator
 from uniapl.training.schedules import is_ever_positive
 from uniapl.training.trainer import Players, Trainer
-from uniapl.types import Demonstration, InputError, Prompt
+from uniapl.types import Demonstration, InputError, PreferencePair, Prompt
 
 
 def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
@@ -73,6 +81,28 @@ def _lora_shape(config: Config) -> LoraShape:
     return LoraShape(config.lora.rank, config.lora.alpha, config.lora.target_modules)
 
 
+def load_rewards(config: Config, device: torch.device) -> list[NamedReward]:
+    """Load the reward functions, and the reward models onto the policy's device.
+
+    Where the method samples nothing, no reward model takes up memory.
+
+    Raises:
+        InputError: One of them is not there, or is not what it should be.
+    """
+    specs: list[dict[str, Any]] = []
+    for index, reward in enumerate(config.rewards):
+        spec = reward.model_dump(exclude={"path"})
+        if reward.path is not None:
+            if METHODS[config.method].rollouts_on == "none":
+                continue
+            try:
+                spec["function"] = model_reward(load_reward_model(reward.path, device).rewards)
+            except InputError as error:
+                raise InputError(f"rewards.{index}.path: {error}") from error
+        specs.append(spec)
+    return build_rewards(specs)
+
+
 @dataclass(slots=True)
 class Data:
     """What the run reads, tokenised."""
@@ -80,6 +110,7 @@ class Data:
     demonstrations: list[Demonstration]
     held_out: list[Demonstration]
     prompts: list[Prompt]
+    pairs: list[PreferencePair]
     evaluation: EvaluationSet | None
 
 
@@ -103,6 +134,9 @@ def load_data(config: Config, chat: Chat) -> Data:
     prompts: list[Prompt] = []
     if config.data.prompts is not None and on in ("preference", "both"):
         prompts = load_prompts(config.data.prompts, chat, **limits)
+    pairs: list[PreferencePair] = []
+    if config.data.pairs is not None:
+        pairs = load_pairs(config.data.pairs, chat, max_prompt_tokens=config.data.max_prompt_tokens)
     evaluation = None
     if config.evaluation.prompts is not None:
         asked = load_prompts(
@@ -111,7 +145,7 @@ def load_data(config: Config, chat: Chat) -> Data:
         metrics = load_metrics(config.evaluation.metrics)
         check_columns(metrics, column_names(asked))
         evaluation = EvaluationSet(asked, [expert_demonstration(p, chat) for p in asked], metrics)
-    return Data(demonstrations, held_out, prompts, evaluation)
+    return Data(demonstrations, held_out, prompts, pairs, evaluation)
 
 
 def _check_instructions(row: Mapping[str, Any]) -> None:
@@ -137,6 +171,11 @@ def _check_sizes(config: Config, data: Data, context: int | None) -> None:
             f"data.prompts_per_step: must be at most {len(data.prompts) + shared} with "
             f"{len(data.prompts)} preference prompts, got {wanted.prompts_per_step}"
         )
+    if wanted.pairs is not None and wanted.pairs_per_step > len(data.pairs):
+        raise InputError(
+            f"data.pairs_per_step: must be at most {len(data.pairs)}, the number of pairs, "
+            f"got {wanted.pairs_per_step}"
+        )
     room = config.rollout.max_completion_tokens
     answered = config.evaluation.max_completion_tokens or room
     demonstrations = [*data.demonstrations, *data.held_out]
@@ -144,6 +183,7 @@ def _check_sizes(config: Config, data: Data, context: int | None) -> None:
         *((d.prompt, len(d.token_ids)) for d in demonstrations),
         *((d.prompt, room) for d in demonstrations if on in ("demonstration", "both")),
         *((p, room) for p in data.prompts),
+        *((p.prompt, max(len(p.chosen_ids), len(p.rejected_ids))) for p in data.pairs),
         *((p, answered) for p in (data.evaluation.prompts if data.evaluation else ())),
     ]
     for prompt, completion_tokens in needed:
@@ -207,5 +247,5 @@ def build_trainer(
         config.seed,
     )
     players = Players(policy, generator, discriminator, reference, rewards, columns)
-    mixture = Mixture(data.demonstrations, data.prompts, seed=config.seed)
+    mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(config, players, mixture, data.held_out)

@@ -17,7 +17,7 @@ from uniapl.objective.reductions import group_std
 from uniapl.rewards import NamedReward, score
 from uniapl.training.discriminator import Discriminator, Verdicts
 from uniapl.training.methods import METHODS
-from uniapl.training.rollout_batch import RolloutBatch
+from uniapl.training.rollout_batch import RankedGroup, RolloutBatch, ranked
 from uniapl.training.rollout_log import logged_rows
 from uniapl.training.schedules import learning_rate_factor, weight_at
 from uniapl.training.update import (
@@ -106,7 +106,10 @@ class Trainer:
             with clock("rollout"):
                 self.batch, held_out = self._roll_out(data, weights)
         with clock("discriminator"):
-            verdicts = self._judge(self.batch, learn=True)  # before it learns from this batch
+            pairs = [ranked(pair) for pair in data.pairs]
+            verdicts = self._judge(
+                self.batch, learn=True, pairs=pairs
+            )  # before it learns from them
             if is_first_pass:
                 metrics |= self._move_constraint(held_out)
         if is_first_pass:
@@ -161,7 +164,9 @@ class Trainer:
             num_prompts = data.prompts_per_step - from_demonstrations
         needs_experts = weights.sft or self.players.discriminator
         return self.mixture.next_batch(
-            data.demonstrations_per_step if needs_experts else 0, num_prompts
+            data.demonstrations_per_step if needs_experts else 0,
+            num_prompts,
+            data.pairs_per_step if data.pairs is not None else 0,
         )
 
     def _rolls_out(self, weights: StepWeights) -> bool:
@@ -218,7 +223,9 @@ class Trainer:
             )
         return batch, measured
 
-    def _judge(self, batch: RolloutBatch | None, *, learn: bool) -> Verdicts | None:
+    def _judge(
+        self, batch: RolloutBatch | None, *, learn: bool, pairs: Sequence[RankedGroup] = ()
+    ) -> Verdicts | None:
         """Score rollouts; the likelihood form first needs log π_old under the weights that sampled."""
         discriminator = self.players.discriminator
         if batch is None or discriminator is None:
@@ -231,7 +238,7 @@ class Trainer:
                 self.config.rollout.temperature,
                 experts=True,
             )
-        return discriminator.judge(batch, learn=learn)
+        return discriminator.judge(batch, learn=learn, pairs=pairs)
 
     def _weigh(self, weights: StepWeights) -> WeightedTokens | None:
         """Turn rewards and verdicts into the token weights of all passes over the batch."""

@@ -1,0 +1,156 @@
+"""`uniapl evaluate --pairs`: how often a reward model or a discriminator ranks labelled pairs right.
+
+Output: `samples.jsonl` and `results.json` (docs/evaluation.md).
+"""
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniapl.config import Config, load_config
+from uniapl.config.checks import discriminator_form
+from uniapl.data.chat import Chat
+from uniapl.data.pairs import load_pairs
+from uniapl.data.sources import Problems
+from uniapl.evaluation.evaluate import write_evaluation
+from uniapl.evaluation.reward_model import LikelihoodRatio, Scorer, load_reward_model
+from uniapl.models.language_model import load_language_model
+from uniapl.objective.adversarial import pair_accuracy
+from uniapl.types import InputError, PreferencePair, TrainingError
+
+LOGIT_CHUNK_TOKENS = 1024
+"""Positions whose full-vocabulary logits exist at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairsResult:
+    """What came out, and where it was written."""
+
+    results: dict[str, Any]
+    folder: Path
+
+    def lines(self) -> list[str]:
+        """Return what a terminal shows."""
+        parts = {"pairs_accuracy": self.results, **self.results["by_subset"]}
+        width = max(map(len, parts))
+        shown = []
+        for name, part in parts.items():
+            error = part["pairs_accuracy_stderr"]
+            margin = "" if error is None else f" ± {error:.4f}"
+            shown.append(f"{name:<{width}} {part['pairs_accuracy']:.4f}{margin}  n {part['n']}")
+        return [*shown, f"wrote {self.folder}"]
+
+
+def evaluate_pairs(
+    model: str | Path, pairs: str | Path, output: str | Path | None = None
+) -> PairsResult:
+    """Score both completions of every pair and compare.
+
+    Args:
+        model: A reward model (folder or hub id), or a run folder, whose `discriminator/` then scores.
+        pairs: A file of pairs in any shape that `load_pairs` knows, or a hub id.
+        output: Folder for the two files; default: `evaluations/pairs`, inside the run folder if the model is one.
+
+    Raises:
+        InputError: Something given is wrong; nothing has been written.
+        TrainingError: The model gives a completion no finite score.
+    """
+    run = Path(model).expanduser()
+    config = load_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
+    loaded = load_pairs(pairs, None)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scorer = _of_run(run, config, device) if config else load_reward_model(str(model), device)
+    scores = _scores(scorer, loaded, pairs)
+    right = pair_accuracy(*torch.tensor(scores, dtype=torch.float64).unbind(1)).tolist()
+    results: dict[str, Any] = {
+        **_accuracy(right),
+        "margin_mean": sum(chosen - rejected for chosen, rejected in scores) / len(scores),
+        "by_subset": _by_subset(loaded, right),
+        "settings": {"model": str(model), "pairs": str(pairs), "device": device.type},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("uniapl", "torch", "transformers")},
+        },
+    }
+    rows = [_row(*parts) for parts in zip(loaded, scores, right, strict=True)]
+    folder = Path(output) if output else (run if config else Path()) / "evaluations" / "pairs"
+    write_evaluation(folder, results, rows)
+    return PairsResult(results, folder)
+
+
+def _of_run(run: Path, config: Config, device: torch.device) -> Scorer:
+    """Load the discriminator that a run has left."""
+    folder = run / "discriminator"
+    if not folder.is_dir():
+        raise InputError(
+            f"{run} has no discriminator/: its method has none, or the run has not ended yet"
+        )
+    if discriminator_form(config) == "scalar":
+        return load_reward_model(str(folder), device)
+    dtype = getattr(torch, config.model.dtype)
+    expert, _ = load_language_model(str(folder), dtype, device, LOGIT_CHUNK_TOKENS)
+    policy, tokenizer = load_language_model(str(run / "policy"), dtype, device, LOGIT_CHUNK_TOKENS)
+    chat = Chat(
+        tokenizer,
+        generation_config=policy.model.generation_config,
+        system_prompt=config.data.system_prompt,
+    )
+    return LikelihoodRatio(expert, policy, chat, config)
+
+
+def _scores(
+    scorer: Scorer, pairs: Sequence[PreferencePair], source: str | Path
+) -> list[tuple[float, float]]:
+    """Return the scores of chosen and rejected; everything is encoded before anything is scored."""
+    problems = Problems()
+    texts: list[Any] = []
+    for pair in pairs:
+        prompt = pair.prompt
+        given = prompt.messages if prompt.is_conversational else prompt.text
+        with problems.at(f"{source}: pair {prompt.id}"):
+            texts += [scorer.encode(given, text) for text in (pair.chosen, pair.rejected)]
+    problems.raise_any()
+    scores = scorer.scores(texts)
+    found = list(zip(scores[::2], scores[1::2], strict=True))
+    for pair, both in zip(pairs, found, strict=True):
+        if not all(map(math.isfinite, both)):
+            raise TrainingError(f"the scores of pair {pair.prompt.id} are {both[0]} and {both[1]}")
+    return found
+
+
+def _by_subset(pairs: Sequence[PreferencePair], right: Sequence[float]) -> dict[str, Any]:
+    subsets: dict[str, list[float]] = {}
+    for pair, value in zip(pairs, right, strict=True):
+        subset = pair.prompt.columns.get("subset")
+        if isinstance(subset, str):
+            subsets.setdefault(subset, []).append(value)
+    return {name: _accuracy(values) for name, values in subsets.items()}
+
+
+def _accuracy(right: Sequence[float]) -> dict[str, Any]:
+    """Return the mean, its standard error (null for a single pair) and the number of pairs."""
+    n = len(right)
+    mean = sum(right) / n
+    variance = sum((value - mean) ** 2 for value in right) / (n - 1) if n > 1 else None
+    error = None if variance is None else math.sqrt(variance / n)
+    return {"pairs_accuracy": mean, "pairs_accuracy_stderr": error, "n": n}
+
+
+def _row(pair: PreferencePair, scores: tuple[float, float], right: float) -> dict[str, Any]:
+    columns = pair.prompt.columns
+    return {
+        "key": columns.get("key", pair.prompt.id),
+        "subset": columns.get("subset"),
+        "prompt": pair.prompt.text,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "chosen_score": scores[0],
+        "rejected_score": scores[1],
+        "correct": right,
+    }

@@ -1,0 +1,131 @@
+"""Models that say how good a completion is: reward models, and the discriminators that runs have saved.
+
+`encode` turns a prompt and a completion into what the model reads, `scores` takes many of them at once.
+Training makes rewards of it, `pairs.py` measures it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from uniapl.config.schema import Config
+from uniapl.data.chat import Chat
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.packing import TokenSequence, completion_offsets, pack, per_token
+from uniapl.models.sequence_classifier import (
+    Encoded,
+    SequenceClassifier,
+    load_sequence_classifier,
+)
+from uniapl.objective.adversarial import likelihood_logits, log_ratios
+from uniapl.types import InputError, Message
+
+Given = str | Sequence[Message]
+"""A prompt as the data gives it: a string, or turns."""
+
+
+class Scorer(Protocol):
+    """Says how good completions are; only the order of its scores means anything."""
+
+    def encode(self, prompt: Given, completion: str) -> Any:
+        """Return what the model reads.
+
+        Raises:
+            InputError: It is too long for the model, or its template refuses the turns.
+        """
+        ...
+
+    def scores(self, texts: Sequence[Any]) -> list[float]:
+        """Return the score of each encoded text, high = good."""
+        ...
+
+
+class RewardModel:
+    """A sequence classifier with its own tokenizer and chat template.
+
+    Encoders (BERT and its kin) without a chat template read prompt and completion as a pair of texts.
+    """
+
+    def __init__(self, classifier: SequenceClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._classifier = classifier
+        self._tokenizer = tokenizer
+        has_pairs = tokenizer.cls_token is not None and tokenizer.sep_token is not None
+        self._chat = Chat(tokenizer) if tokenizer.chat_template or not has_pairs else None
+
+    def encode(self, prompt: Given, completion: str) -> Encoded:
+        """As `Scorer`."""
+        if self._chat is not None:
+            text: Encoded = {"input_ids": self._chat.encode_conversation(prompt, completion)}
+        elif isinstance(prompt, str):
+            text = dict(
+                self._tokenizer(
+                    prompt, completion, return_attention_mask=False, split_special_tokens=True
+                )
+            )
+        else:
+            raise InputError("messages need a tokenizer with a chat template; this one has none")
+        _check_length(len(text["input_ids"]), self._classifier.context)
+        return text
+
+    def scores(self, texts: Sequence[Encoded]) -> list[float]:
+        """As `Scorer`."""
+        return self._classifier.scores(texts)
+
+    def rewards(self, prompts: Sequence[Given], completions: Sequence[str]) -> list[float]:
+        """Encode and score, for a reward function."""
+        given = zip(prompts, completions, strict=True)
+        return self.scores([self.encode(prompt, completion) for prompt, completion in given])
+
+
+class LikelihoodRatio:
+    """d(x, y) of a run's `likelihood` discriminator: τ · mean of log p_φ - log π, both as they are now."""
+
+    def __init__(
+        self, expert: LanguageModel, policy: LanguageModel, chat: Chat, config: Config
+    ) -> None:
+        self._expert = expert
+        self._policy = policy
+        self._chat = chat
+        self._config = config
+
+    def encode(self, prompt: Given, completion: str) -> TokenSequence:
+        """As `Scorer`."""
+        text = TokenSequence(
+            self._chat.encode_prompt(prompt), self._chat.encode_completion(completion)
+        )
+        context = getattr(
+            self._policy.model.config.get_text_config(), "max_position_embeddings", None
+        )
+        _check_length(len(text.prompt_ids) + len(text.completion_ids), context)
+        return text
+
+    def scores(self, texts: Sequence[TokenSequence]) -> list[float]:
+        """As `Scorer`."""
+        device, num_tokens = self._policy.device, completion_offsets(texts)[-1]
+        packed = [p.to(device) for p in pack(texts, self._config.training.micro_batch_tokens)]
+        # π as in training: at the temperature of the rollouts
+        policy = self._policy.flat_logprobs(packed, num_tokens, self._config.rollout.temperature)
+        ratios = log_ratios(self._expert.flat_logprobs(packed, num_tokens), policy)
+        index = per_token(torch.arange(len(texts), device=device), texts)
+        scale = self._config.discriminator.logit_scale
+        return likelihood_logits(ratios, index, len(texts), scale).tolist()
+
+
+def load_reward_model(path: str, device: torch.device) -> RewardModel:
+    """Load a reward model or a saved `scalar` discriminator, in bfloat16 on an accelerator.
+
+    Raises:
+        InputError: Nothing loadable is there, or it is no reward model.
+    """
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    return RewardModel(*load_sequence_classifier(path, dtype, device))
+
+
+def _check_length(num_tokens: int, context: int | None) -> None:
+    if context is not None and num_tokens > context:
+        raise InputError(
+            f"prompt and completion have {num_tokens} tokens; the model reads at most {context}, and "
+            "nothing is cut"
+        )
