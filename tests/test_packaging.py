@@ -29,7 +29,16 @@ DISTRIBUTIONS = {
 }
 """Module → the dependency that brings it, where the names differ."""
 
-OPTIONAL = {"datasets", "if_verifiable", "nltk", "pyarrow", "vllm"}
+OPTIONAL = {
+    "accelerate",
+    "datasets",
+    "if_verifiable",
+    "nltk",
+    "pyarrow",
+    "trackio",
+    "vllm",
+    "wandb",
+}
 """Imported only where a user asks for what needs them; the error then says what to install."""
 
 
