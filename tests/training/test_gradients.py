@@ -101,20 +101,23 @@ class Step:
         )
 
 
-def separate_gradients(step: Step) -> dict[str, Tensor]:
+def separate_gradients(step: Step, importance_cap: float | None) -> dict[str, Tensor]:
     """The gradient of each term, from plain forwards of one sequence at a time."""
     policy, batch, tokens = exact_policy(), step.batch, step.tokens
     assert batch.ref_logprobs is not None
     now = torch.cat([plain_logprobs(policy.model, s, 0.7) for s in batch.rollout_sequences])
     expert = torch.cat([plain_logprobs(policy.model, sequence_of(d)) for d in EXPERTS])
+    sampled = torch.tensor([x for r in batch.rollouts for x in r.sampling_logprobs])
+    weighted = now  # at ρ = 1 the gradient of the ratio is that of the log-prob
+    if importance_cap:
+        weighted = now * (now.detach() - sampled).exp().clamp(max=importance_cap)
     part = (tokens.reward_advantages, tokens.is_rewarded, step.credit, tokens.is_counted)
     log_ratio = batch.ref_logprobs - now
     k3 = (log_ratio.exp() - 1 - log_ratio)[tokens.is_counted]
     losses = {
         "sft": -step.weights.sft * expert.mean(),
-        # at ρ = 1 the gradient of the ratio is that of the log-prob
-        "grpo": -(now * token_weights(*part, step.weights.grpo, 0.0)).sum(),
-        "adversarial": -(now * token_weights(*part, 0.0, step.weights.adversarial)).sum(),
+        "grpo": -(weighted * token_weights(*part, step.weights.grpo, 0.0)).sum(),
+        "adversarial": -(weighted * token_weights(*part, 0.0, step.weights.adversarial)).sum(),
         "kl": step.weights.kl * k3.mean(),
     }
     found = {}
@@ -141,10 +144,18 @@ def test_the_terms_sum_to_the_step_for_every_parameter(
 
 @pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize("micro_batch_tokens", [1, 10_000])
-def test_norms_and_cosines_are_those_of_separately_written_terms(micro_batch_tokens: int) -> None:
-    step = Step(micro_batch_tokens=micro_batch_tokens)
+@pytest.mark.parametrize("importance_cap", [None, 1.5])
+def test_norms_and_cosines_are_those_of_separately_written_terms(
+    micro_batch_tokens: int, importance_cap: float | None
+) -> None:
+    batch = mixed_batch()
+    batch.rollouts = [  # sampled as another engine might have, below and above the cap
+        replace(r, sampling_logprobs=tuple(-1.0 - i % 5 for i, _ in enumerate(r.token_ids)))
+        for r in batch.rollouts
+    ]
+    step = Step(batch=batch, micro_batch_tokens=micro_batch_tokens, importance_cap=importance_cap)
     metrics = step()
-    expected = separate_gradients(step)
+    expected = separate_gradients(step, importance_cap)
     for term, gradient in expected.items():
         assert_close(metrics[f"objective/{term}_grad_norm"], gradient.norm())
     for one, other in combinations(TERMS, 2):
