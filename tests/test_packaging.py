@@ -29,7 +29,17 @@ DISTRIBUTIONS = {
 }
 """Module → the dependency that brings it, where the names differ."""
 
-OPTIONAL = {"datasets", "gguf", "if_verifiable", "nltk", "pyarrow", "vllm"}
+OPTIONAL = {
+    "accelerate",
+    "datasets",
+    "gguf",
+    "if_verifiable",
+    "nltk",
+    "pyarrow",
+    "trackio",
+    "vllm",
+    "wandb",
+}
 """Imported only where a user asks for what needs them; the error then says what to install."""
 
 

@@ -81,6 +81,10 @@ BASE = {
             "evaluation.metrics.1: f is already the name of evaluation.metrics.0",
         ),
         (
+            "training.trackers=[wandb,tensorboard,wandb]",
+            "training.trackers.2: wandb is already the name of training.trackers.0",
+        ),
+        (
             "evaluation.best_metric=joint",
             "evaluation.best_metric: must be one of prompt_level_strict_acc, inst_level_strict_acc, "
             "prompt_level_loose_acc, inst_level_loose_acc (evaluation.metrics adds to them), got 'joint'",
@@ -100,6 +104,10 @@ BASE = {
         (
             "discriminator.replay_rollouts=4",
             "discriminator.replay_rollouts: has no effect with discriminator.form likelihood; remove it",
+        ),
+        (
+            "discriminator.std_floor=0.2",
+            "discriminator.std_floor: has no effect with discriminator.form likelihood; remove it",
         ),
         (
             "discriminator.credit=completion discriminator.credit_clamp=3",
@@ -157,7 +165,9 @@ def test_keys_that_disagree(minimal: Path, overrides: str, line: str):
         "constraint.target=0.6 data.held_out_demonstrations=4",
         "constraint.target=0.6 method=mix",  # no discriminator, no constraint
         "objective.kl_coef=[[0,1],[0.5,1],[0.5,0]]",  # a jump
-        "discriminator.form=scalar discriminator.replay_rollouts=4",
+        "discriminator.form=scalar discriminator.replay_rollouts=4 discriminator.std_floor=0.2",
+        "discriminator.form=scalar discriminator.logit_penalty=0.1",
+        "discriminator.logit_penalty=0.1",  # both forms have it
         "method=gad discriminator.replay_rollouts=4",
         "evaluation.metrics=[a.b:joint] evaluation.best_metric=joint",
     ],

@@ -9,6 +9,7 @@ from uniapl.objective.unified import (
     ExpertTokens,
     RolloutTokens,
     StepScale,
+    term_losses,
     token_weights,
     unified_objective,
 )
@@ -113,6 +114,23 @@ def test_objective_gradient_by_hand() -> None:
     kl = 0.05 / 4 * (1 - torch.tensor(0.5).exp())
     assert_close(logprobs.grad, [-0.2, 0.1 + kl, 0.0])
     assert logprobs.grad[2] == 0.0
+
+
+def test_terms_by_hand() -> None:
+    logprobs = torch.tensor([-1.0, -2.5, -0.5], requires_grad=True)
+    expert = ExpertTokens(torch.tensor([-0.7, -0.3]))
+    reward_weights = torch.tensor([0.5, -0.1, 0.0])
+    rollouts = rollout_tokens(logprobs, reward_weights=reward_weights)
+    losses = term_losses(expert, rollouts, scale())
+    assert list(losses) == ["sft", "grpo", "adversarial", "kl"]
+    assert_close(losses["sft"], 0.3 / 5)
+    assert_close(losses["grpo"], -(0.5 - 0.1))
+    assert_close(losses["adversarial"], -(-0.3 + 0.0))
+    assert_close(losses["kl"], 0.05 / 4 * (torch.tensor(0.5).exp() - 1.5))
+    assert_close(sum(losses.values()), unified_objective(expert, rollouts, scale()))
+    assert list(term_losses(expert, None, scale())) == ["sft"]
+    without_kl = term_losses(None, rollouts, scale(kl_coef=0.0))
+    assert list(without_kl) == ["grpo", "adversarial"]
 
 
 def test_each_side_is_clipped_at_its_own_bound() -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def metric_row(method: str, step: int, steps: int, noise: random.Random) -> dict
         "optimizer/grad_norm": abs(noisy(rise(step, steps, 2.4, 0.8), 0.2)),
         "data/trained_tokens": step * 15000,
         "data/sampled_tokens": step * 6100,
+        **gradient_row(method, step, noise),
         "time/step_seconds": abs(noisy(2.1, 0.15)),
         "time/rollout_seconds": abs(noisy(1.1, 0.1)),
         "time/update_seconds": abs(noisy(0.8, 0.05)),
@@ -104,6 +106,20 @@ def metric_row(method: str, step: int, steps: int, noise: random.Random) -> dict
     }
     row |= {name: value if is_adversarial else None for name, value in seen.items()}
     return row | {"objective/adversarial_weight": 0.1 * ramp if is_adversarial else 0.0}
+
+
+def gradient_row(method: str, step: int, noise: random.Random) -> dict:
+    """Gradients of the terms, measured in every tenth step."""
+    is_adversarial = ARMS.get(method, ARMS["uniapl"])[-1]
+    acting = {"sft": method != "grpo", "grpo": method != "sft", "adversarial": is_adversarial}
+    row: dict = {}
+    for term, acts in acting.items():
+        is_measured = acts and step % 10 == 1
+        row[f"objective/{term}_grad_norm"] = abs(noise.gauss(0.3, 0.1)) if is_measured else None
+    for one, other in combinations(acting, 2):
+        is_measured = acting[one] and acting[other] and step % 10 == 1
+        row[f"objective/{one}_{other}_cosine"] = noise.gauss(0.1, 0.1) if is_measured else None
+    return row
 
 
 def sample_row(index: int, strict: float, shift: float, noise: random.Random) -> dict:

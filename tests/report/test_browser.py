@@ -160,6 +160,33 @@ def test_an_arm_can_be_switched_off_and_on(many):
     assert opened.complaints == []
 
 
+def test_several_metrics_in_a_chart_are_told_apart(one, many):
+    """By colour where there is one arm, else by dashes with a key; sparse values are joined."""
+    lines = """plot => plot.data.filter(trace => trace.meta === 'main').map(trace => ({
+        name: trace.name, color: trace.line.color, dash: trace.line.dash, gaps: trace.connectgaps }))"""
+    title = "Norm of each term's gradient"
+    single = one.chart(title).evaluate(lines)
+    assert [line["name"] for line in single] == [
+        f"uniapl, {t}" for t in ("sft", "grpo", "adversarial")
+    ]
+    assert len({line["color"] for line in single}) == 3
+    assert {line["dash"] for line in single} == {"solid"}
+    assert all(line["gaps"] for line in single)
+
+    found = {line["name"]: line for line in many.chart(title).evaluate(lines)}
+    assert "grpo, sft" not in found
+    for term, dash in (("sft", "solid"), ("grpo", "dash"), ("adversarial", "dot")):
+        assert found[f"uniapl, {term}"]["dash"] == dash
+    assert found["uniapl, sft"]["color"] == found["uniapl, grpo"]["color"]
+    assert found["uniapl, sft"]["color"] != found["mix, sft"]["color"]
+    figure = many.page.locator("figure", has=many.page.get_by_text(title, exact=True)).first
+    key = figure.locator(".key-line").all_inner_texts()
+    assert [text.strip() for text in key] == ["sft", "grpo", "adversarial"]
+    many.page.get_by_label("uniapl 4 seeds", exact=True).uncheck()
+    assert not [name for name in many.names(title) if name.startswith("uniapl")]
+    many.page.get_by_role("button", name="all", exact=True).click()
+
+
 def test_filters_and_keys_of_the_completions(one):
     opened, page = one, one.page
     rows, count = page.locator("#sample-list button"), page.locator("#sample-count")

@@ -9,6 +9,7 @@ import pytest
 
 from uniapl.report import build_report
 from uniapl.report.arms import group_arms
+from uniapl.report.gradients import gradient_charts
 from uniapl.report.page import _embedded
 from uniapl.report.reading import read_run
 from uniapl.report.samples import MAX_CHARACTERS, MAX_PER_SET, sample_sets
@@ -83,8 +84,8 @@ def test_page_refers_to_nothing_outside(finished_run):
 
 def test_every_metric_is_shown_with_its_meaning(finished_run):
     data = embedded(page_of(finished_run), "chart-data")
-    row = json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[-1])
-    measured = {name for name, value in row.items() if name != "step" and value is not None}
+    rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    measured = {k for row in rows for k, value in row.items() if k != "step" and value is not None}
     assert set(data["metrics"]) == measured
     assert {name for group in data["groups"] for name in group["metrics"]} == measured
     meanings = json.loads((finished_run / "definitions.json").read_text())
@@ -115,6 +116,49 @@ def test_arms_bands_and_bases(make_run, tmp_path):
     assert [point["arm"] for point in data["comparison"][0]["points"]] == [0, 1]
     assert data["comparison"][0]["expert"] == 0.985
     assert {tuple(chart["arms"]) for chart in data["health"]} == {(1,)}
+
+
+def test_gradients_of_the_terms_are_a_chart_of_norms_and_one_of_cosines(make_run, tmp_path):
+    runs = [make_run(method, method=method) for method in ("sft", "uniapl")]
+    data = embedded(page_of(*runs, output=tmp_path / "two.html"), "chart-data")
+    norms, cosines = data["gradients"]
+    assert [label for _, label in norms["metrics"]] == ["sft", "grpo", "adversarial"]
+    assert [label for _, label in cosines["metrics"]] == [
+        "sft and grpo",
+        "sft and adversarial",
+        "grpo and adversarial",
+    ]
+    arms = {
+        name: [one["arm"] for one in data["metrics"][name]["series"]]
+        for name, _ in (*norms["metrics"], *cosines["metrics"])
+    }
+    assert arms.pop("objective/sft_grad_norm") == [0, 1]
+    assert set(map(tuple, arms.values())) == {(1,)}
+
+
+def test_no_gradients_no_charts(make_run):
+    assert gradient_charts(["objective/sft", "optimizer/grad_norm"]) == []
+    (chart,) = gradient_charts(["objective/sft_grad_norm"])  # one term has no angle
+    assert chart["title"] == "Norm of each term's gradient"
+
+
+def test_provenance_tells_each_time_the_run_went_on(finished_run):
+    file = finished_run / "environment.json"
+    first = json.loads(file.read_text())
+    here = {key: first[key] for key in ("git_commit", "versions", "platform", "device", "threads")}
+    moved = {"git_commit": "fedcba", "versions": {"torch": "2.13.0"}, "threads": 8}
+    resumed = [
+        {"step": 20, "created": "2025-11-24T08:00:00Z", **here},
+        {"step": 40, "created": "2025-11-25T09:00:00Z", **here, **moved},
+    ]
+    file.write_text(json.dumps(first | {"resumed": resumed}))
+    text = " ".join(page_of(finished_run).text.split())
+    assert "from step 20, 2025-11-24T08:00:00Z" in text
+    assert (
+        "from step 40, 2025-11-25T09:00:00Z; other than at first: git commit fedcba, threads 8, "
+        "versions torch 2.13.0"
+    ) in text
+    assert text.count("other than at first") == 1
 
 
 def test_health_says_what_is_off(finished_run):

@@ -157,6 +157,43 @@ CONTRADICTIONS = [
         "method sft: has no rollout; remove rollout.group_size",
     ),
     ("sft", {}, "rewards.0.weight", "method sft: has no rewards; remove rewards.0.weight"),
+    *(
+        (
+            "sft",
+            {section: {key: value}},
+            f"{section}.{key}",
+            f"method sft: {why}; remove {section}.{key}",
+        )
+        for section, key, value, why in (
+            ("objective", "kl_coef", 0.1, "rolls out nothing"),
+            ("objective", "clip_low", 0.1, "rolls out nothing"),
+            ("objective", "clip_high", 0.1, "rolls out nothing"),
+            ("objective", "advantage_scale", "none", "rolls out nothing"),
+            ("data", "prompts_per_step", 8, "rolls out nothing"),
+            ("data", "prompts", "other", "rolls out no preference prompts"),
+        )
+    ),
+    *(
+        (
+            method,
+            {"data": {"prompts": "p"}},
+            "data.prompts",
+            f"method {method}: rolls out no preference prompts; remove data.prompts",
+        )
+        for method in ("a-sft", "gad")
+    ),
+    (
+        "a-sft",
+        {"objective": {"advantage_scale": "batch"}},
+        "objective.advantage_scale",
+        "method a-sft: has no reward term; remove objective.advantage_scale",
+    ),
+    (
+        "grpo",
+        {"data": {"demonstration_prompts_per_step": 2}},
+        "data.demonstration_prompts_per_step",
+        "method grpo: does not mix kinds of prompts; remove data.demonstration_prompts_per_step",
+    ),
 ]
 
 
@@ -175,6 +212,8 @@ def test_only_an_explicit_contradiction_is_an_error(
 def test_saying_what_the_method_says_anyway_is_no_contradiction() -> None:
     given = of_method("sft", objective={"grpo_weight": 0.0})
     resolve(given, frozenset({"objective.grpo_weight", "rollout.max_completion_tokens"}))
+    nothing = of_method("sft", data={"prompts": None}, objective={"kl_coef": 0.0})
+    resolve(nothing, frozenset({"data.prompts", "objective.kl_coef"}))
 
 
 def test_all_contradictions_are_reported_at_once() -> None:

@@ -11,7 +11,8 @@ import pytest
 from tiny import write_pairs
 from tiny_runs import Tiny, assert_same_run, repeatable, rows
 
-from uniapl.training.checkpoint import checkpoint_steps
+from uniapl.training import health
+from uniapl.training.checkpoint import checkpoint_steps, load_state
 from uniapl.types import InputError
 
 DRIVER = Path(__file__).parent / "kill_driver.py"
@@ -133,6 +134,28 @@ def test_more_steps_go_on(tiny: Tiny, runs, tmp_path: Path):
     tiny.train(tmp_path / "run", "training.evaluate_every=2", "training.steps=4")
     tiny.train(tmp_path / "run", EVALUATED, "training.steps=6", "training.resume=auto")
     assert_same_run(tmp_path / "run", runs["uniapl"][0])
+
+
+def test_warnings_go_on_as_if_the_run_had_never_stopped(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    always = health._Band(-2.0, -1.0, "", "say it once")
+    monkeypatch.setitem(health._BANDS, "rollout/truncated_fraction", always)
+    monkeypatch.setattr(health, "CHECKED_EVERY", 1)
+    words = ("evaluation.prompts=null",)
+    tiny.train(tmp_path / "run", *words, "training.steps=2")
+    assert capsys.readouterr().out.count("say it once") == 1
+    tiny.train(tmp_path / "run", *words, "training.steps=4", "training.resume=auto")
+    assert "say it once" not in capsys.readouterr().out
+    tiny.train(tmp_path / "straight", *words)
+    states = [
+        load_state(tmp_path / name / "checkpoints" / "step_000004") for name in ("run", "straight")
+    ]
+    assert states[0]["health"]["averages"]
+    asked = sum(asked for _, asked in states[0]["instructions"]["counts"].values())
+    assert asked == 4 * 4 * 4 * 2  # steps, prompts, rollouts, instructions
+    for name in ("health", "instructions"):
+        assert states[0][name] == states[1][name]
 
 
 def test_more_steps_of_a_method_whose_weights_depend_on_their_number(tiny: Tiny, tmp_path: Path):

@@ -47,7 +47,7 @@ def of_method(method: MethodName) -> str:
 NO_ROLLOUTS = ("reward/", "rollout/", "policy/", "objective/grpo", "objective/adversarial")
 NO_DISCRIMINATOR = ("discriminator/", "constraint/", "optimizer/discriminator_grad_norm")
 WEIGHTS = ("objective/sft_weight", "objective/grpo_weight", "objective/adversarial_weight")
-COMMON = ("constraint/", "policy/kl_reference")  # neither is asked for here
+COMMON = ("constraint/", "policy/kl_reference", "discriminator/pairs_accuracy")  # not asked for here
 ABSENT: dict[MethodName, tuple[str, ...]] = {
     "sft": (*NO_ROLLOUTS, *NO_DISCRIMINATOR),
     "grpo": ("objective/sft", "objective/adversarial", *NO_DISCRIMINATOR),
@@ -158,8 +158,8 @@ def test_evaluating_does_not_disturb_the_training(runs: Runs):
 def test_a_finished_run_holds_what_the_docs_say(runs: Runs):
     run = runs(of_method("uniapl"))
     assert sorted(p.name for p in run.iterdir()) == [
-        *(".lock", "checkpoints", "config.yaml", "definitions.json", "environment.json"),
-        *("evaluations", "metrics.jsonl", "policy", "rollouts"),
+        *(".lock", "checkpoints", "config.yaml", "definitions.json", "discriminator"),
+        *("environment.json", "evaluations", "metrics.jsonl", "policy", "rollouts"),
     ]
     assert sorted(p.name for p in (run / "evaluations").iterdir()) == ["step_000000", "step_000004"]
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [

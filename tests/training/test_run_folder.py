@@ -3,6 +3,7 @@
 import fcntl
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import Tiny
@@ -10,7 +11,7 @@ from tiny_runs import Tiny
 from uniapl import __version__
 from uniapl.config import load_config
 from uniapl.training.methods import resolve
-from uniapl.training.run_folder import MAY_CHANGE, open_run_folder
+from uniapl.training.run_folder import MAY_CHANGE, RunFolder, open_run_folder
 from uniapl.types import InputError
 
 
@@ -32,10 +33,43 @@ def test_a_run_says_what_it_is(tiny: Tiny, run_folder: Path):
     environment = json.loads((run_folder / "environment.json").read_text())
     assert environment.keys() == {
         *("format", "created", "git_commit", "versions", "platform", "device", "threads"),
-        "command",
+        *("command", "run_id", "resumed"),
     }
+    assert environment["resumed"] == []
     assert environment["format"] == 1
     assert environment["versions"]["uniapl"] == __version__
+
+
+def go_on(tiny: Tiny, folder: Path, run: Path, step: int) -> dict[str, Any]:
+    """Begin `folder` from a checkpoint of `run`, without models; return its environment."""
+    folder.mkdir(exist_ok=True)
+    checkpoint = run / "checkpoints" / f"step_{step:06d}"
+    opened = RunFolder(
+        folder, checkpoint, {"step": step, "best": None}, (folder / ".lock").open("w")
+    )
+    opened.start(resolve(tiny.load(folder)), {}, "cpu")
+    opened.close()
+    return json.loads((folder / "environment.json").read_text())
+
+
+def test_every_start_is_remembered(tiny: Tiny, run_folder: Path, tmp_path: Path):
+    start(tiny, run_folder)
+    first = json.loads((run_folder / "environment.json").read_text())
+    for step in (20, 40, 30):  # the third goes back: what the second did is undone
+        found = go_on(tiny, run_folder, run_folder, step)
+    assert [entry["step"] for entry in found["resumed"]] == [20, 30]
+    assert found["resumed"][1].keys() == first.keys() - {"format", "run_id", "resumed"} | {"step"}
+    assert {key: found[key] for key in first if key != "resumed"} == {
+        key: first[key] for key in first if key != "resumed"
+    }
+    fork = go_on(tiny, tmp_path / "fork", run_folder, 30)
+    assert [entry["step"] for entry in fork["resumed"]] == [20, 30, 30]
+    assert fork["created"] == first["created"]
+    assert fork["run_id"] != first["run_id"]  # another run to a tracker
+    afresh = start(tiny, run_folder, "training.resume=auto")
+    environment = json.loads((afresh / "environment.json").read_text())
+    assert environment["resumed"] == []
+    assert environment["run_id"] != first["run_id"]
 
 
 def test_a_second_run_is_refused(tiny: Tiny, run_folder: Path):
@@ -63,6 +97,7 @@ def test_settings_that_change_nothing_learned_may_differ(tiny: Tiny, run_folder:
     words = [
         *("training.steps=8", "training.checkpoint_every=4", "training.keep_checkpoints=1"),
         *("training.evaluate_every=4", "training.rollouts_logged_per_step=0"),
+        *("training.gradients_every=2", "training.trackers=[tensorboard]"),
         *("training.micro_batch_tokens=64", "training.logit_chunk_tokens=32"),
         *("training.threads=2", "training.device=cpu", "rollout.max_rows=4"),
     ]

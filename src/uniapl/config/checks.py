@@ -37,6 +37,7 @@ def cross_field_problems(config: "Config") -> list[str]:
         _schedules,
         _rewards,
         _evaluation,
+        _trackers,
     )
     problems = [problem for rule in rules for problem in rule(config)]
     ineffective = keys_without_effect(config).items()
@@ -91,6 +92,7 @@ def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
             likelihood and discriminator.credit == "token",
             no_credit if likelihood else no_form,
         ),
+        "std_floor": (scalar, no_form),
         "replay_rollouts": (scalar, no_form),
     }
 
@@ -209,6 +211,12 @@ def _evaluation(config: "Config") -> Iterator[str]:
             f"evaluation.best_metric: must be one of {', '.join(names)} "
             f"(evaluation.metrics adds to them), got '{evaluation.best_metric}'"
         )
+
+
+def _trackers(config: "Config") -> Iterator[str]:
+    yield from _duplicates(
+        config.training.trackers, str, lambda index: f"training.trackers.{index}"
+    )
 
 
 def function_name(function: str) -> str:

@@ -150,7 +150,7 @@ class DiscriminatorConfig(Section):
     credit_clamp: PositiveFloat = 3.0
     """Only `credit: token`: bound of a token's log-ratio, nats."""
     std_floor: PositiveFloat = 0.1
-    """Least standard deviation by which centred logits are divided: noise is never blown up."""
+    """Only `scalar`: least standard deviation by which centred logits are divided: noise is never blown up."""
     replay_rollouts: NonNegativeInt = 0
     """Only `scalar`: older rollouts kept for its pairs; each step mixes in as many as are fresh."""
 
@@ -161,13 +161,13 @@ class ConstraintConfig(Section):
     target: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     """Pair accuracy of the discriminator that counts as close enough (0.5 = cannot tell); None: λ is fixed."""
     rate: PositiveFloat = 0.5
-    """η of λ ← λ·exp(η·(accuracy - target))."""
+    """Only with a target: η of λ ← λ·exp(η·(accuracy - target))."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """Weight of the past in the moving average of the accuracy."""
+    """Only with a target: weight of the past in the moving average of the accuracy."""
     minimum: PositiveFloat = 0.01
-    """Least λ; above 0 so that it can grow again."""
+    """Only with a target: least λ; above 0 so that it can grow again."""
     maximum: PositiveFloat = 1.0
-    """Greatest λ; reaching it reads as `saturated`."""
+    """Only with a target: greatest λ; reaching it reads as `saturated`."""
     prompts_per_step: NonNegativeInt = 4
     """Held-out demonstration prompts rolled out per step to measure the accuracy (only with a target)."""
 
@@ -184,9 +184,9 @@ class ObjectiveConfig(Section):
     kl_coef: Weight = 0.0
     """Weight of the k3 estimate of KL(policy ‖ reference) on rollouts."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """The probability ratio is clipped below 1 - clip_low where the weight is negative."""
+    """The ratio is clipped below 1 - clip_low where the weight is negative; acts if updates_per_rollout > 1."""
     clip_high: PositiveFloat = 0.2
-    """The probability ratio is clipped above 1 + clip_high where the weight is positive."""
+    """The ratio is clipped above 1 + clip_high where the weight is positive; acts if updates_per_rollout > 1."""
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """Centred rewards are divided by the standard deviation of their group, of the batch, or not at all."""
 
@@ -229,6 +229,10 @@ class TrainingConfig(Section):
     """The newest so many are kept, and the best one."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0: before the first and after the last step only."""
+    gradients_every: NonNegativeInt = 0
+    """Steps between measurements of each term's own gradient; 0: never, for it takes memory (docs/method.md)."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Copy every metric there as well, files in the run folder (docs/run-folder.md); needs `uniapl[trackers]`."""
     resume: str = "never"
     """`never`, `auto` (newest complete checkpoint of output_dir, else start afresh) or a checkpoint folder."""
     rollouts_logged_per_step: NonNegativeInt = 8

@@ -7,8 +7,9 @@
 The counts are those of the whole step, so micro-batches add up to the same loss however they are cut.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from uniapl.objective.policy_gradient import clipped_surrogate, k3
@@ -36,6 +37,8 @@ class RolloutTokens:
     """False on masked truncations."""
     ref_logprobs: Tensor | None = None
     """The reference's; None if kl_coef is 0."""
+    reward_weights: Tensor | None = None
+    """The reward's part of `weights`, the rest being the discriminator's; only `term_losses` asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +103,28 @@ def unified_objective(
             kl = k3(rollouts.logprobs, rollouts.ref_logprobs).masked_fill(~rollouts.is_counted, 0.0)
             losses.append(kl.sum() * (scale.kl_coef / max(scale.num_rollout_tokens, 1)))
     return sum(losses[1:], start=losses[0])
+
+
+def term_losses(
+    expert: ExpertTokens | None, rollouts: RolloutTokens | None, scale: StepScale
+) -> dict[str, Tensor]:
+    """Split this micro-batch's share of L into its terms: each is the objective with the others left out.
+
+    They sum to `unified_objective` where nothing is clipped, as on a first pass, where ρ_t = 1: the clip
+    looks at the whole weight, so beyond it there is no part of one term.
+    """
+    losses: dict[str, Tensor] = {}
+    if expert is not None and scale.sft_weight:
+        losses["sft"] = unified_objective(expert, None, scale)
+    if rollouts is not None:
+        assert rollouts.reward_weights is not None
+        alone = replace(rollouts, ref_logprobs=None)
+        for name, weights in (
+            ("grpo", rollouts.reward_weights),
+            ("adversarial", rollouts.weights - rollouts.reward_weights),
+        ):
+            losses[name] = unified_objective(None, replace(alone, weights=weights), scale)
+        if rollouts.ref_logprobs is not None and scale.kl_coef:
+            unweighted = replace(rollouts, weights=torch.zeros_like(rollouts.weights))
+            losses["kl"] = unified_objective(None, unweighted, scale)
+    return losses

@@ -7,7 +7,8 @@ const Charts = (() => {
     light: ["#0067a8", "#c8500a", "#00805e", "#a8468a", "#8f6a00", "#3d8fc7", "#7d2248", "#5b6068"],
     dark: ["#58aef0", "#ff9457", "#38c9a2", "#e88fcb", "#e3b53f", "#a9d8ff", "#e07a9f", "#b9bfc7"],
   };
-  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+  const SVG_DASHES = { solid: "", dash: "6 3", dot: "2 2", dashdot: "6 2 2 2", longdash: "10 3", longdashdot: "10 2 2 2" };
   const nonce = document.currentScript.nonce;
   const hidden = new Set();
   const charts = [];
@@ -20,7 +21,12 @@ const Charts = (() => {
   const color = (arm) => PALETTE[isDark() ? "dark" : "light"][arm % 8];
   // Up to four arms colour is enough; beyond that lines also differ in their dashes.
   const dash = (arm) => (data.arms.length > 4 ? DASHES[arm % 4] : "solid");
-  const svgDash = (arm) => ({ solid: "", dash: "6 3", dot: "2 2", dashdot: "6 2 2 2" })[dash(arm)];
+  const svgDash = (arm) => SVG_DASHES[dash(arm)];
+  // Several metrics in one chart: colours tell them apart, or dashes where colours tell the arms apart.
+  const labelsOf = (series) => [...new Set(series.map((one) => one.label).filter(Boolean))];
+  const isByColor = (one) => one.label && data.arms.length === 1;
+  const lineColor = (one, labels) => color(isByColor(one) ? labels.indexOf(one.label) : one.arm);
+  const lineDash = (one, labels) => (!one.label ? dash(one.arm) : isByColor(one) ? "solid" : DASHES[labels.indexOf(one.label) % DASHES.length]);
   const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const faded = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
   const shown = (items) => items.filter((item) => !hidden.has(item.arm));
@@ -64,12 +70,12 @@ const Charts = (() => {
   }
 
   function lineTraces(series, percent) {
-    const traces = [];
+    const traces = [], labels = labelsOf(series);
     for (const one of shown(series)) {
-      const line = color(one.arm);
+      const line = lineColor(one, labels);
       const name = armName(one.arm) + (one.label ? `, ${one.label}` : "");
-      const pattern = one.label ? (one.label === "preference" ? "dot" : "solid") : dash(one.arm);
-      const few = one.x.length <= 15;
+      const pattern = lineDash(one, labels);
+      const few = one.y.filter((value) => value !== null).length <= 15;
       if (one.low) {
         const keep = one.x.map((_, i) => i).filter((i) => one.low[i] !== null);
         const edge = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", x: keep.map((i) => one.x[i]) };
@@ -81,7 +87,8 @@ const Charts = (() => {
       }
       traces.push({
         x: one.x, y: few ? one.y : smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
-        marker: { size: 5 }, line: { width: 1.8, color: line, dash: pattern },
+        marker: { size: 5, color: line }, line: { width: 1.8, color: line, dash: pattern },
+        connectgaps: true, // some metrics are not measured in every step
         text: one.y.map((value, i) => {
           const range = one.low ? ` (${format(one.low[i], percent)} to ${format(one.high[i], percent)})` : "";
           return format(value, percent) + range;
@@ -196,13 +203,27 @@ const Charts = (() => {
 
   const KINDS = { lines, points, histogram, instructions };
 
+  // A dashed line and what it stands for.
+  function key(label, pattern) {
+    const item = document.createElement("span");
+    item.className = "key-line";
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("width", 26);
+    svg.setAttribute("height", 8);
+    const line = document.createElementNS(svg.namespaceURI, "line");
+    for (const [name, value] of Object.entries({ x1: 0, y1: 4, x2: 26, y2: 4, stroke: "currentColor", "stroke-width": 2, "stroke-dasharray": SVG_DASHES[pattern] })) line.setAttribute(name, value);
+    svg.append(line);
+    item.append(svg, " " + label);
+    return item;
+  }
+
   // One line under a title that says what a pointer would: the last value of every arm.
   function summary(spec, box) {
     box.hidden = !["lines", "histogram"].includes(spec.kind);
     const items = [];
-    const say = (arm, text) => {
+    const say = (arm, text, ink = color(arm)) => {
       const item = document.createElement("span");
-      item.style.color = color(arm);
+      item.style.color = ink;
       item.title = armName(arm);
       item.textContent = text;
       items.push(item);
@@ -213,12 +234,14 @@ const Charts = (() => {
         say(one.arm, `${data.arms.length > 1 ? armName(one.arm) : "W1"} ${before}${format(one.w1_after)}`);
       }
     } else if (spec.kind === "lines") {
+      const labels = labelsOf(spec.series);
+      if (data.arms.length > 1) items.push(...labels.map((label, i) => key(label, DASHES[i % DASHES.length])));
       for (const one of shown(spec.series)) {
         const known = one.y.filter((value) => value !== null);
         if (!known.length) continue;
         if (data.arms.length > 1 && one.label) continue;
         const last = format(known[known.length - 1], spec.percent), label = one.label ? one.label + " " : "";
-        say(one.arm, data.arms.length > 1 ? last : `${label}${format(known[0], spec.percent)} → ${last}`);
+        say(one.arm, data.arms.length > 1 ? last : `${label}${format(known[0], spec.percent)} → ${last}`, lineColor(one, labels));
       }
     }
     box.replaceChildren(...items);

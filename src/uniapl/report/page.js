@@ -3,6 +3,15 @@
 (() => {
   const data = Charts.data;
   const metric = (name) => ({ kind: "lines", title: name, isName: true, ...data.metrics[name] });
+  // Several metrics in one chart; a chart may be about some of the arms only.
+  const joined = (chart) => {
+    const series = ([name, label]) => data.metrics[name].series
+      .filter((one) => !chart.arms || chart.arms.includes(one.arm))
+      .map((one) => ({ ...one, label: chart.metrics.length > 1 ? label : "" }));
+    const meaning = ([name, label]) => (label && chart.metrics.length > 1 ? label + ": " : "") + data.metrics[name].definition;
+    return { kind: "lines", title: chart.title, band: chart.band, line: chart.line,
+      definition: chart.definition || chart.metrics.map(meaning).join(" "), series: chart.metrics.flatMap(series) };
+  };
   const BUILDERS = {
     comparison: () => data.comparison.map((spec) => ({ kind: "points", height: 74 + 24 * data.arms.length, ...spec })),
     evaluations: () => Object.values(data.evaluations).map((spec) => ({ kind: "lines", ...spec })),
@@ -25,11 +34,8 @@
       return [{ kind: "instructions", title: "Strict accuracy", height: 70 + 26 * data.instructions.ids.length, ...data.instructions,
         definition: `Ring: before training. ${single ? "Dot: after." : "Dots: arms after training."} Bar: expert, where it is known. Small number: how often the instruction occurs.` }];
     },
-    health: () => data.health.map((chart) => ({
-      kind: "lines", title: chart.title, band: chart.band, line: chart.line,
-      definition: chart.metrics.map(([name, label]) => (label && chart.metrics.length > 1 ? label + ": " : "") + data.metrics[name].definition).join(" "),
-      series: chart.metrics.flatMap(([name, label]) => data.metrics[name].series.filter((one) => chart.arms.includes(one.arm)).map((one) => ({ ...one, label: chart.metrics.length > 1 ? label : "" }))),
-    })),
+    gradients: () => data.gradients.map(joined),
+    health: () => data.health.map(joined),
   };
 
   function fill(box) {

@@ -20,6 +20,7 @@ from uniapl.report.distributions import (
     length_distributions,
     logprob_distributions,
 )
+from uniapl.report.gradients import gradient_charts
 from uniapl.report.health import health_charts, health_verdicts
 from uniapl.report.reading import Run, read_run
 from uniapl.report.results import (
@@ -153,6 +154,7 @@ def _charts(
         "logprobs": logprob_distributions(arms),
         "base_logprobs": logprob_distributions(arms, "base_"),
         "instructions": accuracy_by_instruction(arms),
+        "gradients": gradient_charts(names),
         "health": health_charts(arms, names),
     }
 

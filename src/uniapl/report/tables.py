@@ -291,6 +291,7 @@ def provenance(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             items = [
                 ("Folder", str(run.folder)),
                 ("Created", environment.get("created")),
+                *(("Resumed", _resumed(start, environment)) for start in _starts(environment)),
                 ("Command", command),
                 ("Seed", run.config.get("seed")),
                 ("Git commit", environment.get("git_commit")),
@@ -309,6 +310,25 @@ def provenance(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 }
             )
     return entries
+
+
+def _starts(environment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return each time the run went on after it was first started."""
+    found = environment.get("resumed")
+    return (
+        [start for start in found if isinstance(start, Mapping)] if isinstance(found, list) else []
+    )
+
+
+def _resumed(start: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Say from which step a run went on, when, and in what else than where it was first started."""
+    others = [
+        f"{name.replace('_', ' ')} {_listed(value) if isinstance(value, Mapping) else value}"
+        for name in ("git_commit", "platform", "device", "threads", "versions")
+        if (value := start.get(name)) != first.get(name)
+    ]
+    changed = f"; other than at first: {', '.join(others)}" if others else ""
+    return f"from step {start.get('step')}, {start.get('created')}{changed}"
 
 
 def _listed(versions: Mapping[str, Any]) -> str:

@@ -103,6 +103,8 @@ def _contradictions(config: Config, row: Method, overridden: frozenset[str]) -> 
     without = {"discriminator", "constraint"} if not has_discriminator else set[str]()
     if row.rollouts_on == "none":
         without |= {"rollout", "rewards"}
+    idle = _idle_keys(config, row)
+    problems += [f"{idle[key]}; remove {key}" for key in sorted(overridden & idle.keys())]
     problems += [
         f"has no {key.partition('.')[0]}; remove {key}"
         for key in sorted(overridden)
@@ -110,6 +112,24 @@ def _contradictions(config: Config, row: Method, overridden: frozenset[str]) -> 
         and key != "rollout.max_completion_tokens"
     ]
     return problems
+
+
+def _idle_keys(config: Config, row: Method) -> dict[str, str]:
+    """Return key → reason for single options that a method makes no use of."""
+    idle: dict[str, str] = {}
+    if row.rollouts_on in ("none", "demonstration") and config.data.prompts is not None:
+        idle["data.prompts"] = "rolls out no preference prompts"
+    if row.rollouts_on != "both":
+        idle["data.demonstration_prompts_per_step"] = "does not mix kinds of prompts"
+    if row.grpo == 0.0:
+        idle["objective.advantage_scale"] = "has no reward term"
+    if row.rollouts_on == "none":
+        keys = ["clip_low", "clip_high", "advantage_scale"]
+        if is_ever_positive(config.objective.kl_coef):
+            keys.append("kl_coef")
+        idle |= dict.fromkeys((f"objective.{key}" for key in keys), "rolls out nothing")
+        idle["data.prompts_per_step"] = "rolls out nothing"
+    return idle
 
 
 def _missing(config: Config, row: Method) -> list[str]:

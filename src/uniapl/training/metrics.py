@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from uniapl.training.checkpoint import replace_file
+from uniapl.training.gradients import PAIRS, TERMS
 
 DEFINITIONS: dict[str, str] = {
     "objective/loss": "The whole objective of the step, as minimised.",
@@ -22,6 +23,16 @@ DEFINITIONS: dict[str, str] = {
     "objective/sft_weight": "Weight of the SFT term in this step.",
     "objective/grpo_weight": "Weight of the reward term in this step.",
     "objective/adversarial_weight": "λ as it acts in this step, ramp included.",
+    **{
+        f"objective/{term}_grad_norm": f"Norm of the {term} term's own gradient, weighted as it acts; the "
+        "terms' gradients sum to the step's (training.gradients_every)."
+        for term in TERMS
+    },
+    **{
+        f"objective/{one}_{other}_cosine": f"Cosine of the angle between the gradients of {one} and {other}: "
+        "1 they pull together, 0 they do not meet, -1 they undo each other."
+        for one, other in PAIRS
+    },
     "reward/mean": "Mean total reward of the step's rollouts.",
     "reward/std": "Standard deviation of the total reward inside groups, mean over groups.",
     "rollout/completion_tokens_mean": "Mean length of the step's rollouts, tokens.",

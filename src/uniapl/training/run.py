@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ from uniapl.training.progress import RunProgress, results_table
 from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.run_folder import RunFolder, open_run_folder
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
+from uniapl.training.trackers import Trackers, check_installed
 from uniapl.types import Demonstration, Rollout
 
 PREVIEWED = 2
@@ -57,6 +59,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the step was finished and saved.
     """
     config = resolve(config, overridden)
+    check_installed(config.training.trackers)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     if preview:
@@ -126,8 +129,11 @@ class _Run:
             self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
             self.best = folder.state["best"]
+            self.health = HealthWatch(**folder.state.get("health", {}))
+            self.instructions = InstructionWatch(**folder.state.get("instructions", {}))
         meanings = definitions(r.name for r in rewards)
         evaluated = self.data.evaluation.definitions() if self.data.evaluation else {}
+        self.trackers = Trackers(config, folder.path, folder.run_id)
         folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
 
@@ -137,14 +143,17 @@ class _Run:
         with (
             RunProgress(config.training.steps, trainer.step) as progress,
             interrupts() as interrupt,
+            self.trackers.reporting_to(progress.say),
         ):
             self._announce(progress)
+            self.trackers.tell_again(self.folder.path, self.folder.step)
             if trainer.step == 0:
                 self._evaluate(progress)
             while trainer.step < config.training.steps:
                 metrics = trainer.train_step()
                 metrics["memory/peak_gib"] = peak_gib(self.policy.device)
                 self.metrics.write(trainer.step, metrics)
+                self.trackers.log(trainer.step, metrics)
                 self._log_rollouts()
                 progress.step(trainer.step, metrics)
                 warm = config.discriminator.warmup_steps + config.discriminator.ramp_steps
@@ -184,7 +193,11 @@ class _Run:
 
     def _save(self) -> None:
         self.metrics.sync()
-        state = self.trainer.state_dict() | {"best": self.best}
+        state = self.trainer.state_dict() | {
+            "best": self.best,
+            "health": asdict(self.health),
+            "instructions": asdict(self.instructions),
+        }
         save_checkpoint(
             self.folder.checkpoints,
             self.trainer.step,
@@ -222,6 +235,7 @@ class _Run:
             )
         results["step"] = step
         write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
+        self.trackers.log_evaluation(step, results)
         value = results.get(config.best_metric)
         if isinstance(value, float):
             progress.say(f"step {step}: {config.best_metric} {value:.3f}")

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ MAY_CHANGE = {
     "training.checkpoint_every",
     "training.keep_checkpoints",
     "training.evaluate_every",
+    "training.gradients_every",
+    "training.trackers",
     "training.rollouts_logged_per_step",
     "training.micro_batch_tokens",
     "training.logit_chunk_tokens",
@@ -50,7 +53,7 @@ MAY_CHANGE = {
 
 More `training.steps` stretch what is stated in fractions of all steps: schedules of weights and rate.
 """
-LOCK, METRICS = ".lock", "metrics.jsonl"
+LOCK, METRICS, ENVIRONMENT = ".lock", "metrics.jsonl", "environment.json"
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class RunFolder:
     state: dict[str, Any] | None
     """That checkpoint's."""
     _lock: IO[str]
+    _run_id: str = ""
 
     @property
     def step(self) -> int:
@@ -96,7 +100,26 @@ class RunFolder:
             write_best(self.checkpoints, self.state["best"] if self.state else None)
         replace_file(self.path / "config.yaml", dump_config(resolved(config)))
         replace_file(self.path / "definitions.json", _json(definitions))
-        replace_file(self.path / "environment.json", _json(environment(device)))
+        replace_file(self.path / ENVIRONMENT, _json(self._environment(device)))
+
+    @property
+    def run_id(self) -> str:
+        """A name for the run that no other has; it keeps it when it goes on in this folder."""
+        if not self._run_id:
+            known = _read_json(self.path / ENVIRONMENT) if self.state else {}
+            self._run_id = known.get("run_id") or uuid.uuid4().hex[:12]
+        return self._run_id
+
+    def _environment(self, device: str) -> dict[str, Any]:
+        """Return where the run was started and, of a run that goes on, where each time since."""
+        here = environment(device)
+        if self.checkpoint is None:
+            return {"format": FORMAT, "run_id": self.run_id, **here, "resumed": []}
+        # that of the folder, or of the run whose checkpoint it is
+        first = _read_json(self.checkpoint.parent.parent / ENVIRONMENT)
+        earlier = [r for r in first.get("resumed", []) if r["step"] <= self.step]
+        resumed = [*earlier, {"step": self.step, **here}]
+        return {"format": FORMAT, **first, "run_id": self.run_id, "resumed": resumed}
 
     def _copy_metrics(self) -> None:
         """Take over the rows of the run whose checkpoint this one goes on from."""
@@ -193,7 +216,7 @@ def _check_settings(key: str, run: Path, config: Config) -> None:
 
 def changed_settings(saved: Config, config: Config, may_change: Set[str]) -> list[str]:
     """Return `key was …, is …` for every other key in which two configs differ."""
-    old, new = (_flat(c.model_dump(mode="json")) for c in (saved, config))
+    old, new = (flat(c.model_dump(mode="json")) for c in (saved, config))
     return [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -211,13 +234,14 @@ def _checkpoint(path: Path, config: Config) -> Path | None:
     return path / "checkpoints" / step_name(steps[-1]) if steps else None
 
 
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by dotted key."""
     if not isinstance(data, dict):
         return {prefix: data}
     return {
         key: value
         for name, part in data.items()
-        for key, value in _flat(part, f"{prefix}.{name}" if prefix else name).items()
+        for key, value in flat(part, f"{prefix}.{name}" if prefix else name).items()
     }
 
 
@@ -226,7 +250,6 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     return {
-        "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": _git_commit(),
         "versions": {
@@ -255,6 +278,10 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _json(value: Any) -> str:

@@ -118,7 +118,12 @@ class Trainer:
         with clock("update"):
             metrics |= self._set_learning_rates()
             metrics |= self.update(
-                data.demonstrations, self.batch, self.tokens, weights, is_first_pass=is_first_pass
+                data.demonstrations,
+                self.batch,
+                self.tokens,
+                weights,
+                is_first_pass=is_first_pass,
+                measure_gradients=is_first_pass and self._measures_gradients(),
             )
         with clock("discriminator"):
             metrics |= self._let_discriminator_learn()
@@ -248,6 +253,11 @@ class Trainer:
         if self.players.discriminator and self.verdicts:
             credit = self.players.discriminator.credit(self.batch, self.verdicts)
         return weigh_tokens(self.batch, credit, weights, self.config, self.players.policy.device)
+
+    def _measures_gradients(self) -> bool:
+        """Whether the gradients of the terms are due: at the first step whose number is reached or passed."""
+        every = self.config.training.gradients_every
+        return bool(every) and self.step % every < self.config.rollout.updates_per_rollout
 
     def _let_discriminator_learn(self) -> Metrics:
         if self.batch is None or self.players.discriminator is None:

@@ -16,9 +16,11 @@ from uniapl.objective.unified import (
     ExpertTokens,
     RolloutTokens,
     StepScale,
+    term_losses,
     token_weights,
     unified_objective,
 )
+from uniapl.training.gradients import TERMS, TermGradients
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.types import Demonstration, TrainingError
 
@@ -43,6 +45,8 @@ class WeightedTokens:
 
     weights: Tensor
     """w_t."""
+    reward_weights: Tensor
+    """The reward's part of w_t."""
     is_counted: Tensor
     is_rewarded: Tensor
     reward_advantages: Tensor
@@ -68,6 +72,9 @@ def weigh_tokens(
     return WeightedTokens(
         weights=token_weights(
             reward_part, is_rewarded, credit, is_counted, weights.grpo, weights.adversarial
+        ),
+        reward_weights=token_weights(
+            reward_part, is_rewarded, None, is_counted, weights.grpo, weights.adversarial
         ),
         is_counted=is_counted,
         is_rewarded=is_rewarded,
@@ -109,6 +116,7 @@ class PolicyUpdate:
         weights: StepWeights,
         *,
         is_first_pass: bool,
+        measure_gradients: bool = False,
     ) -> dict[str, float | None]:
         """Take one optimiser step.
 
@@ -119,6 +127,8 @@ class PolicyUpdate:
             weights: The terms' weights.
             is_first_pass: Whether no step has learned from `batch` yet: π_old is then the policy itself,
                 and its log-probs are kept in the batch for later passes.
+            measure_gradients: Also measure the gradient of each term, on a first pass; what is learned
+                stays the same, bit for bit.
 
         Returns:
             The metrics of the update.
@@ -142,18 +152,24 @@ class PolicyUpdate:
             )
         sampled = batch.sampling_logprobs(self.policy.device) if batch else None
         sequences = [*(batch.rollout_sequences if batch else []), *map(sequence_of, experts)]
+        gradients = self._term_gradients(weights) if measure_gradients else None
         sums = _Sums()
         num_packed = 0
         for packed in pack(sequences, self.config.training.micro_batch_tokens):
             num_packed += len(packed.input_ids)
             packed = packed.to(self.policy.device)
-            self._accumulate(packed, batch, tokens, sampled, scale, sums, is_first_pass)
+            self._accumulate(packed, batch, tokens, sampled, scale, sums, is_first_pass, gradients)
         # every term's weight may be 0 in a step
         norm, moved = self._apply(sums) if sequences else (0.0, None)
         return self._metrics(sums, scale, tokens, norm) | {
+            **(gradients.metrics() if gradients else {}),
             "optimizer/moved_fraction": moved,
             "trained_tokens": num_packed,
         }
+
+    def _term_gradients(self, weights: StepWeights) -> TermGradients:
+        acting = [term for term in TERMS if getattr(weights, term)]
+        return TermGradients(self.policy.trainable_parameters(), acting)
 
     def _accumulate(
         self,
@@ -164,6 +180,7 @@ class PolicyUpdate:
         scale: StepScale,
         sums: _Sums,
         is_first_pass: bool,
+        gradients: TermGradients | None,
     ) -> None:
         num_rollout_tokens = batch.num_rollout_tokens if batch else 0
         is_rollout = packed.token_index < num_rollout_tokens
@@ -179,18 +196,22 @@ class PolicyUpdate:
                 # the value the ratio is taken against must be this very number, or ρ is not 1
                 batch.old_logprobs[places] = own.detach()
             old = batch.old_logprobs[places]
-            weights = tokens.weights[places]
+            weights, reward_weights = tokens.weights[places], tokens.reward_weights[places]
             if cap := self.config.rollout.importance_cap:
-                weights = weights * importance_weights(old, sampled[places], cap)
+                importance = importance_weights(old, sampled[places], cap)
+                weights, reward_weights = weights * importance, reward_weights * importance
             rollouts = RolloutTokens(
                 logprobs=own,
                 old_logprobs=old,
                 weights=weights,
                 is_counted=tokens.is_counted[places],
                 ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[places],
+                reward_weights=reward_weights,
             )
             self._measure(rollouts, tokens, places, sampled[places], scale, sums)
         loss = unified_objective(expert, rollouts, scale)
+        if gradients is not None:
+            gradients.add(term_losses(expert, rollouts, scale))
         loss.backward()
         sums.add(loss=loss)
         if expert is not None:
