@@ -29,7 +29,7 @@ from torch import Tensor
 
 from uniapl.objective.unified import token_weights
 from uniapl.training import update as update_module
-from uniapl.training.gradients import TERMS, TermGradients
+from uniapl.training.gradients import PAIRS, TERMS, TermGradients
 from uniapl.training.metrics import DEFINITIONS
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.training.update import PolicyUpdate, StepWeights, no_gradient_logprobs, weigh_tokens
@@ -222,6 +222,27 @@ def test_a_run_measures_when_due_and_learns_the_same(tiny: Tiny, tmp_path: Path)
         (tmp_path / run / "metrics.jsonl").write_text(text)
         (tmp_path / run / "policy" / "README.md").unlink()  # it states the config
     assert_same_run(tmp_path / "with", tmp_path / "without")
+
+
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("sft", {"sft"}),
+        ("grpo", {"grpo", "kl"}),
+        ("mix", {"sft", "grpo", "kl"}),
+        ("a-sft", {"sft", "adversarial", "kl"}),
+    ],
+)
+def test_a_method_has_the_gradients_of_its_terms(
+    tiny: Tiny, tmp_path: Path, method: str, terms: set[str]
+) -> None:
+    words = [f"method={method}", "training.gradients_every=1", "evaluation.prompts=null"]
+    if method != "sft":
+        words.append("objective.kl_coef=0.1")
+    last = rows(tiny.train(tmp_path / "run", *words))[-1]
+    assert {t for t in TERMS if last[f"objective/{t}_grad_norm"] is not None} == terms
+    angles = {(a, b) for a, b in PAIRS if last[f"objective/{a}_{b}_cosine"] is not None}
+    assert angles == {(a, b) for a, b in PAIRS if a in terms and b in terms}
 
 
 @pytest.mark.parametrize(

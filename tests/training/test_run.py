@@ -1,6 +1,7 @@
 """Whole runs: every method, what it writes, and what two runs must have in common."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def of_method(method: MethodName) -> str:
 NO_ROLLOUTS = ("reward/", "rollout/", "policy/", "objective/grpo", "objective/adversarial")
 NO_DISCRIMINATOR = ("discriminator/", "constraint/", "optimizer/discriminator_grad_norm")
 WEIGHTS = ("objective/sft_weight", "objective/grpo_weight", "objective/adversarial_weight")
-COMMON = ("constraint/", "policy/kl_reference", "discriminator/pairs_accuracy")  # not asked for here
+GRADIENTS = tuple(
+    name for name in DEFINITIONS if re.fullmatch(r"objective/\w+_(grad_norm|cosine)", name)
+)
+COMMON = ("constraint/", "policy/kl_reference", "discriminator/pairs_accuracy", *GRADIENTS)
+"""None is asked for here."""
 ABSENT: dict[MethodName, tuple[str, ...]] = {
     "sft": (*NO_ROLLOUTS, *NO_DISCRIMINATOR),
     "grpo": ("objective/sft", "objective/adversarial", *NO_DISCRIMINATOR),
