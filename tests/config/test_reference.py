@@ -32,7 +32,7 @@ def test_every_key_has_a_row_with_a_meaning():
         ("rollout.mask_truncated", "`true` or `false`"),
         ("model.dtype", "`float32`, `bfloat16`"),
         ("evaluation.metrics", "list of `module:function`"),
-        ("rewards.0.function", "`instructions` or `module:function`"),
+        ("rewards.0.function", "`instructions`, `model` or `module:function`"),
     ],
 )
 def test_types_in_words(path: str, words: str):
