@@ -25,8 +25,7 @@ commands:
       --preview                       show what the first step would learn from
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
-  evaluate [MODEL|RUN] --benchmark ifeval|ifbench|custom --prompts FILE
-  evaluate MODEL|RUN --pairs FILE     accuracy of a reward model or discriminator
+  evaluate [MODEL|RUN] --benchmark NAME --prompts FILE, or --pairs FILE
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   report RUN [RUN ...]                one self-contained HTML page
       --output FILE                   default: report/index.html in RUN
