@@ -1,6 +1,7 @@
 """A causal language model that reads packed rows: the policy, the reference and p_φ of the discriminator."""
 
 import copy
+import gc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -156,6 +157,8 @@ class LanguageModel(nn.Module):
             nn.Module.to(model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        del model
+        gc.collect()  # a merged copy is full of cycles, and as large as the policy
 
     def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write what `load` reads: a float32 model folder, or the adapter alone."""

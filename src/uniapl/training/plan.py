@@ -74,6 +74,7 @@ class RunPlan:
     available: int
     """Memory of the device, bytes."""
     num_weights: int
+    vocabulary: int
     roles: dict[str, Role]
     phases: dict[str, Phase]
     tokens: StepTokens
@@ -119,7 +120,14 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
     with counted() as footprint:
         phases = rehearsal.phases(step, footprint)
     return RunPlan(
-        config, device, available, num_weights, rehearsal.roles, phases, step.tokens(config)
+        config=config,
+        device=device,
+        available=available,
+        num_weights=num_weights,
+        vocabulary=model_config.get_text_config().vocab_size,
+        roles=rehearsal.roles,
+        phases=phases,
+        tokens=step.tokens(config),
     )
 
 
