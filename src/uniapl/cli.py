@@ -23,6 +23,8 @@ demonstrations and preferences in one stage.
 commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview                       show what the first step would learn from
+  plan CONFIG [key=value ...]         memory, tokens and time of a run
+      --measured RUN                  at the speed of a run of that model
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark NAME --prompts FILE, or --pairs FILE
@@ -112,6 +114,16 @@ def _build_parser() -> argparse.ArgumentParser:
         "--preview", action="store_true", help="show the first step's data, train nothing"
     )
     train.set_defaults(handler=_train)
+
+    plan = commands.add_parser("plan", help="say what a run needs", allow_abbrev=False)
+    _add_config(plan)
+    plan.add_argument(
+        "--measured",
+        metavar="RUN",
+        type=Path,
+        help="run of the same model; its speed gives the time",
+    )
+    plan.set_defaults(handler=_plan)
 
     compare = commands.add_parser("compare", help="compare methods", allow_abbrev=False)
     _add_config(compare)
@@ -249,6 +261,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
 
 _COMMANDS = {
     "train": (),
+    "plan": (),
     "compare": (),
     "evaluate": (),
     "prompts": (),
@@ -293,6 +306,16 @@ def _train(options: argparse.Namespace) -> None:
     from uniapl.training import train  # after the config: a typo is reported before torch loads
 
     train(config, overridden=overridden_keys(options.overrides), preview=options.preview)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from uniapl.config import load_config, overridden_keys
+
+    config = load_config(options.config, options.overrides)
+    from uniapl.training import plan_lines, plan_run
+
+    plan = plan_run(config, overridden_keys(options.overrides))
+    print("\n".join(plan_lines(plan, options.measured)))
 
 
 def _compare(options: argparse.Namespace) -> None:

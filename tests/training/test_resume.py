@@ -57,7 +57,7 @@ SCENARIOS = {
             "training.gradient_checkpointing=true",
             EVALUATED,
         ],
-        [["during_step", 5], ["during_checkpoint", 2]],
+        [["during_step", 5], ["during_checkpoint", 1]],
     ),
     "updates-per-rollout": (
         [

@@ -1,6 +1,7 @@
 """A causal language model that reads packed rows: the policy, the reference and p_φ of the discriminator."""
 
 import copy
+import gc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -152,6 +153,8 @@ class LanguageModel(nn.Module):
             model = nn.Module.to(copy.deepcopy(model) if model is self.model else model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        del model
+        gc.collect()  # a merged copy is full of cycles, and as large as the policy
 
     def merged(self) -> PreTrainedModel:
         """Return an ordinary model: a copy with the adapter merged into the weights, or the model itself."""

@@ -47,6 +47,11 @@ class RoomyLayer(DynamicLayer):
         self.values = self._value_buffer[:, :, :end]
         return self.keys, self.values
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the buffers, spare room included."""
+        return self._key_buffer.nbytes + self._value_buffer.nbytes
+
     def share(self, rows: Tensor, room: int) -> None:
         """Let new row i hold a copy of old row `rows[i]`, with room for `room` more tokens."""
         assert self.keys is not None

@@ -81,6 +81,28 @@ def decode(
     return _cut(token_ids, logprobs, set(eos_token_ids))
 
 
+@torch.no_grad()
+def decode_at_its_largest(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int, temperature: float
+) -> int:
+    """Do what `decode` does when no row ends early: prefill, then the last token; return the cache's bytes.
+
+    For counting memory (`models.footprint`): no value is looked at.
+    """
+    rows = _LiveRows.prefill(model, prompts, max_tokens)
+    draws = torch.rand(len(prompts), device=model.device) if temperature else None
+    chosen, _ = choose_tokens(rows.logits, draws, temperature)
+    if max_tokens > 1:
+        for layer in _layers(rows.cache):
+            assert layer.keys is not None
+            num, heads, _, width = layer.keys.shape
+            skipped = layer.keys.new_zeros(num, heads, max_tokens - 2, width)
+            layer.update(skipped, skipped)
+        rows.forward(model, chosen)
+        choose_tokens(rows.logits, draws, temperature)
+    return sum(layer.num_bytes for layer in _layers(rows.cache))
+
+
 def choose_tokens(
     logits: Tensor, draws: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor]:

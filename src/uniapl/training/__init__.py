@@ -2,6 +2,8 @@
 
 from uniapl.training.arms import Plan, read_plan
 from uniapl.training.comparison import compare
+from uniapl.training.plan import RunPlan, plan_run
+from uniapl.training.plan_text import plan_lines
 from uniapl.training.run import train
 
-__all__ = ["Plan", "compare", "read_plan", "train"]
+__all__ = ["Plan", "RunPlan", "compare", "plan_lines", "plan_run", "read_plan", "train"]

@@ -1,0 +1,106 @@
+"""How much memory a piece of code needs, found by running it on tensors that have a shape but no numbers.
+
+Nothing is estimated by formula: whatever the architecture, adapters and recomputation do to memory, the code that
+trains does it here too, in seconds and without weights.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from uniapl.models.packing import AttentionBlock, Packed
+
+
+class Footprint(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode()
+        self.now = 0
+        self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count the memory that is new after it."""
+        output = func(*args, **(kwargs or {}))
+        for value in tree_iter(output):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return output
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+
+        def gone(_: object) -> None:
+            self.now -= size
+            del self._alive[key]
+
+        self.now += size
+        self._alive[key] = weakref.ref(storage, gone)
+
+    def peak_of(self, run: Any, *arguments: Any) -> int:
+        """Return how many bytes more than now are alive at the worst moment of a call."""
+        start = self.peak = self.now
+        run(*arguments)
+        return self.peak - start
+
+    def packed(self, packed: Packed) -> Packed:
+        """Return a micro-batch of the same shape."""
+        of = self.fake.from_tensor
+        blocks = tuple(
+            AttentionBlock(*(of(getattr(block, name)) for name in block.__slots__))
+            for block in packed.blocks
+        )
+        names = [name for name in packed.__slots__ if name != "blocks"]
+        return replace(packed, blocks=blocks, **{n: of(getattr(packed, n)) for n in names})
+
+    def place(self, *models: nn.Module) -> None:
+        """Give weights of the meta device a place in the memory that is counted; what is shared stays so."""
+        placed: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # the old one too: its id must not be used again
+        for module in (module for model in models for module in model.modules()):
+            for tensors in (module._parameters, module._buffers):
+                for name, old in tensors.items():
+                    if old is None or not old.is_meta:
+                        continue
+                    if id(old) not in placed:
+                        new: Tensor = torch.empty(old.shape, dtype=old.dtype, device="cpu")
+                        if isinstance(old, nn.Parameter):
+                            new = nn.Parameter(new, requires_grad=old.requires_grad)
+                        placed[id(old)] = (old, new)
+                    tensors[name] = placed[id(old)][1]  # type: ignore[assignment]
+
+
+@contextmanager
+def counted() -> Iterator[Footprint]:
+    """Within, tensors hold no numbers, and what memory they would need is counted."""
+    footprint = Footprint()
+    with footprint.fake, footprint:
+        yield footprint
+
+
+def num_bytes(parameters: list[nn.Parameter]) -> int:
+    """Return the bytes of distinct weights."""
+    return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
+
+
+def packed_bytes(micro_batches: list[Packed]) -> int:
+    """Return the bytes of attention masks and indices; all micro-batches of a pass exist at once."""
+    tensors = [getattr(p, n) for p in micro_batches for n in p.__slots__ if n != "blocks"]
+    tensors += [getattr(b, n) for p in micro_batches for b in p.blocks for n in b.__slots__]
+    return sum(tensor.nbytes for tensor in tensors)
