@@ -161,6 +161,7 @@ def vllm(task: Task) -> Contestant:
 
 ENGINES: dict[str, Engine] = {
     "ours": ours,
+    "ours static": lambda task: ours(task, cache="static"),
     "generate": generate,
     "generate static": lambda task: generate(task, cache_implementation="static"),
     "continuous": continuous,
@@ -169,10 +170,10 @@ ENGINES: dict[str, Engine] = {
 
 
 def default_engines(device: str) -> list[str]:
-    """Return what runs here: `generate` with a static cache compiles, which pays on CUDA only."""
-    absent = {"vllm"} if not util.find_spec("vllm") else set()
-    if device == "cpu":
-        absent |= {"generate static", "vllm"}
+    """Return what makes sense here: fixed shapes are for CUDA, vLLM is an extra."""
+    absent = {"ours static", "generate static", "vllm"} if device == "cpu" else set()
+    if not util.find_spec("vllm"):
+        absent |= {"vllm"}
     return [name for name in ENGINES if name not in absent]
 
 

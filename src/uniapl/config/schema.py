@@ -80,6 +80,9 @@ class RolloutConfig(Section):
     """Steps that one batch of rollouts serves; above 1 the clipped ratio starts to act."""
     max_rows: PositiveInt = 256
     """Completions decoded at the same time; lower needs less memory."""
+    cache: Literal["dynamic", "static"] = "dynamic"
+    """Keys and values while sampling: `dynamic` grows and gives way to training; `static` keeps buffers of full
+    length and lets CUDA replay whole decoding steps."""
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Truncated importance weight min(π_old/π_sampled, cap); for rollouts of another engine or number type."""
 
