@@ -50,7 +50,7 @@ def num_matrix_weights(model: PreTrainedModel) -> int:
     """Return how many weights a token is multiplied with: all but a table that is only looked up."""
     total = sum(p.numel() for p in model.parameters())
     is_tied = model.config.get_text_config().tie_word_embeddings
-    return total if is_tied else total - model.get_input_embeddings().weight.numel()
+    return total if is_tied else total - model.get_input_embeddings().weight.numel()  # pyright: ignore[reportCallIssue]
 
 
 def cache_width(model: PreTrainedModel) -> int:

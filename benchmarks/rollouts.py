@@ -118,7 +118,7 @@ def generate(task: Task, **changes: Any) -> Contestant:
 def continuous(task: Task) -> Contestant:
     """Sample with transformers' continuous batching; a fresh manager per call, as fresh weights need."""
     config = task.generation_config()
-    size = {}
+    size: dict[str, Any] = {}
     if task.device.type == "cpu":
         # it would size its cache by a GPU's memory and take most of this machine's
         num_tokens = len(task.rows) * (task.prompt_length + task.max_tokens + 2 * _PAGE_TOKENS)
@@ -127,7 +127,7 @@ def continuous(task: Task) -> Contestant:
     own = ContinuousBatchingConfig(allow_block_sharing=False, **size)
 
     def run() -> int:
-        outputs = task.model.generate_batch(
+        outputs = task.model.generate_batch(  # pyright: ignore[reportCallIssue]
             task.rows, generation_config=config, continuous_batching_config=own
         )
         return task.count([output.generated_tokens for output in outputs.values()])

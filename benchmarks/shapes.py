@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import torch
+from torch import nn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -67,7 +68,10 @@ def build_model(
         if "head_dim" in values
         else LlamaForCausalLM(LlamaConfig(**values))
     )
-    return model.to(device=device, dtype=dtype).eval()
+    # not `.to(dtype)`: that would also round the frequencies of the positions
+    for weight in model.parameters():
+        weight.data = weight.data.to(device, dtype)
+    return nn.Module.to(model, device).eval()
 
 
 def build_tokenizer(shape: str) -> PreTrainedTokenizerFast:

@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.measuring import Round, Section, add_measuring_options, print_table, ratios
 from benchmarks.shapes import (
+    END,
     SHAPES,
     add_model_options,
     build_model,
@@ -87,7 +88,7 @@ class Ours:
 
     def trainer(self, method: str, num_rolled_out: int) -> Trainer:
         """Return a trainer that rolls out so many prompts a step."""
-        options, end = self.work.options, self.work.tokenizer.eos_token_id
+        options, end = self.work.options, END
         config = self._config(method, num_rolled_out)
         if method == "uniapl" and self.discriminator is None:
             self.discriminator = Discriminator(

@@ -225,6 +225,14 @@ def test_fixed_buffers_sample_the_same_rollouts(runs: Runs):
         assert one["objective/loss"] == pytest.approx(other["objective/loss"], abs=1e-4)
 
 
+def test_sampled_and_computed_old_logprobs_give_the_same_credit(runs: Runs):
+    sampled = runs(of_method("uniapl"))
+    computed = runs(of_method("uniapl"), "discriminator.old_logprobs=computed")
+    for one, other in zip(rows(sampled)[:2], rows(computed)[:2], strict=True):
+        for name in ("objective/adversarial", "discriminator/loss", "discriminator/margin"):
+            assert one[name] == pytest.approx(other[name], abs=1e-4)
+
+
 def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, capsys):
     words = ("method=mix",)
     config = tiny.load(tmp_path / "run", *words)

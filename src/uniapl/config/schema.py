@@ -109,6 +109,11 @@ class DiscriminatorConfig(Section):
     """`scalar`: a head on the last token; `likelihood`: log p_expert - log π_old from a second language model."""
     backbone: Literal["copy"] = "copy"
     """`copy`: own weights that start as the policy's."""
+    old_logprobs: Literal["auto", "sampled", "computed"] = "auto"
+    """Only `likelihood`: log π_old of rollouts as `sampled`, or `computed` by a forward of its own; `auto`: as
+    sampled with `model.dtype: float32`, where both agree to 1e-4 nats (bfloat16 sampling is off by the signal)."""
+    pairs_per_prompt: PositiveInt | None = None
+    """Rollouts of a demonstration prompt that it learns from, the others being scored only; None: all of them."""
     credit: Literal["token", "completion"] = "token"
     """Only `likelihood`: one advantage per token (clamped), or one per completion (centred in its group)."""
     learning_rate: PositiveFloat = 2e-4

@@ -11,6 +11,7 @@ On the CPU the same loop runs without graphs; that is what the tests compare.
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -155,8 +156,9 @@ class _Buffers:
         self.chosen_logprobs = torch.zeros(num_rows, device=device)
         """Written: its log-prob."""
         self.columns = torch.arange(num_columns, device=device)
+        shape = (num_rows, num_columns)
         self.layers = [
-            StaticLayer(*(_buffer(t, num_rows, num_columns) for t in (x.keys, x.values)), self.slot)
+            StaticLayer(_buffer(x.keys, *shape), _buffer(x.values, *shape), self.slot)
             for x in layers(prefilled.cache)
         ]
         self.cache = Cache(layers=list(self.layers))
@@ -274,7 +276,7 @@ def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(weight.data_ptr() for weight in model.parameters())
 
 
-def _captured(step: Callable[[], None], pool: object) -> Callable[[], None]:
+def _captured(step: Callable[[], None], pool: Any) -> Callable[[], None]:
     """Return a call that replays the step's kernels as one launch."""
     # Libraries set themselves up in their first calls, which cannot be captured.
     stream = torch.cuda.Stream()
