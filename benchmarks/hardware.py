@@ -85,3 +85,26 @@ def decoding_limits(
         seconds_arithmetic += 2 * live * weights / flops
     total = sum(lengths)
     return {"memory": total / seconds_memory, "arithmetic": total / seconds_arithmetic}
+
+
+def training_flops(model: PreTrainedModel, lengths: list[tuple[int, int]]) -> float:
+    """Return the operations of a forward and backward that no algorithm can do without.
+
+    Three times the forward's: two per weight and token in the layers, two per weight of the head and target, and
+    the products of causal attention. Recomputation and padding do not count.
+
+    Args:
+        model: Says how large everything is.
+        lengths: Per sequence, the tokens that are forwarded for it and those before them, which it only attends to;
+            the targets are as many as the former.
+    """
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings().weight.numel()  # pyright: ignore[reportCallIssue]
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_pair = 4 * config.num_hidden_layers * config.num_attention_heads * width
+    layers = num_matrix_weights(model) - head
+    forward = 0.0
+    for own, before in lengths:
+        pairs = own * before + own * (own + 1) / 2
+        forward += 2 * own * (layers + head) + per_pair * pairs
+    return 3 * forward

@@ -5,8 +5,8 @@ import random
 from typing import Any
 
 import torch
-from torch import nn
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -71,7 +71,8 @@ def build_model(
     # not `.to(dtype)`: that would also round the frequencies of the positions
     for weight in model.parameters():
         weight.data = weight.data.to(device, dtype)
-    return nn.Module.to(model, device).eval()
+    nn.Module.to(model, device)
+    return model.eval()
 
 
 def build_tokenizer(shape: str) -> PreTrainedTokenizerFast:

@@ -45,12 +45,13 @@ class TrlSteps:
         self._build_model: Callable[[], Any] = lambda: build_model(
             options.shape, self._dtype, device
         )
-        self._trainers = [_Paused(self._grpo(work)), _Paused(self._sft(work))]
+        self.trainers = (self._grpo(work), self._sft(work))
+        self._turns = [_Paused(trainer) for trainer in self.trainers]
 
     def step(self) -> None:
         """Let both trainers take one step, one after the other."""
-        for trainer in self._trainers:
-            trainer.step()
+        for turn in self._turns:
+            turn.step()
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +62,8 @@ class TrlSteps:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        for trainer in self._trainers:
-            trainer.close()
+        for turn in self._turns:
+            turn.close()
         self._folder.cleanup()
 
     def _grpo(self, work: Any) -> Trainer:
