@@ -34,6 +34,7 @@ from benchmarks.shapes import (
     build_tokenizer,
     random_ids,
 )
+from uniapl.models.language_model import LanguageModel
 from uniapl.rollout import TransformersGenerator
 from uniapl.types import Prompt
 
@@ -88,17 +89,27 @@ class Task:
 
 
 def ours(task: Task, **options: Any) -> Contestant:
-    """Sample as training does, log-probs and text included."""
+    """Sample as training does: log-probs and text included, from weights in float32 whatever the number type."""
     never = SHAPES[task.shape]["vocab_size"]
+    model = task.model
+    if task.dtype != torch.float32:
+        model = build_model(task.shape, torch.float32, task.device)
+    policy = LanguageModel(model, task.dtype, logit_chunk_tokens=1024)
     generator = TransformersGenerator(
-        task.model,
+        policy.model,
         build_tokenizer(task.shape),
         max_completion_tokens=task.max_tokens,
         eos_token_ids=task.ends or [never],
         **options,
     )
     prompts = [Prompt(str(i), (), ids) for i, ids in enumerate(task.prompt_ids)]
-    return lambda: task.count([r.token_ids for r in generator.sample(prompts, task.group_size)])
+
+    def run() -> int:
+        with policy.autocast():
+            rollouts = generator.sample(prompts, task.group_size)
+        return task.count([rollout.token_ids for rollout in rollouts])
+
+    return run
 
 
 def generate(task: Task, **changes: Any) -> Contestant:

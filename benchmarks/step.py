@@ -103,6 +103,7 @@ class Ours:
             self.work.tokenizer,
             max_completion_tokens=options.tokens,
             eos_token_ids=[SHAPES[options.shape]["vocab_size"]],  # never sampled
+            cache=options.cache,
         )
         players = Players(
             self.policy,
@@ -249,7 +250,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of every completion")
     parser.add_argument("--micro-batch-tokens", type=int, default=16384, help="of both sides")
     parser.add_argument("--without-trl", action="store_true", help="our own contestants only")
+    parser.add_argument("--cache", choices=("dynamic", "static"), help="default: static on CUDA")
     options = parser.parse_args(arguments)
+    options.cache = options.cache or ("static" if options.device == "cuda" else "dynamic")
     show(measure(options))
 
 

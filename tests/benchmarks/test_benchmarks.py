@@ -4,6 +4,7 @@ import importlib.util
 import json
 import time
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,16 +12,28 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import hardware, measuring, rollouts, scaling, shapes, step, training
+from benchmarks import hardware, measuring, rollouts, scaling, shapes, step, tables, training
 from benchmarks.measuring import Measurement, Section, ratios, read_results, spread
 
+Run = Callable[..., dict[str, Any]]
 TINY = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32", "--rounds", "2"]
 
 
-def run(benchmark: ModuleType, folder: Path, *words: str) -> dict[str, Any]:
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    return lambda benchmark, *words: run_and_read(benchmark, tmp_path, words, capsys)
+
+
+def run_and_read(
+    benchmark: ModuleType, folder: Path, words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> dict[str, Any]:
     """Run the command and return its only section, as the file has it."""
     output = folder / "results.json"
     benchmark.main([*TINY, "--output", str(output), *words])
+    printed = capsys.readouterr().out
+    assert printed
+    tables.main([str(output)])
+    assert capsys.readouterr().out == printed
     results = read_results(output)
     (name,) = set(results) - {"whole_step_ratio"}
     assert results[name]["is_complete"]
@@ -107,11 +120,9 @@ def test_a_line_and_its_residual() -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("--mean-length", "5")])
-def test_rollouts(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_rollouts(run: Run, words: tuple[str, ...]) -> None:
     engines = "ours,ours static,generate"
-    section = run(
-        rollouts, tmp_path, "--prompts", "2", "--tokens", "6", "--engines", engines, *words
-    )
+    section = run(rollouts, "--prompts", "2", "--tokens", "6", "--engines", engines, *words)
     assert set(section["tokens_per_second"]) == set(engines.split(","))
     assert set(section["ratios"]) == {"ours / ours static", "ours / generate"}
     units = [t["units"] for turns in section["rounds"] for t in turns.values()]
@@ -121,8 +132,8 @@ def test_rollouts(tmp_path: Path, words: tuple[str, ...]) -> None:
         assert units == [2 * 4 * 6] * 6
 
 
-def test_training(tmp_path: Path) -> None:
-    section = run(training, tmp_path, "--prompts", "2", "--tokens", "8")
+def test_training(run: Run) -> None:
+    section = run(training, "--prompts", "2", "--tokens", "8")
     assert set(section["tokens_per_second"]) == {"shared", "unshared", "padded"}
     assert all(0 < share < 1 for share in section["utilisation"].values())
 
@@ -153,8 +164,8 @@ def test_the_layouts_of_training_give_the_same_gradient(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_scaling(tmp_path: Path) -> None:
-    section = run(scaling, tmp_path, "--tokens", "2", "--prompt-length", "8")
+def test_scaling(run: Run) -> None:
+    section = run(scaling, "--tokens", "2", "--prompt-length", "8")
     assert len(section["fits"]) == 2 * len(scaling.AXES)
     assert set(section["update_peak_gib"]) == {"sequences", "micro_batch_tokens"}
 
@@ -162,8 +173,8 @@ def test_scaling(tmp_path: Path) -> None:
 STEP = ("--prompts", "2", "--demonstrations", "2", "--paired", "1", "--tokens", "5")
 
 
-def test_step_of_ours(tmp_path: Path) -> None:
-    section = run(step, tmp_path, *STEP, "--without-trl")
+def test_step_of_ours(run: Run) -> None:
+    section = run(step, *STEP, "--without-trl")
     assert set(section["seconds"]) == {"uniapl", "uniapl equal", "mix"}
     for shares in section["stage_shares"].values():
         assert sum(shares.values()) == pytest.approx(1)
@@ -174,11 +185,11 @@ def test_step_of_ours(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("trl"), reason="needs the extra `bench`")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_step_beside_trl_trains_on_the_same_tokens(tmp_path: Path) -> None:
+def test_step_beside_trl_trains_on_the_same_tokens(run: Run) -> None:
     from benchmarks.trl_steps import TrlSteps
 
     seen: list[tuple[int, ...]] = []
-    section = run(step, tmp_path, *STEP)
+    section = run(step, *STEP)
     assert set(section["whole_step_ratio"]) == {"median", "min", "max"}
     work = step.Work(Namespace(**{**section["setting"], "rounds": 1}))
     with TrlSteps(work, 1e-6) as trl:
