@@ -207,9 +207,10 @@ def discriminator(form: str, micro_batch_tokens: int = 10_000, **settings: Any) 
 
 
 def judged_batch(*, mask_truncated: bool = True) -> RolloutBatch:
-    """A batch whose π_old is known."""
+    """A batch whose π_old is known, but for the expert that is in no pair."""
     batch = mixed_batch(mask_truncated=mask_truncated)
-    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, TEMPERATURE, experts=True)
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch.sequences, 100, TEMPERATURE)
+    batch.old_logprobs[-len(batch.experts[-1].token_ids) :] = torch.nan
     return batch
 
 
@@ -248,10 +249,14 @@ def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor
     losses = []
     for i in range(batch.num_pairs):
         expert = logits[len(batch.rollouts) + i]
-        for j in range(i * batch.group_size, (i + 1) * batch.group_size):
-            if batch.rollouts[j].is_truncated and batch.mask_truncated:
-                continue
-            losses.append(plain_pair_loss(expert, logits[j], s, rho))
+        group = range(i * batch.group_size, (i + 1) * batch.group_size)
+        counted = [
+            j for j in group if not (batch.rollouts[j].is_truncated and batch.mask_truncated)
+        ]
+        losses += [
+            plain_pair_loss(expert, logits[j], s, rho)
+            for j in counted[: made.config.pairs_per_prompt]
+        ]
     total = torch.stack(losses).mean()
     if not isinstance(made.model, ScalarModel):
         experts = [plain_logprobs(made.model.model, sequence_of(d)) for d in batch.experts]

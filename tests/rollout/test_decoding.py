@@ -147,7 +147,7 @@ def test_asking_less_often_what_has_ended_changes_nothing(
     rows = [prompt for prompt in prompts for _ in range(3)]
     always = sampled(model, rows, uniform(len(rows)), *range(2, 12))
     assert len({len(row.token_ids) for row in always}) > 2
-    monkeypatch.setattr(decoding, "_CHECK_EVERY", {"cpu": 5})
+    monkeypatch.setattr(decoding, "CHECK_EVERY", {"cpu": 5})
     assert_same(sampled(model, rows, uniform(len(rows)), *range(2, 12)), always)
 
 

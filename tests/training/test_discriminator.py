@@ -46,7 +46,9 @@ def _double() -> Iterator[None]:
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("scalar", {}),
     ("scalar", {"label_smoothing": 0.1, "logit_penalty": 0.02}),
+    ("scalar", {"pairs_per_prompt": 1}),
     ("likelihood", {}),
+    ("likelihood", {"pairs_per_prompt": 2}),
     ("likelihood", {"likelihood_weight": 0.0, "label_smoothing": 0.2, "logit_penalty": 0.01}),
     ("scalar", {"backbone": "lora"}),
     ("likelihood", {"backbone": "lora"}),
@@ -106,7 +108,7 @@ def test_first_loss_is_log_2() -> None:
     made = discriminator("likelihood", likelihood_weight=0.0)
     assert not isinstance(made.model, ScalarModel)
     made.model.load_state_dict(exact_policy().state_dict())
-    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 30, 1.0, experts=True)
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch.sequences, 30, 1.0)
     verdicts = made.judge(batch, learn=True)
     assert_close(verdicts.health["discriminator/loss"], math.log(2))
     assert verdicts.ratios is not None
@@ -261,7 +263,7 @@ def test_separable_data_is_told_apart(form: str) -> None:
         num_pairs=4,
         mask_truncated=True,
     )
-    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, 1.0, experts=True)
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch.sequences, 100, 1.0)
     made = discriminator(form, learning_rate=0.01)
     losses = []
     for _ in range(12):

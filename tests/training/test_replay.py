@@ -106,7 +106,7 @@ def test_restored_discriminator_goes_on_as_if_it_had_not_stopped(form: str) -> N
     straight, resumed = discriminator(form, **replay), discriminator(form, **replay)
     batches = [numbered_batch(6 + 2 * i) for i in range(5)]
     for batch in batches:
-        batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 100, 1.0, experts=True)
+        batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch.sequences, 100, 1.0)
 
     def learn(made: Discriminator, batch: RolloutBatch) -> tuple[dict[str, float], Tensor]:
         verdicts = made.judge(batch, learn=True)

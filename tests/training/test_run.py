@@ -299,6 +299,22 @@ def test_bfloat16_trains_float32_weights(runs: Runs, tiny: Tiny):
     assert first["objective/sft"] != reference["objective/sft"]
 
 
+def test_fixed_buffers_sample_the_same_rollouts(runs: Runs):
+    growing, fixed = runs(of_method("uniapl")), runs(of_method("uniapl"), "rollout.cache=static")
+    assert "cache: static" in (fixed / "config.yaml").read_text()
+    for one, other in zip(rows(growing)[:2], rows(fixed)[:2], strict=True):
+        assert one["reward/mean"] == other["reward/mean"]
+        assert one["objective/loss"] == pytest.approx(other["objective/loss"], abs=1e-4)
+
+
+def test_sampled_and_computed_old_logprobs_give_the_same_credit(runs: Runs):
+    sampled = runs(of_method("uniapl"))
+    computed = runs(of_method("uniapl"), "discriminator.old_logprobs=computed")
+    for one, other in zip(rows(sampled)[:2], rows(computed)[:2], strict=True):
+        for name in ("objective/adversarial", "discriminator/loss", "discriminator/margin"):
+            assert one[name] == pytest.approx(other[name], abs=1e-4)
+
+
 def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, capsys):
     words = ("method=mix",)
     config = tiny.load(tmp_path / "run", *words)

@@ -30,6 +30,7 @@ from uniapl.training.update import (
     PolicyUpdate,
     StepWeights,
     no_gradient_logprobs,
+    old_logprobs,
     weigh_tokens,
 )
 from uniapl.types import Demonstration, TrainingError
@@ -88,7 +89,7 @@ class Step:
         self.tokens = weigh_tokens(batch, self.credit, weights, self.config, CPU) if batch else None
         if batch and weights.kl:
             batch.ref_logprobs = no_gradient_logprobs(
-                exact_policy(seed=1), batch, 100, self.config.rollout.temperature, experts=False
+                exact_policy(seed=1), batch.rollout_sequences, 100, self.config.rollout.temperature
             )
 
     def __call__(self, *, is_first_pass: bool = True) -> dict[str, float | None]:
@@ -341,10 +342,38 @@ def test_discriminator_at_weight_zero_changes_nothing() -> None:
     assert all(torch.equal(with_credit[name], without[name]) for name in without)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "source", "is_sampled"),
+    [
+        ("float32", "auto", True),
+        ("bfloat16", "auto", False),
+        ("bfloat16", "sampled", True),
+        ("float32", "computed", False),
+    ],
+)
+def test_old_logprobs_are_sampled_or_computed(dtype: str, source: str, is_sampled: bool) -> None:
+    batch, policy = mixed_batch(), exact_policy()
+    settings_ = config(
+        model={"dtype": dtype},
+        discriminator={"old_logprobs": source},
+        rollout={"temperature": 0.7},
+        training={"micro_batch_tokens": 20},
+    )
+    actual = old_logprobs(policy, batch, settings_)
+    plain = [plain_logprobs(policy.model, s, 0.7).detach() for s in batch.sequences]
+    count = batch.num_rollout_tokens
+    if is_sampled:
+        assert actual[:count].tolist() == [-1.0] * count  # what the hand-made rollouts say
+    else:
+        assert_close(actual[:count], torch.cat(plain[: len(batch.rollouts)]))
+    assert_close(actual[count:-3], torch.cat(plain[len(batch.rollouts) : -1]))
+    assert actual[-3:].isnan().all()  # the expert without a pair
+
+
 def test_first_pass_has_ratio_one_and_keeps_the_experts_old_logprobs() -> None:
     batch = mixed_batch()
     # as the likelihood form leaves them: rollouts and experts, computed in another packing
-    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch, 20, 0.7, experts=True)
+    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch.sequences, 20, 0.7)
     before = batch.old_logprobs.clone()
     assert_close(
         before,

@@ -85,6 +85,7 @@ def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
     no_form = f"has no effect with discriminator.form {form}"
     no_credit = f"has no effect with discriminator.credit {discriminator.credit}"
     return {
+        "old_logprobs": (likelihood, no_form),
         "credit": (likelihood, no_form),
         "logit_scale": (likelihood, no_form),
         "likelihood_weight": (likelihood, no_form),

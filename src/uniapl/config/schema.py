@@ -101,6 +101,9 @@ class RolloutConfig(Section):
     """Steps that one batch of rollouts serves; above 1 the clipped ratio starts to act."""
     max_rows: PositiveInt = 256
     """Completions decoded at the same time; lower needs less memory."""
+    cache: Literal["dynamic", "static"] = "dynamic"
+    """Keys and values while sampling: `dynamic` grows and gives way to training; `static` keeps buffers of full
+    length and lets CUDA replay whole decoding steps."""
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Truncated importance weight min(π_old/π_sampled, cap); for rollouts of another engine or number type."""
 
@@ -129,6 +132,11 @@ class DiscriminatorConfig(Section):
     """`scalar`: a head on the last token; `likelihood`: log p_expert - log π_old from a second language model."""
     backbone: Literal["copy", "lora"] = "copy"
     """`copy`: own weights that start as the policy's; `lora`: an adapter on the frozen weights of the reference."""
+    old_logprobs: Literal["auto", "sampled", "computed"] = "auto"
+    """Only `likelihood`: log π_old of rollouts as `sampled`, or `computed` by a forward of its own; `auto`: as
+    sampled with `model.dtype: float32`, where both agree to 1e-4 nats (bfloat16 sampling is off by the signal)."""
+    pairs_per_prompt: PositiveInt | None = None
+    """Rollouts of a demonstration prompt that it learns from, the others being scored only; None: all of them."""
     credit: Literal["token", "completion"] = "token"
     """Only `likelihood`: one advantage per token (clamped), or one per completion (centred in its group)."""
     learning_rate: PositiveFloat = 2e-4

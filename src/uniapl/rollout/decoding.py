@@ -17,7 +17,7 @@ from uniapl.rollout.cache import RoomyLayer
 from uniapl.types import InputError, TrainingError
 
 # Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
-_CHECK_EVERY = {"cpu": 1}
+CHECK_EVERY = {"cpu": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,13 @@ def decode(
     """
     # No inference_mode: a model may keep what its forward computed (a rope table, say), and
     # autograd refuses inference tensors in the next training step.
-    rows = _LiveRows.prefill(model, prompts, max_tokens)
+    rows = _LiveRows(prefill(model, prompts), max_tokens)
     device = model.device
     token_ids = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(len(prompts), max_tokens, device=device)
     draws = None if draws is None else draws.to(device)
     eos = torch.tensor(sorted(eos_token_ids), device=device)
-    check_every = _CHECK_EVERY.get(device.type, 8)
+    check_every = CHECK_EVERY.get(device.type, 8)
     for step in range(max_tokens):
         column = None if draws is None else draws[rows.order, step]
         chosen, chosen_logprobs = choose_tokens(rows.logits, column, temperature)
@@ -78,7 +78,7 @@ def decode(
             if len(chosen) == 0:
                 break
         rows.forward(model, chosen)
-    return _cut(token_ids, logprobs, set(eos_token_ids))
+    return cut(token_ids, logprobs, set(eos_token_ids))
 
 
 @torch.no_grad()
@@ -89,18 +89,18 @@ def decode_at_its_largest(
 
     For counting memory (`models.footprint`): no value is looked at.
     """
-    rows = _LiveRows.prefill(model, prompts, max_tokens)
+    rows = _LiveRows(prefill(model, prompts), max_tokens)
     draws = torch.rand(len(prompts), device=model.device) if temperature else None
     chosen, _ = choose_tokens(rows.logits, draws, temperature)
     if max_tokens > 1:
-        for layer in _layers(rows.cache):
+        for layer in layers(rows.cache):
             assert layer.keys is not None
             num, heads, _, width = layer.keys.shape
             skipped = layer.keys.new_zeros(num, heads, max_tokens - 2, width)
             layer.update(skipped, skipped)
         rows.forward(model, chosen)
         choose_tokens(rows.logits, draws, temperature)
-    return sum(layer.num_bytes for layer in _layers(rows.cache))
+    return sum(layer.num_bytes for layer in layers(rows.cache))
 
 
 def choose_tokens(
@@ -138,58 +138,72 @@ def choose_tokens(
     return tokens.squeeze(-1), logprobs.squeeze(-1)
 
 
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompts of a batch, every distinct one forwarded once, padded on the left."""
+
+    cache: Cache
+    """One row per distinct prompt."""
+    logits: Tensor
+    """[distinct prompts, vocabulary], after the last token."""
+    rows: Tensor
+    """[completions]: the distinct prompt that each one continues."""
+    lengths: Tensor
+    """[distinct prompts], padding not counted."""
+
+
+def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefilled:
+    """Forward every distinct prompt once.
+
+    Raises:
+        InputError: the model does not use transformers' key/value cache.
+    """
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    index = {prompt: row for row, prompt in enumerate(distinct)}
+    longest = max(map(len, distinct))
+    is_padded = min(map(len, distinct)) < longest
+    # What id stands in the padding is free, since nothing attends to it; 0 always exists.
+    padded = [(0,) * (longest - len(prompt)) + prompt for prompt in distinct]
+    lengths = torch.tensor([len(prompt) for prompt in distinct], device=model.device)
+    positions = torch.arange(longest, device=model.device) - (longest - lengths)[:, None]
+    cache = Cache(layer_class_to_replicate=RoomyLayer)
+    output = model(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=positions >= 0 if is_padded else None,
+        # Called directly, a model counts positions from the padding on unless told.
+        position_ids=positions.clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    if cache.get_seq_length() != longest:
+        raise InputError(
+            f"cannot sample from {type(model).__name__}: it does not use transformers' "
+            "key/value cache"
+        )
+    rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=model.device)
+    return Prefilled(cache, output.logits[:, -1], rows, lengths)
+
+
 class _LiveRows:
     """The completions still being written, one row each; rows change places as others leave."""
 
-    def __init__(
-        self, cache: Cache, logits: Tensor, mask: Tensor | None, positions: Tensor
-    ) -> None:
-        self.cache = cache
-        self.logits = logits
-        """[rows, vocabulary], after the last token."""
-        self.mask = mask
-        """[rows, most tokens there can be], False on the left padding; None if there is none."""
-        self.positions = positions
-        """The next token's position per row: its tokens so far, padding not counted."""
-        self.order = torch.arange(len(positions), device=positions.device)
-        """Which completion each row writes."""
-        self.has_ended = torch.zeros_like(positions, dtype=torch.bool)
-
-    @classmethod
-    def prefill(
-        cls, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_tokens: int
-    ) -> "_LiveRows":
-        """Forward every distinct prompt once and hand its state to all of its rows."""
-        distinct = list(dict.fromkeys(map(tuple, prompts)))
-        index = {prompt: row for row, prompt in enumerate(distinct)}
-        rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=model.device)
-        longest = max(map(len, distinct))
-        is_padded = min(map(len, distinct)) < longest
-        # What id stands in the padding is free, since nothing attends to it; 0 always exists.
-        padded = [(0,) * (longest - len(prompt)) + prompt for prompt in distinct]
-        lengths = torch.tensor([len(prompt) for prompt in distinct], device=model.device)
-        columns = torch.arange(longest + max_tokens, device=model.device)
-        positions = columns - (longest - lengths)[:, None]
-        mask = positions >= 0
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
-        output = model(
-            input_ids=torch.tensor(padded, device=model.device),
-            attention_mask=mask[:, :longest] if is_padded else None,
-            # Called directly, a model counts positions from the padding on unless told.
-            position_ids=positions[:, :longest].clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        if cache.get_seq_length() != longest:
-            raise InputError(
-                f"cannot sample from {type(model).__name__}: it does not use transformers' "
-                "key/value cache"
-            )
-        for layer in _layers(cache):
+    def __init__(self, prefilled: Prefilled, max_tokens: int) -> None:
+        rows, longest = prefilled.rows, prefilled.cache.get_seq_length()
+        self.cache = prefilled.cache
+        for layer in layers(self.cache):
             layer.share(rows, min(max_tokens, layer.growth_tokens))
-        last_logits = output.logits[:, -1]
-        return cls(cache, last_logits[rows], mask[rows] if is_padded else None, lengths[rows])
+        self.logits = prefilled.logits[rows]
+        """[rows, vocabulary], after the last token."""
+        self.positions = prefilled.lengths[rows]
+        """The next token's position per row: its tokens so far, padding not counted."""
+        columns = torch.arange(longest + max_tokens, device=rows.device)
+        is_padded = bool((prefilled.lengths < longest).any())
+        self.mask = columns >= (longest - self.positions)[:, None] if is_padded else None
+        """[rows, most tokens there can be], False on the left padding; None if there is none."""
+        self.order = torch.arange(len(rows), device=rows.device)
+        """Which completion each row writes."""
+        self.has_ended = torch.zeros_like(rows, dtype=torch.bool)
 
     def forward(self, model: PreTrainedModel, tokens: Tensor) -> None:
         """Append one token to every row."""
@@ -212,12 +226,9 @@ class _LiveRows:
         if not any(has_ended):
             return tokens
         num_live = has_ended.count(False)
-        free = [row for row in range(num_live) if has_ended[row]]
-        moved = [row for row in range(num_live, len(has_ended)) if not has_ended[row]]
-        targets = torch.tensor(free, dtype=torch.long, device=tokens.device)
-        sources = torch.tensor(moved, dtype=torch.long, device=tokens.device)
+        sources, targets = (moved.to(tokens.device) for moved in closed_ranks(has_ended))
         if num_live:
-            for layer in _layers(self.cache):
+            for layer in layers(self.cache):
                 layer.move(sources, targets, num_live)
 
         def kept(values: Tensor) -> Tensor:
@@ -231,12 +242,21 @@ class _LiveRows:
         return kept(tokens)
 
 
-def _layers(cache: Cache) -> list[RoomyLayer]:
+def closed_ranks(has_ended: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Return the last live rows and the places in front of them that became free, pair by pair."""
+    num_live = has_ended.count(False)
+    free = [row for row in range(num_live) if has_ended[row]]
+    moved = [row for row in range(num_live, len(has_ended)) if not has_ended[row]]
+    return torch.tensor(moved, dtype=torch.long), torch.tensor(free, dtype=torch.long)
+
+
+def layers(cache: Cache) -> list[RoomyLayer]:
+    """Return a prefilled cache's layers."""
     # The cache was told to make these, but its annotation is the union of all kinds of layers.
     return cast(list[RoomyLayer], cache.layers)
 
 
-def _cut(token_ids: Tensor, logprobs: Tensor, eos_token_ids: set[int]) -> list[Decoded]:
+def cut(token_ids: Tensor, logprobs: Tensor, eos_token_ids: set[int]) -> list[Decoded]:
     """Cut every row after its first end-of-turn token; what follows was never asked for."""
     if not torch.isfinite(logprobs).all():
         raise TrainingError(

@@ -6,12 +6,14 @@ given back in the mode it came in.
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from uniapl.rollout.decoding import Decoded, decode
+from uniapl.rollout.static_decoding import StaticDecoder
 from uniapl.types import InputError, Prompt, Rollout
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -31,6 +33,8 @@ class TransformersGenerator:
             policy and importance ratios are unbiased.
         max_rows: completions decoded at once; less needs less memory. It changes no result
             beyond rounding.
+        cache: `dynamic` grows with the completions; `static` is as long as they may get and lets
+            CUDA replay whole steps (`static_decoding`). It changes no result beyond rounding.
         seed: of the generator's own random numbers; torch's global ones are never touched. Ranks
             need different seeds.
 
@@ -49,6 +53,7 @@ class TransformersGenerator:
         eos_token_ids: Collection[int],
         temperature: float = 1.0,
         max_rows: int = 256,
+        cache: Literal["dynamic", "static"] = "dynamic",
         seed: int = 0,
     ) -> None:
         if max_completion_tokens < 1 or max_rows < 1 or temperature < 0 or not eos_token_ids:
@@ -64,6 +69,7 @@ class TransformersGenerator:
         self._temperature = temperature
         self._eos_token_ids = frozenset(eos_token_ids)
         self._max_rows = max_rows
+        self._run = StaticDecoder(model).decode if cache == "static" else partial(decode, model)
         # On the CPU whatever the model's device: a run resumes on other hardware, and drawing
         # costs one small transfer per chunk.
         self._random = torch.Generator().manual_seed(seed)
@@ -125,8 +131,7 @@ class TransformersGenerator:
             for chunk in range(num_chunks):
                 start, end = (len(order) * part // num_chunks for part in (chunk, chunk + 1))
                 rows = order[start:end]
-                decoded = decode(
-                    self._model,
+                decoded = self._run(
                     [prompts[row] for row in rows],
                     None if draws is None else draws[rows],
                     max_tokens=self._max_completion_tokens,

@@ -93,7 +93,7 @@ class Discriminator:
         """Score a batch; with `learn`, the same forward leaves the gradient of its loss in the weights.
 
         Rollouts on demonstration prompts are paired with the expert's completion; truncated ones that
-        are masked take part in no pair. Groups of the others are scored only. Only the first pass over a
+        are masked take part in no pair. All others are scored only. Only the first pass over a
         batch measures health: afterwards the discriminator knows these rollouts.
 
         Args:
@@ -101,16 +101,16 @@ class Discriminator:
                 the mean loss over all of their own pairs, however many the batch has.
         """
         sequences = batch.sequences
-        num_paired = batch.num_pairs * batch.group_size
-        loss_scale = _LossScale.of(batch) if learn else None
+        loss_scale = _LossScale.of(batch, self.config.pairs_per_prompt)
         logits = torch.zeros(len(sequences), device=self.device)
         ratios = torch.zeros(batch.offsets()[-1], device=self.device)
         loss = 0.0
-        paired = [*range(num_paired), *range(len(batch.rollouts), len(sequences))]
-        scored_only = range(num_paired, len(batch.rollouts))
-        for members, with_gradient in ((paired, learn), (scored_only, False)):
+        experts = range(len(batch.rollouts), len(sequences))
+        learned = [*loss_scale.learned_rollouts, *experts]
+        scored_only = sorted(set(range(len(sequences))) - set(learned))
+        for members, with_gradient in ((learned, learn), (scored_only, False)):
             part = [sequences[i] for i in members]
-            index = torch.tensor(list(members), dtype=torch.long, device=self.device)
+            index = torch.tensor(members, dtype=torch.long, device=self.device)
             starts = torch.tensor(batch.offsets(), device=self.device)
             flat = _flat_positions(index, starts)
             for packed in pack(part, self.micro_batch_tokens, split_groups=False):
@@ -118,7 +118,7 @@ class Discriminator:
                 places = flat[packed.token_index]
                 with torch.set_grad_enabled(with_gradient):
                     verdict = self._forward(packed, batch.old_logprobs, places)
-                    if loss_scale is not None and with_gradient:
+                    if with_gradient:
                         loss += self._backward(packed, verdict, index, batch, loss_scale)
                 logits[index[packed.sequences]] = verdict.logits.detach()
                 if verdict.ratios is not None:
@@ -162,13 +162,13 @@ class Discriminator:
         pairs = [
             (place[first_expert + r // batch.group_size], place[r])
             for r in sorted(place)
-            if r < first_expert and scale.is_counted[r]
+            if r < first_expert
         ]
         loss = scores.logits.new_zeros(())
         if pairs:
             experts, rollouts = torch.tensor(pairs, device=self.device).unbind(1)
             loss = loss + self._pair_loss(scores.logits[experts], scores.logits[rollouts]) / max(
-                scale.num_pairs, 1
+                len(scale.learned_rollouts), 1
             )
         if scores.expert_logprobs is not None and self.config.likelihood_weight:
             is_expert = (index[packed.sequences] >= first_expert)[packed.sequence_index]
@@ -332,17 +332,21 @@ class _Scores:
 class _LossScale:
     """Counts of the whole batch, so that micro-batches add up to the mean."""
 
-    num_pairs: int
+    learned_rollouts: list[int]
+    """Indices of the rollouts in pairs."""
     num_expert_tokens: int
-    is_counted: list[bool]
 
     @classmethod
-    def of(cls, batch: RolloutBatch) -> "_LossScale":
-        is_counted = batch.is_counted(torch.device("cpu")).flatten()
+    def of(cls, batch: RolloutBatch, pairs_per_prompt: int | None) -> "_LossScale":
+        counted = batch.is_counted(torch.device("cpu"))[: batch.num_pairs].tolist()
+        learned = [
+            [group * batch.group_size + i for i, counts in enumerate(flags) if counts]
+            for group, flags in enumerate(counted)
+        ]
         return cls(
-            num_pairs=int(is_counted[: batch.num_pairs * batch.group_size].sum()),
+            # siblings are drawn alike, so the first ones are as good as any
+            learned_rollouts=[r for group in learned for r in group[:pairs_per_prompt]],
             num_expert_tokens=sum(len(d.token_ids) for d in batch.experts),
-            is_counted=is_counted.tolist(),
         )
 
 

@@ -236,6 +236,7 @@ def build_trainer(
         eos_token_ids=chat.eos_token_ids,
         temperature=config.rollout.temperature,
         max_rows=config.rollout.max_rows,
+        cache=config.rollout.cache,
         seed=config.seed,
     )
     backbone, reference = other_roles(config, policy)

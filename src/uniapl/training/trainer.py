@@ -25,6 +25,7 @@ from uniapl.training.update import (
     StepWeights,
     WeightedTokens,
     no_gradient_logprobs,
+    old_logprobs,
     weigh_tokens,
 )
 from uniapl.types import Demonstration, Generator, MixedBatch, Prompt
@@ -212,10 +213,9 @@ class Trainer:
         if self.players.reference and weights.kl:
             batch.ref_logprobs = no_gradient_logprobs(
                 self.players.reference,
-                batch,
+                batch.rollout_sequences,
                 config.training.micro_batch_tokens,
                 config.rollout.temperature,
-                experts=False,
             )
         measured = None
         if held_out:
@@ -236,13 +236,7 @@ class Trainer:
         if batch is None or discriminator is None:
             return None
         if discriminator.config.form == "likelihood" and batch.old_logprobs is None:
-            batch.old_logprobs = no_gradient_logprobs(
-                self.players.policy,
-                batch,
-                self.config.training.micro_batch_tokens,
-                self.config.rollout.temperature,
-                experts=True,
-            )
+            batch.old_logprobs = old_logprobs(self.players.policy, batch, self.config)
         return discriminator.judge(batch, learn=learn, pairs=pairs)
 
     def _weigh(self, weights: StepWeights) -> WeightedTokens | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from uniapl.config.schema import Config
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import Packed, completion_offsets, pack
+from uniapl.models.packing import Packed, TokenSequence, completion_offsets, pack
 from uniapl.objective.advantages import reward_advantages
 from uniapl.objective.policy_gradient import importance_weights, is_clipped, k3
 from uniapl.objective.unified import (
@@ -292,10 +292,32 @@ class PolicyUpdate:
         }
 
 
+def old_logprobs(policy: LanguageModel, batch: RolloutBatch, config: Config) -> Tensor:
+    """Log-probs of a batch's rollouts and experts under the weights that sampled, flat.
+
+    Rollouts keep what the generator computed where that is as exact as a forward. NaN on experts that are in no
+    pair: only their own likelihood under p_φ is ever asked for.
+    """
+    limits = (config.training.micro_batch_tokens, config.rollout.temperature)
+    count = batch.num_rollout_tokens
+    flat = torch.full((batch.offsets()[-1],), torch.nan, device=policy.device)
+    paired = batch.sequences[len(batch.rollouts) :][: batch.num_pairs]
+    source = config.discriminator.old_logprobs
+    if source == "auto":
+        source = "sampled" if config.model.dtype == "float32" else "computed"
+    if source == "sampled":
+        flat[:count] = batch.sampling_logprobs(policy.device)
+        experts = no_gradient_logprobs(policy, paired, *limits)
+        flat[count : count + len(experts)] = experts
+    else:  # together, so that an expert shares its prompt with the rollouts
+        both = no_gradient_logprobs(policy, [*batch.rollout_sequences, *paired], *limits)
+        flat[: len(both)] = both
+    return flat
+
+
 def no_gradient_logprobs(
-    model: LanguageModel, batch: RolloutBatch, max_tokens: int, temperature: float, *, experts: bool
+    model: LanguageModel, sequences: Sequence[TokenSequence], max_tokens: int, temperature: float
 ) -> Tensor:
-    """Log-probs of a batch's rollouts, and of its experts if asked for, flat and without gradient."""
-    sequences = batch.sequences if experts else batch.rollout_sequences
+    """Log-probs of all completion tokens, flat and without gradient, `max_tokens` per forward."""
     packed = [p.to(model.device) for p in pack(sequences, max_tokens)]
     return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)

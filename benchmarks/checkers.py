@@ -1,7 +1,7 @@
 """Responses per second of CPU time, beside if-verifiable, on the published IFEval responses.
 
     pip install if-verifiable
-    UNIAPL_DATA=folder NLTK_DATA=folder/nltk_data python tests/instructions/compare_speed.py
+    UNIAPL_DATA=folder NLTK_DATA=folder/nltk_data python -m benchmarks.checkers
 
 Both run in one process, in turns, so that a busy machine slows both; the best of three turns
 counts. if-verifiable has no strict-only call: its instruction objects are used as it uses them.
@@ -24,6 +24,7 @@ Row = tuple[IFEvalSample, str]
 
 
 def read_rows(folder: Path) -> list[Row]:
+    """Return every published response with its prompt's instructions."""
     lines = (folder / "ifeval_input_data.jsonl").read_text("utf-8").splitlines()
     prompts = {row["key"]: row for row in map(json.loads, lines)}
     with gzip.open(folder / "ifeval_published_verdicts.jsonl.gz", "rt", encoding="utf-8") as file:
@@ -36,6 +37,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def theirs_strict(sample: IFEvalSample, response: str) -> tuple[bool, ...]:
+    """Return if-verifiable's strict verdicts."""
     followed = []
     for name, kwargs in zip(sample.instruction_id_list, sample.kwargs, strict=True):
         instruction = INSTRUCTION_DICT[name](name)
@@ -45,18 +47,22 @@ def theirs_strict(sample: IFEvalSample, response: str) -> tuple[bool, ...]:
 
 
 def theirs_both(sample: IFEvalSample, response: str) -> object:
+    """Return if-verifiable's strict and loose verdicts."""
     return evaluate_output_for_sample("ifeval", sample, response)
 
 
 def ours_strict(sample: IFEvalSample, response: str) -> tuple[bool, ...]:
+    """Return our strict verdicts."""
     return strict(sample.instruction_id_list, sample.kwargs, response, official=True)
 
 
 def ours_both(sample: IFEvalSample, response: str) -> object:
+    """Return our strict and loose verdicts."""
     return verify(sample.instruction_id_list, sample.kwargs, response, official=True)
 
 
 def responses_per_second(check: Callable[[IFEvalSample, str], object], rows: list[Row]) -> float:
+    """Run one check on all rows; nothing is remembered from an earlier turn."""
     detect.cache_clear()
     start = time.process_time()
     for sample, response in rows:
@@ -65,6 +71,7 @@ def responses_per_second(check: Callable[[IFEvalSample, str], object], rows: lis
 
 
 def main() -> None:
+    """Measure and print."""
     rows = read_rows(Path(os.environ["UNIAPL_DATA"]))
     checks = (ours_strict, theirs_strict, ours_both, theirs_both)
     for check in checks:  # load the models
@@ -74,7 +81,7 @@ def main() -> None:
         for check in checks:
             best[check] = max(best[check], responses_per_second(check, rows))
     for ours, theirs in ((ours_strict, theirs_strict), (ours_both, theirs_both)):
-        print(  # noqa: T201
+        print(
             f"{ours.__name__} {best[ours]:.0f}/s, {theirs.__name__} {best[theirs]:.0f}/s: "
             f"{best[ours] / best[theirs]:.1f} times as fast"
         )

@@ -1,0 +1,1 @@
+"""How fast it is, and beside what: one module per question, run with `python -m benchmarks.NAME`."""

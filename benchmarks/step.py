@@ -1,0 +1,260 @@
+"""Seconds of one whole mixed step, beside TRL's GRPOTrainer and SFTTrainer on the same work.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.step                  # the 135M shape on a CPU
+    python -m benchmarks.step --shape 0.6b --device cuda --dtype bfloat16 --prompts 32 --group-size 8 --tokens 192
+
+Contestants, all from the same weights, every completion exactly `--tokens` long:
+
+- `trl`: one optimiser step of GRPOTrainer on `--prompts` prompts, then one of SFTTrainer on `--demonstrations`.
+- `mix`: ours without a discriminator, one optimiser step on the same prompts and demonstrations.
+- `uniapl`: ours with one. It rolls out `--paired` demonstration prompts more than TRL does: they count against it.
+- `uniapl equal`: the same with as many rollouts as TRL, the paired ones among them: what the extra ones cost.
+
+README.md in this folder says what TRL computes in a step and how it is set.
+"""
+
+import argparse
+import statistics
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import Round, Section, add_measuring_options, print_table, ratios
+from benchmarks.shapes import (
+    END,
+    SHAPES,
+    add_model_options,
+    build_model,
+    build_tokenizer,
+    random_ids,
+)
+from uniapl.config.schema import Config
+from uniapl.data.mixture import Mixture
+from uniapl.models.language_model import LanguageModel
+from uniapl.rewards import NamedReward
+from uniapl.rollout import TransformersGenerator
+from uniapl.training.discriminator import Discriminator
+from uniapl.training.methods import resolve
+from uniapl.training.trainer import Players, Trainer
+from uniapl.types import Demonstration, Prompt
+
+LEARNING_RATE = 1e-6
+
+
+def distinct_words(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """Reward of both sides, cheap and uneven inside a group: share of distinct words."""
+    words = [completion.split() for completion in completions]
+    return [
+        len(set(w)) / max(len(w), 1) + 1e-3 * (zlib.crc32(repr(w).encode()) % 97) for w in words
+    ]
+
+
+class Work:
+    """Prompts and demonstrations as token ids, the same for both sides, new ones in every step."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.tokenizer = build_tokenizer(options.shape)
+        num_steps = options.rounds + 2
+        num_prompts, num_shown = options.prompts * num_steps, options.demonstrations * num_steps
+        length, tokens, shape = options.prompt_length, options.tokens, options.shape
+        self.prompts = random_ids(shape, [length] * num_prompts, seed=1)
+        self.shown = list(
+            zip(
+                random_ids(shape, [length] * num_shown, seed=2),
+                random_ids(shape, [tokens - 1] * num_shown, seed=3),
+                strict=True,
+            )
+        )
+        """Prompt and completion of each demonstration; the end of the turn is not in them."""
+
+    def text(self, ids: tuple[int, ...]) -> str:
+        """Return the text that tokenises to these ids."""
+        return " ".join(self.tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+class Ours:
+    """The package's own trainer on that work; `policy` and `discriminator` are shared between methods."""
+
+    def __init__(self, work: Work) -> None:
+        options = work.options
+        self.work = work
+        model = build_model(options.shape, torch.float32, torch.device(options.device))
+        self.policy = LanguageModel(model, getattr(torch, options.dtype), 1024)
+        self.discriminator: Discriminator | None = None
+
+    def trainer(self, method: str, num_rolled_out: int) -> Trainer:
+        """Return a trainer that rolls out so many prompts a step."""
+        options, end = self.work.options, END
+        config = self._config(method, num_rolled_out)
+        if method == "uniapl" and self.discriminator is None:
+            self.discriminator = Discriminator(
+                config.discriminator,
+                config.optimizer,
+                self.policy.trainable_copy(),
+                options.micro_batch_tokens,
+                seed=0,
+            )
+        generator = TransformersGenerator(
+            self.policy.model,
+            self.work.tokenizer,
+            max_completion_tokens=options.tokens,
+            eos_token_ids=[SHAPES[options.shape]["vocab_size"]],  # never sampled
+            cache=options.cache,
+        )
+        players = Players(
+            self.policy,
+            generator,
+            self.discriminator if method == "uniapl" else None,
+            reference=None,
+            rewards=[NamedReward(distinct_words, "distinct_words")],
+        )
+        prompts = [Prompt(f"p{i}", _turn(""), ids) for i, ids in enumerate(self.work.prompts)]
+        shown = [
+            Demonstration(Prompt(f"d{i}", _turn(""), prompt), "", (*completion, end))
+            for i, (prompt, completion) in enumerate(self.work.shown)
+        ]
+        return Trainer(config, players, Mixture(shown, prompts, seed=0), held_out=[])
+
+    def _config(self, method: str, num_rolled_out: int) -> Config:
+        options = self.work.options
+        config = Config.model_validate(
+            {
+                "method": method,
+                "output_dir": "nowhere",
+                "model": {"path": "nowhere", "dtype": options.dtype},
+                "data": {
+                    "demonstrations": "nowhere",
+                    "prompts": "nowhere",
+                    "demonstrations_per_step": options.demonstrations,
+                    "prompts_per_step": num_rolled_out,
+                    "demonstration_prompts_per_step": options.paired,
+                },
+                "rollout": {
+                    "group_size": options.group_size,
+                    "max_completion_tokens": options.tokens,
+                    "mask_truncated": False,
+                },
+                "rewards": [{"function": "benchmarks.step:distinct_words"}],
+                # λ acts from the first step on
+                "discriminator": {"warmup_steps": 0, "ramp_steps": 0},
+                "optimizer": {"learning_rate": LEARNING_RATE},
+                "training": {
+                    "steps": 10_000,
+                    "micro_batch_tokens": options.micro_batch_tokens,
+                },
+            }
+        )
+        return resolve(config)
+
+
+def _turn(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": text},)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark and return its section of the results."""
+    torch.set_num_threads(options.threads)
+    work = Work(options)
+    ours = Ours(work)
+    num_prompts, num_paired = options.prompts, options.paired
+    trainers = {
+        "uniapl": ours.trainer("uniapl", num_prompts + num_paired),
+        "uniapl equal": ours.trainer("uniapl", num_prompts),
+        "mix": ours.trainer("mix", num_prompts),
+    }
+    stages: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
+    peaks: dict[str, float] = {}
+
+    def step(name: str, train_step: Callable[[], Any]) -> Callable[[], int]:
+        def run() -> int:
+            if options.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            metrics = train_step()
+            if name in stages:
+                stages[name].append(_shares(metrics))
+            if options.device == "cuda":
+                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+            return 1
+
+        return run
+
+    contestants = {name: step(name, trainer.train_step) for name, trainer in trainers.items()}
+
+    def findings(rounds: list[Round]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "seconds": {n: statistics.median(r[n].wall_seconds for r in rounds) for n in rounds[0]},
+            "stage_shares": {name: _medians(shares[1:]) for name, shares in stages.items()},
+            "peak_memory_gib": peaks,
+        }
+        if "trl" not in contestants:
+            return found
+        for clock in ("wall_seconds", "cpu_seconds"):
+            prefix = "" if clock == "wall_seconds" else "cpu_time_"
+            found[f"{prefix}ratios"] = {
+                name: ratios(rounds, name, clock)[f"{name} / trl"] for name in trainers
+            }
+        return found | {"whole_step_ratio": found["ratios"]["uniapl"]}
+
+    section = Section(f"step {options.shape}", options)
+    if options.without_trl:
+        return section.run(contestants, findings)
+    from benchmarks.trl_steps import TrlSteps
+
+    with TrlSteps(work, LEARNING_RATE) as trl:
+        contestants["trl"] = step("trl", trl.step)
+        return section.run(contestants, findings)
+
+
+def _shares(metrics: dict[str, float | None]) -> dict[str, float]:
+    total = metrics["time/step_seconds"] or 1.0
+    names = ("rollout", "discriminator", "update")
+    shares = {name: (metrics.get(f"time/{name}_seconds") or 0.0) / total for name in names}
+    return shares | {"rest": 1 - sum(shares.values())}
+
+
+def _medians(shares: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(s[name] for s in shares) for name in (shares or [{}])[0]}
+
+
+def show(section: dict[str, Any]) -> None:
+    """Print the section."""
+    rows = []
+    for name, seconds in section["seconds"].items():
+        wall, cpu = (section.get(k, {}).get(name, "") for k in ("ratios", "cpu_time_ratios"))
+        shares = section["stage_shares"].get(name, {})
+        stages = [shares.get(stage, "") for stage in ("rollout", "discriminator", "update", "rest")]
+        rows.append([name, seconds, wall, cpu, *stages, section["peak_memory_gib"].get(name, "")])
+    columns = ["step of", "seconds", "faster than TRL by", "by CPU time", "share of rollout"]
+    columns += ["discriminator", "update", "rest", "peak GiB"]
+    print_table(f"step, {section['setting']}", columns, rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(parser)
+    add_measuring_options(parser)
+    parser.add_argument("--prompts", type=int, default=8, help="preference prompts of a step")
+    parser.add_argument("--demonstrations", type=int, default=8, help="of a step")
+    parser.add_argument("--paired", type=int, default=2, help="demonstration prompts rolled out")
+    parser.add_argument("--group-size", type=int, default=4)
+    parser.add_argument("--prompt-length", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=64, help="of every completion")
+    parser.add_argument("--micro-batch-tokens", type=int, default=16384, help="of both sides")
+    parser.add_argument("--without-trl", action="store_true", help="our own contestants only")
+    parser.add_argument("--cache", choices=("dynamic", "static"), help="default: static on CUDA")
+    options = parser.parse_args(arguments)
+    options.cache = options.cache or ("static" if options.device == "cuda" else "dynamic")
+    show(measure(options))
+
+
+if __name__ == "__main__":
+    main()
