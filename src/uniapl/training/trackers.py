@@ -67,9 +67,8 @@ class Trackers:
             return
         from accelerate import PartialState
 
-        PartialState(
-            cpu=config.training.device == "cpu"
-        )  # its trackers ask which process is the main one
+        # its trackers ask which process is the main one
+        PartialState(cpu=config.training.device == "cpu")
         settings, folder = _settings(config), run / FOLDER
         shutil.rmtree(folder, ignore_errors=True)
         for name in config.training.trackers:
