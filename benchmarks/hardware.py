@@ -87,6 +87,13 @@ def decoding_limits(
     return {"memory": total / seconds_memory, "arithmetic": total / seconds_arithmetic}
 
 
+def head_parameters(model: PreTrainedModel) -> int:
+    """Return how many weights the language-model head has."""
+    head = model.get_output_embeddings()
+    assert head is not None
+    return sum(weight.numel() for weight in head.parameters())
+
+
 def training_flops(model: PreTrainedModel, lengths: list[tuple[int, int]]) -> float:
     """Return the operations of a forward and backward that no algorithm can do without.
 
@@ -99,7 +106,7 @@ def training_flops(model: PreTrainedModel, lengths: list[tuple[int, int]]) -> fl
             the targets are as many as the former.
     """
     config = model.config.get_text_config()
-    head = model.get_output_embeddings().weight.numel()  # pyright: ignore[reportCallIssue]
+    head = head_parameters(model)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_pair = 4 * config.num_hidden_layers * config.num_attention_heads * width
     layers = num_matrix_weights(model) - head

@@ -62,8 +62,10 @@ def update(policy: LanguageModel, options: argparse.Namespace, size: dict[str, i
     repeated = [prompt for prompt in prompts for _ in range(size["group_size"])]
     sequences = [TokenSequence(*both) for both in zip(repeated, completions, strict=True)]
 
+    max_tokens: int = size.get("micro_batch_tokens") or options.micro_batch_tokens
+
     def run() -> int:
-        for micro in pack(sequences, size.get("micro_batch_tokens", options.micro_batch_tokens)):
+        for micro in pack(sequences, max_tokens):
             policy.logprobs(micro.to(policy.device)).sum().backward()
         policy.zero_grad(set_to_none=False)  # the gradients' memory stays, as in a step
         return count

@@ -150,7 +150,8 @@ class LanguageModel(nn.Module):
         """
         model = self.merged()
         if dtype != torch.float32:
-            model = nn.Module.to(copy.deepcopy(model) if model is self.model else model, dtype)
+            model = copy.deepcopy(model) if model is self.model else model
+            nn.Module.to(model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del model
