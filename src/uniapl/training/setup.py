@@ -1,6 +1,6 @@
 """From a config to the players of a run: data, models, generator, discriminator, rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
 from uniapl.data.readers import expert_demonstration, load_demonstrations, load_prompts
 from uniapl.evaluation import EvaluationSet, load_metrics
-from uniapl.instructions import validate
+from uniapl.instructions import validate_columns
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.rewards import NamedReward, check_columns, column_names
 from uniapl.rollout import TransformersGenerator
@@ -64,7 +64,7 @@ def load_data(config: Config, chat: Chat) -> Data:
     """
     limits: dict[str, Any] = {
         "max_prompt_tokens": config.data.max_prompt_tokens,
-        "validate_row": _check_instructions,
+        "validate_row": validate_columns,
     }
     on = METHODS[config.method].rollouts_on
     demonstrations, held_out = hold_out(
@@ -83,14 +83,6 @@ def load_data(config: Config, chat: Chat) -> Data:
         check_columns(metrics, column_names(asked))
         evaluation = EvaluationSet(asked, [expert_demonstration(p, chat) for p in asked], metrics)
     return Data(demonstrations, held_out, prompts, evaluation)
-
-
-def _check_instructions(row: Mapping[str, Any]) -> None:
-    ids = row.get("instruction_id_list")
-    if ids is None:  # any `kwargs` are then somebody else's
-        return
-    for name, kwargs in zip(ids, row["kwargs"], strict=True):
-        validate(name, kwargs)
 
 
 def _check_sizes(config: Config, data: Data, context: int | None) -> None:
