@@ -29,7 +29,7 @@ DISTRIBUTIONS = {
 }
 """Module → the dependency that brings it, where the names differ."""
 
-OPTIONAL = {"datasets", "if_verifiable", "nltk", "pyarrow", "vllm"}
+OPTIONAL = {"datasets", "httpx2", "if_verifiable", "nltk", "openai", "pyarrow", "vllm"}
 """Imported only where a user asks for what needs them; the error then says what to install."""
 
 

@@ -204,9 +204,8 @@ class EndpointExpert:
             InputError: Every other one would be refused too.
         """
         body = error.body
-        said = self._line(
-            body["message"] if isinstance(body, dict) and "message" in body else error
-        )
+        has_message = isinstance(body, dict) and "message" in body
+        said = self._line(body["message"] if has_message else error.response.text)
         where = f"{self._endpoint.url}/chat/completions"
         if error.status_code == 401:
             # `from None`: the traceback of `--debug` would print what the server says, unredacted

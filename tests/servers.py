@@ -43,7 +43,7 @@ class Server:
                 text = self.rfile.read(int(self.headers["Content-Length"]))
                 with lock:
                     outer.bodies.append({**json.loads(text), "path": self.path})
-                    outer.headers.append(dict(self.headers))
+                    outer.headers.append({name.lower(): v for name, v in self.headers.items()})
                     outer.times.append(time.monotonic())
                     outer.in_flight += 1
                     outer.most_in_flight = max(outer.most_in_flight, outer.in_flight)
@@ -127,13 +127,16 @@ def transformers_serve(folder: Path) -> Iterator[str]:
     # Without it the server takes its architecture, Qwen3, for Qwen's chat format and returns prompts as well.
     config = folder / "tokenizer_config.json"
     template = {"fields": {"content": {"close": "<|end|>", "content": "text"}}}
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "response_template": template})
-    )
+    config.write_text(json.dumps({**json.loads(config.read_text()), "response_template": template}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
+    words = [
+        sys.executable,
+        "-c",
+        "from transformers.cli.transformers import main; main()",
+        "serve",
+    ]
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     process = subprocess.Popen(
         [*words, str(folder), *options],
