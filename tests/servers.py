@@ -18,6 +18,9 @@ from typing import Any
 
 from uniapl.miniature import MODEL
 
+PATIENCE_SECONDS = 600
+"""A busy machine is no failure."""
+
 Reply = tuple[int, dict[str, str], str]
 """Status, headers, body."""
 
@@ -112,7 +115,7 @@ def forward_to(url: str) -> Callable[[dict[str, Any]], Reply]:
             {"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
                 return response.status, {}, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, {}, error.read().decode()
@@ -126,7 +129,8 @@ def transformers_serve(folder: Path) -> Iterator[str]:
     shutil.copytree(MODEL, folder)
     # Without it the server takes its architecture, Qwen3, for Qwen's chat format and returns prompts as well.
     config = folder / "tokenizer_config.json"
-    template = {"fields": {"content": {"close": "<|end|>", "content": "text"}}}
+    content = {"close": "<|end|>", "content": "text"}
+    template = {"start_anchor": "<|assistant|>", "fields": {"content": content}}
     config.write_text(json.dumps({**json.loads(config.read_text()), "response_template": template}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -153,7 +157,7 @@ def transformers_serve(folder: Path) -> Iterator[str]:
 
 
 def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, "the server ended"
         try:
@@ -161,4 +165,4 @@ def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
             return
         except OSError:
             time.sleep(0.2)
-    raise AssertionError("the server did not start in two minutes")
+    raise AssertionError("the server did not start")

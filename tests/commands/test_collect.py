@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Reply, Server, completion, forward_to, transformers_serve
+from servers import PATIENCE_SECONDS, Reply, Server, completion, forward_to, transformers_serve
 
 from uniapl.cli import main
 from uniapl.data.chat import Chat
@@ -39,10 +39,10 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """Fourteen prompts of the miniature's task."""
+    """Eight prompts of the miniature's task."""
     path = tmp_path / "prompts.jsonl"
     lines = (DATA / "prompts.jsonl").read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:14]))
+    path.write_text("".join(lines[:8]))
     return path
 
 
@@ -81,9 +81,9 @@ def test_the_endpoint_and_the_same_model_here_say_the_same(
     first = rows(there)[0]
     assert set(first) == {"key", "prompt", "completion", "instruction_id_list", "kwargs", "topic"}
     counted, local = summary(there), summary(here)
-    assert counted["num_asked"] == counted["finish_reasons"]["stop"] == 14
+    assert counted["num_asked"] == counted["finish_reasons"]["stop"] == 8
     assert counted["first_answers"] == local["first_answers"]
-    assert 0 < counted["num_demonstrations"] == len(rows(there)) < 14
+    assert 0 < counted["num_demonstrations"] == len(rows(there)) < 8
     assert counted["completion_tokens"] == local["completion_tokens"]
     from transformers import AutoTokenizer
 
@@ -96,10 +96,10 @@ def test_the_best_of_several_comes_back_where_the_server_honours_seeds(
 ):
     url, name = served
     # one at a time: this server's seed is the whole process's
-    options = ("--samples", "3", "--keep", "2", "--limit", "5", "--concurrency", "1")
+    options = ("--samples", "2", "--keep", "2", "--limit", "3", "--concurrency", "1")
     outputs = [tmp_path / "1.jsonl", tmp_path / "2.jsonl", tmp_path / "3.jsonl"]
     for output, seed in zip(outputs, "001", strict=True):
-        words = ("--endpoint", url, "--model", name, "--temperature", "1", "--min-pass", "0.1")
+        words = ("--endpoint", url, "--model", name, "--temperature", "1", "--min-pass", "0")
         assert collect(prompts, "--output", output, *words, *options, "--seed", seed) == 0
     assert rows(outputs[0]) == rows(outputs[1])
     assert rows(outputs[0]) != rows(outputs[2])
@@ -112,7 +112,7 @@ def test_killed_half_way_it_goes_on_and_asks_nothing_twice(
     served: tuple[str, str], prompts: Path, tmp_path: Path
 ):
     url, name = served
-    forward, num_answered, num_in_flight = forward_to(url), 5, 3
+    forward, num_answered, num_in_flight = forward_to(url), 3, 2
     held, release, lock, number = threading.Semaphore(0), threading.Event(), threading.Lock(), [0]
 
     def reply(body: dict[str, Any]) -> Reply:
@@ -121,7 +121,7 @@ def test_killed_half_way_it_goes_on_and_asks_nothing_twice(
             is_held = number[0] > num_answered
         if is_held and not release.is_set():
             held.release()
-            release.wait(60)
+            release.wait(PATIENCE_SECONDS)
         return forward(body)
 
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
@@ -130,7 +130,7 @@ def test_killed_half_way_it_goes_on_and_asks_nothing_twice(
         asked = ("--output", broken, "--endpoint", proxy.url, *words)
         process = subprocess.Popen(command(prompts, *asked), stderr=subprocess.PIPE)
         for _ in range(num_in_flight):
-            assert held.acquire(timeout=60)
+            assert held.acquire(timeout=PATIENCE_SECONDS)
         process.kill()
         process.communicate()
         assert not broken.exists()
@@ -138,15 +138,15 @@ def test_killed_half_way_it_goes_on_and_asks_nothing_twice(
         release.set()
         assert collect(prompts, *asked) == 0
         second = [body["messages"] for body in proxy.bodies[len(first) :]]
-        assert (len(first), len(second)) == (num_answered + num_in_flight, 14 - num_answered)
+        assert (len(first), len(second)) == (num_answered + num_in_flight, 8 - num_answered)
         unanswered = [turns for turns in first if turns in second]
         assert len(unanswered) == num_in_flight
         assert collect(prompts, *asked) == 0
         assert len(proxy.bodies) == len(first) + len(second)
     assert collect(prompts, "--output", whole, "--endpoint", url, *words) == 0
     assert broken.read_text() == whole.read_text()
-    assert len(rows(whole)) == 14
-    assert (summary(broken)["num_asked"], summary(broken)["num_from_cache"]) == (0, 14)
+    assert len(rows(whole)) == 8
+    assert (summary(broken)["num_asked"], summary(broken)["num_from_cache"]) == (0, 8)
 
 
 def test_ctrl_c_keeps_every_answer(tmp_path: Path):
@@ -156,16 +156,16 @@ def test_ctrl_c_keeps_every_answer(tmp_path: Path):
     def reply(body: dict[str, Any]) -> Reply:
         if body["messages"][0]["content"] == "hang":
             hanging.set()
-            release.wait(60)
+            release.wait(PATIENCE_SECONDS)
         return completion("x")
 
     output = tmp_path / "out.jsonl"
     with Server(reply) as server:
         words = ("--output", output, "--endpoint", server.url, *MODEL_NAME, "--concurrency", "1")
         process = subprocess.Popen(command(prompts, *words), stderr=subprocess.PIPE, text=True)
-        assert hanging.wait(60)
+        assert hanging.wait(PATIENCE_SECONDS)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
         release.set()
         assert (process.returncode, stderr) == (130, "interrupted\n")
         assert not output.exists()
@@ -259,7 +259,7 @@ def test_the_key_is_nowhere(tmp_path: Path):
                 command(prompts, *words, *options),
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=PATIENCE_SECONDS,
                 env=environment,
             )
             assert done.returncode == status, done.stderr
@@ -291,7 +291,7 @@ def test_an_endpoint_needs_no_torch(tmp_path: Path):
             *MODEL_NAME,
         ]
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE_SECONDS
         )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 

@@ -36,7 +36,7 @@ def test_an_answer_comes_back_as_it_was(tmp_path: Path):
 
 def test_a_kill_loses_nothing_and_leaves_nothing_half_written(tmp_path: Path):
     path = tmp_path / "cache"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=60)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=600)
     assert done.returncode == -9
     with AnswerCache(path) as cache:
         assert cache.get("a") == Answer("1", "stop", "s")

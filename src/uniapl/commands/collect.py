@@ -188,8 +188,10 @@ def _check(options: argparse.Namespace) -> None:
 
 def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Leave out prompts that repeat an earlier one: the same question has the same answer."""
-    by_text = {json.dumps([dict(turn) for turn in p.messages]): p for p in reversed(prompts)}
-    return list(reversed(by_text.values()))
+    by_text: dict[str, Prompt] = {}
+    for prompt in prompts:
+        by_text.setdefault(json.dumps([dict(turn) for turn in prompt.messages]), prompt)
+    return list(by_text.values())
 
 
 def _endpoint_expert(options: argparse.Namespace) -> _Expert:
@@ -219,17 +221,17 @@ def _endpoint_expert(options: argparse.Namespace) -> _Expert:
 
 
 def _local_expert(options: argparse.Namespace, prompts: Sequence[Prompt]) -> _Expert:
-    # Imported here: it loads torch.
-    from uniapl.evaluation.answering import load_answering_model
-    from uniapl.evaluation.benchmark import Decoding
-    from uniapl.experts import GeneratorExpert
-
     extra = _json_object(options.extra_body)
     template_arguments = extra.pop("chat_template_kwargs", {})
     if extra or not isinstance(template_arguments, dict):
         raise InputError(
             '--extra-body of a --local model may only be {"chat_template_kwargs": {...}}'
         )
+    # Imported here: it loads torch.
+    from uniapl.evaluation.answering import load_answering_model
+    from uniapl.evaluation.benchmark import Decoding
+    from uniapl.experts import GeneratorExpert
+
     model = load_answering_model(
         options.local, system_prompt=options.system_prompt, template_arguments=template_arguments
     )
