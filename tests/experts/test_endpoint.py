@@ -52,7 +52,9 @@ def test_what_is_sent_and_what_comes_back():
         )
     assert outcomes == {"a": Answer("a!", "stop", f"served at {server.url}", 5, 3)}
     (body,) = server.bodies
-    assert 0 <= body.pop("seed") < 2**31
+    own = request_settings("m", temperature=0.5, max_tokens=9, extra_body=extra)
+    request = make_request(own, [{"role": "user", "content": "a"}], 0)
+    assert 0 < request.seed == body.pop("seed") < 2**31
     assert body == {
         "path": "/v1/chat/completions",
         "model": "m",

@@ -203,9 +203,8 @@ class EndpointExpert:
         Raises:
             InputError: Every other one would be refused too.
         """
-        body = error.body
-        has_message = isinstance(body, dict) and "message" in body
-        said = self._line(body["message"] if has_message else error.response.text)
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = self._line(message or error.response.text)
         where = f"{self._endpoint.url}/chat/completions"
         if error.status_code == 401:
             # `from None`: the traceback of `--debug` would print what the server says, unredacted
