@@ -37,6 +37,7 @@ OPTIONAL = {
     "if_verifiable",
     "nltk",
     "openai",
+    "peft",
     "pyarrow",
     "trackio",
     "vllm",

@@ -25,16 +25,13 @@ commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview                       show what the first step would learn from
   plan CONFIG [key=value ...]         memory, tokens and time of a run
-      --measured RUN                  at the speed of a run of that model
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark NAME --prompts FILE, or --pairs FILE
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   collect PROMPTS --output FILE       demonstrations from an expert
   report RUN [RUN ...]                one self-contained HTML page
-      --output FILE                   default: report/index.html in RUN
-  config show CONFIG [key=value ...]  print the config as a run would use it
-  config reference                    print every key: range, default, meaning
+  config show CONFIG | reference      a resolved config; every key explained
 
 options:
   --debug       show the traceback of an error (as UNIAPL_DEBUG=1 does)
