@@ -87,7 +87,7 @@ class Step:
         self.tokens = weigh_tokens(self.batch, self.credit, weights, settings, cpu)
         if weights.kl:
             self.batch.ref_logprobs = no_gradient_logprobs(
-                exact_policy(seed=1), self.batch, 100, 0.7, experts=False
+                exact_policy(seed=1), self.batch.rollout_sequences, 100, 0.7
             )
 
     def __call__(self, *, measure_gradients: bool = True) -> dict[str, float | None]:

@@ -150,6 +150,7 @@ class Prefilled:
     """[completions]: the distinct prompt that each one continues."""
     lengths: Tensor
     """[distinct prompts], padding not counted."""
+    is_padded: bool
 
 
 def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefilled:
@@ -182,7 +183,7 @@ def prefill(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefill
             "key/value cache"
         )
     rows = torch.tensor([index[tuple(prompt)] for prompt in prompts], device=model.device)
-    return Prefilled(cache, output.logits[:, -1], rows, lengths)
+    return Prefilled(cache, output.logits[:, -1], rows, lengths, is_padded)
 
 
 class _LiveRows:
@@ -198,8 +199,8 @@ class _LiveRows:
         self.positions = prefilled.lengths[rows]
         """The next token's position per row: its tokens so far, padding not counted."""
         columns = torch.arange(longest + max_tokens, device=rows.device)
-        is_padded = bool((prefilled.lengths < longest).any())
-        self.mask = columns >= (longest - self.positions)[:, None] if is_padded else None
+        starts = (longest - self.positions)[:, None]
+        self.mask = columns >= starts if prefilled.is_padded else None
         """[rows, most tokens there can be], False on the left padding; None if there is none."""
         self.order = torch.arange(len(rows), device=rows.device)
         """Which completion each row writes."""
