@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from uniapl import __version__
+from uniapl.commands import collect
 from uniapl.types import InputError, TrainingError
 
 _HELP = """\
@@ -24,15 +25,13 @@ commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview                       show what the first step would learn from
   plan CONFIG [key=value ...]         memory, tokens and time of a run
-      --measured RUN                  at the speed of a run of that model
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
   evaluate [MODEL|RUN] --benchmark NAME --prompts FILE, or --pairs FILE
   prompts SEEDS --output FILE         checkable prompts from seed prompts
+  collect PROMPTS --output FILE       demonstrations from an expert
   report RUN [RUN ...]                one self-contained HTML page
-      --output FILE                   default: report/index.html in RUN
-  config show CONFIG [key=value ...]  print the config as a run would use it
-  config reference                    print every key: range, default, meaning
+  config show CONFIG | reference      a resolved config; every key explained
 
 options:
   --debug       show the traceback of an error (as UNIAPL_DEBUG=1 does)
@@ -133,6 +132,8 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="score a model", allow_abbrev=False))
 
     _add_prompts(commands.add_parser("prompts", help="make prompts", allow_abbrev=False))
+
+    collect.add_options(commands.add_parser("collect", help="ask an expert", allow_abbrev=False))
 
     report = commands.add_parser("report", help="make an HTML page of runs", allow_abbrev=False)
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
@@ -265,6 +266,7 @@ _COMMANDS = {
     "compare": (),
     "evaluate": (),
     "prompts": (),
+    "collect": (),
     "report": (),
     "config": ("show", "reference"),
 }

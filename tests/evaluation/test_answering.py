@@ -1,4 +1,4 @@
-"""What of a completion is the answer, and what the chat template is told."""
+"""What the chat template is told."""
 
 from pathlib import Path
 
@@ -6,22 +6,6 @@ import pytest
 from tiny import TEMPLATE, save_tiny_model, write_task
 
 from uniapl.evaluation import Decoding, evaluate_benchmark
-from uniapl.evaluation.answering import answer
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("red", "red"),
-        ("<think>\nblue?\n</think>\n\nred", "red"),
-        ("blue?\n</think>\nred ", "red"),  # the template itself opened the block
-        (" <think>cut off", ""),
-        ("an unopened <think>", "an unopened <think>"),
-        ("", ""),
-    ],
-)
-def test_thinking_is_no_part_of_the_answer(completion: str, expected: str):
-    assert answer(completion) == expected
 
 
 def test_thinking_can_be_switched_off(tmp_path: Path):

@@ -242,7 +242,7 @@ def test_the_card_says_what_the_model_is(runs: Runs, tiny: Tiny):
     assert yaml.safe_load(front) == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["uniapl", "uniapl"],
+        "tags": ["uniapl"],
     }
     assert "`model` after 4 steps of the method `uniapl`" in text
     assert "| `sft_weight` | 0.3 |" in text
@@ -274,7 +274,9 @@ def test_the_card_names_a_base_model_from_the_hub_and_an_unmeasured_run():
         }
     )
     card = model_card(config, {"versions": {"torch": "2"}}, {"data.demonstrations": 7}, {}, ())
-    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "Qwen/Qwen3-0.6B"
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["base_model"] == "Qwen/Qwen3-0.6B"
+    assert front["tags"] == ["uniapl", "sft"]
     assert "[Qwen/Qwen3-0.6B](https://huggingface.co/Qwen/Qwen3-0.6B) after 3 steps" in card
     assert "## Metrics\nNone were measured." in card
 

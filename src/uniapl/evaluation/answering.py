@@ -1,8 +1,9 @@
 """Lets a model answer a benchmark: loads it, prepares the prompts as it was trained, samples."""
 
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from uniapl.data.chat import Chat
 from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.evaluation.benchmark import Decoding, check_prompts
 from uniapl.evaluation.evaluate import Check, EvaluationSet, evaluate
-from uniapl.models.language_model import load_language_model
+from uniapl.experts import without_thoughts
+from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.rollout import TransformersGenerator
-from uniapl.types import InputError, Prompt, Rollout
+from uniapl.types import InputError, Message, Prompt, Rollout
 
 if TYPE_CHECKING:
     from uniapl.config import Config
@@ -23,6 +25,85 @@ if TYPE_CHECKING:
 
 MAX_COMPLETION_TOKENS = 1280
 """As lm-evaluation-harness allows on IFEval."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweringModel:
+    """A loaded model, and how it reads prompts."""
+
+    policy: LanguageModel
+    chat: Chat
+    dtype_name: str
+    system_prompt: str | None
+    """The run's, if the model is one."""
+    template_arguments: Mapping[str, Any]
+    fingerprint: str
+    """Changes with the weights and with whatever else lies in the model's folder."""
+
+    def generator(self, decoding: Decoding, max_completion_tokens: int) -> TransformersGenerator:
+        """Return a generator; `policy.autocast()` must be around its `sample`."""
+        return TransformersGenerator(
+            self.policy.model,
+            self.chat.tokenizer,
+            max_completion_tokens=max_completion_tokens,
+            eos_token_ids=self.chat.eos_token_ids,
+            temperature=decoding.temperature,
+            max_rows=decoding.max_rows,
+            seed=decoding.seed,
+        )
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens prompt and answer may have together; None: no limit is known."""
+        config = self.policy.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None)
+
+    def room(self, longest_prompt_tokens: int) -> int:
+        """Return how many tokens an answer may have: the usual limit, or what the context leaves."""
+        if self.context is None:
+            return MAX_COMPLETION_TOKENS
+        # at least 1: where not even that fits, the generator says which prompt is too long
+        return max(1, min(MAX_COMPLETION_TOKENS, self.context - longest_prompt_tokens))
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Return a prompt's ids; a model without a chat template continues the text of a single turn."""
+        if not self.chat.tokenizer.chat_template and len(messages) == 1:
+            return self.chat.encode_prompt(messages[0]["content"])
+        return self.chat.encode_prompt(messages)
+
+
+def load_answering_model(
+    model: str | Path,
+    *,
+    system_prompt: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
+) -> AnsweringModel:
+    """Load a model folder, a hub id, or a run folder's policy.
+
+    Args:
+        system_prompt: Instead of the run's.
+        template_arguments: Over the run's.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    path, config = _policy_of(model)
+    if system_prompt is None and config is not None:
+        system_prompt = config.data.system_prompt
+    arguments = {**(config.data.template_arguments if config else {}), **(template_arguments or {})}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # what a run's evaluations used, so that numbers agree; bfloat16 is enough on an accelerator
+    dtype_name = config.model.dtype if config else _default_dtype(device)
+    policy, tokenizer = load_language_model(path, getattr(torch, dtype_name), device, 1024)
+    chat = Chat(
+        tokenizer,
+        generation_config=policy.model.generation_config,
+        system_prompt=system_prompt,
+        template_arguments=arguments,
+    )
+    revision = getattr(policy.model.config, "_commit_hash", None)
+    fingerprint = _fingerprint(path, revision)
+    return AnsweringModel(policy, chat, dtype_name, system_prompt, arguments, fingerprint)
 
 
 def answer_benchmark(
@@ -37,47 +118,26 @@ def answer_benchmark(
     Raises:
         InputError: The model cannot be loaded, or prompts or instructions are wrong.
     """
-    path, config = _policy_of(model)
-    system_prompt = config.data.system_prompt if config else None
-    arguments = dict(config.data.template_arguments) if config else {}
-    if not decoding.is_thinking:
-        arguments["enable_thinking"] = False
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # what a run's evaluations used, so that numbers agree; bfloat16 is enough on an accelerator
-    dtype_name = config.model.dtype if config else _default_dtype(device)
-    policy, tokenizer = load_language_model(path, getattr(torch, dtype_name), device, 1024)
-    chat = Chat(
-        tokenizer,
-        generation_config=policy.model.generation_config,
-        system_prompt=system_prompt,
-        template_arguments=arguments,
-    )
-    loaded = load_prompts(prompts, chat)
+    arguments = {} if decoding.is_thinking else {"enable_thinking": False}
+    loaded_model = load_answering_model(model, template_arguments=arguments)
+    loaded = load_prompts(prompts, loaded_model.chat)
     check_prompts(loaded, check, prompts)
-    limit = decoding.max_completion_tokens or _room(policy.model.config, loaded)
-    generator = TransformersGenerator(
-        policy.model,
-        tokenizer,
-        max_completion_tokens=limit,
-        eos_token_ids=chat.eos_token_ids,
-        temperature=decoding.temperature,
-        max_rows=decoding.max_rows,
-        seed=decoding.seed,
-    )
-    experts = [expert_demonstration(prompt, chat) for prompt in loaded]
+    longest = max(len(prompt.token_ids) for prompt in loaded)
+    limit = decoding.max_completion_tokens or loaded_model.room(longest)
+    experts = [expert_demonstration(prompt, loaded_model.chat) for prompt in loaded]
     settings = {
         **settings,
         "model": str(model),
         "temperature": decoding.temperature,
         "max_completion_tokens": limit,
-        "template_arguments": arguments,
-        "system_prompt": system_prompt,
+        "template_arguments": loaded_model.template_arguments,
+        "system_prompt": loaded_model.system_prompt,
         "seed": decoding.seed,
-        "dtype": dtype_name,
-        "device": device.type,
+        "dtype": loaded_model.dtype_name,
+        "device": loaded_model.policy.device.type,
     }
-    answers = AnswerGenerator(generator, decoding.max_rows)
-    with policy.autocast():
+    answers = AnswerGenerator(loaded_model.generator(decoding, limit), decoding.max_rows)
+    with loaded_model.policy.autocast():
         return evaluate(answers, EvaluationSet(loaded, experts, check=check), settings)
 
 
@@ -99,7 +159,7 @@ class AnswerGenerator:
             part = prompts[start : start + self._prompts_per_line]
             rollouts += self._generator.sample(part, group_size)
             sys.stderr.write(f"{start + len(part)} of {len(prompts)} prompts answered\n")
-        return [replace(r, completion=answer(r.completion)) for r in rollouts]
+        return [replace(r, completion=without_thoughts(r.completion)) for r in rollouts]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner generator's."""
@@ -108,14 +168,6 @@ class AnswerGenerator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self._generator.load_state_dict(state)
-
-
-def answer(completion: str) -> str:
-    """Return what follows `</think>`; all of a completion that does not think."""
-    _, mark, rest = completion.partition("</think>")
-    if mark:
-        return rest.strip()
-    return "" if completion.lstrip().startswith("<think>") else completion
 
 
 def _policy_of(model: str | Path) -> tuple[str, "Config | None"]:
@@ -131,15 +183,17 @@ def _policy_of(model: str | Path) -> tuple[str, "Config | None"]:
     return str(policy), load_config(folder / "config.yaml")
 
 
+def _fingerprint(path: str, revision: str | None) -> str:
+    """Return the hub's revision, or a hash of the folder's file names, sizes and times.
+
+    The contents are not read: that takes minutes with a large model, and a copy that is asked again costs time only.
+    """
+    if not Path(path).is_dir():
+        return str(revision)
+    files = sorted(file for file in Path(path).iterdir() if file.is_file())
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
+
+
 def _default_dtype(device: torch.device) -> str:
     return "float32" if device.type == "cpu" else "bfloat16"
-
-
-def _room(config: Any, prompts: Sequence[Prompt]) -> int:
-    """Return how many tokens an answer may have."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
-    if context is None:
-        return MAX_COMPLETION_TOKENS
-    # at least 1: where not even that fits, the generator says which prompt is too long
-    return max(1, min(MAX_COMPLETION_TOKENS, context - longest))

@@ -19,6 +19,7 @@ from uniapl.instructions.verdicts import (
     loose_variants,
     strict,
     validate,
+    validate_columns,
     verify,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "loose_variants",
     "strict",
     "validate",
+    "validate_columns",
     "verify",
 ]

@@ -75,6 +75,19 @@ def validate(instruction_id: str, kwargs: Kwargs) -> None:
     clean_kwargs(instruction_id, find(instruction_id).kwargs, kwargs)
 
 
+def validate_columns(columns: Mapping[str, Any]) -> None:
+    """Check a row's `instruction_id_list` and `kwargs`, if it has instructions.
+
+    Raises:
+        InstructionError: as `validate`.
+    """
+    ids = columns.get("instruction_id_list")
+    if ids is None:  # any `kwargs` are then somebody else's
+        return
+    for instruction_id, kwargs in zip(ids, columns["kwargs"], strict=True):
+        validate(instruction_id, kwargs)
+
+
 def follows(
     instruction_id: str, kwargs: Kwargs, response: str | None, *, official: bool = False
 ) -> bool:

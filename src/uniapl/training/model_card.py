@@ -70,7 +70,7 @@ def model_card(
     front |= {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["uniapl", config.method],
+        "tags": list(dict.fromkeys(("uniapl", config.method))),
     }
     published = {key: path.rpartition("/")[2] for key, path in _sources(config).items()}
     versions = {"uniapl": __version__, **environment["versions"]}

@@ -1,6 +1,6 @@
 """From a config to the players of a run: data, models, generator, discriminator, rewards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from uniapl.data.readers import (
 )
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
-from uniapl.instructions import validate
+from uniapl.instructions import validate_columns
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel, load_language_model, store_weights
 from uniapl.models.recomputation import recomputable_layers
@@ -122,7 +122,7 @@ def load_data(config: Config, chat: Chat) -> Data:
     """
     limits: dict[str, Any] = {
         "max_prompt_tokens": config.data.max_prompt_tokens,
-        "validate_row": _check_instructions,
+        "validate_row": validate_columns,
     }
     on = METHODS[config.method].rollouts_on
     demonstrations, held_out = hold_out(
@@ -146,14 +146,6 @@ def load_data(config: Config, chat: Chat) -> Data:
         check_columns(metrics, column_names(asked))
         evaluation = EvaluationSet(asked, [expert_demonstration(p, chat) for p in asked], metrics)
     return Data(demonstrations, held_out, prompts, pairs, evaluation)
-
-
-def _check_instructions(row: Mapping[str, Any]) -> None:
-    ids = row.get("instruction_id_list")
-    if ids is None:  # any `kwargs` are then somebody else's
-        return
-    for name, kwargs in zip(ids, row["kwargs"], strict=True):
-        validate(name, kwargs)
 
 
 def _check_sizes(config: Config, data: Data, context: int | None) -> None:

@@ -1,0 +1,284 @@
+"""An endpoint that speaks OpenAI's protocol as the expert: vLLM, SGLang, llama.cpp, OpenRouter, OpenAI, ...
+
+The `openai` client sends, waits and retries: connections that fail, time-outs and the statuses 408, 409, 429 and
+5xx, after 0.5, 1, 2, 4, then 8 seconds (less up to a quarter, at random), or after the server's `Retry-After`,
+where that is no more than two minutes; it does not retry what has to wait longer.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, ValidationError
+
+from uniapl.experts.answers import Answer, Failure, Outcome, Request
+from uniapl.types import InputError
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, AsyncOpenAI
+
+_OWN_FIELDS = ("messages", "model", "n", "stream", "temperature", "top_p", "max_tokens", "seed")
+"""Fields of a request that `extra_body` may leave out, but not set."""
+
+_MESSAGE_CHARACTERS = 200
+"""As much of what a server says as fits a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach it, and how fast."""
+
+    url: str
+    """The base, such as http://localhost:8000/v1."""
+    api_key: str | None = field(default=None, repr=False)
+    """None: for servers that ask for none."""
+    concurrency: int = 8
+    """Requests in flight, at most."""
+    requests_per_minute: float | None = None
+    """Retries count; None: as many as the concurrency gives."""
+    timeout_seconds: float = 600.0
+    """Without a byte from the server."""
+    retries: int = 5
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without asking.
+
+        Raises:
+            InputError: The address or a number makes no sense.
+        """
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"--endpoint must be like http://localhost:8000/v1, got {self.url}")
+        # what stands in a URL ends in logs
+        if parts.username or parts.password or parts.query:
+            raise InputError("--endpoint: a key belongs into OPENAI_API_KEY, not into the URL")
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise InputError("OPENAI_API_KEY is blank or holds characters that no key has")
+        for name, value, least in (
+            ("--concurrency", self.concurrency, 1),
+            ("--retries", self.retries, 0),
+        ):
+            if not least <= value <= 1000:
+                raise InputError(f"{name} must be between {least} and 1000, got {value}")
+        for name, value in (
+            ("--timeout", self.timeout_seconds),
+            ("--requests-per-minute", self.requests_per_minute),
+        ):
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} must be above 0, got {value:g}")
+
+
+def request_settings(
+    model: str,
+    *,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    extra_body: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the fields that all requests share; None is left to the endpoint.
+
+    Args:
+        seed: Each request gets its own, made of this one, its messages and its number.
+        extra_body: Further fields; null leaves one out, such as `seed` where an endpoint refuses it.
+
+    Raises:
+        InputError: `extra_body` sets a field that has an option of its own.
+    """
+    extra = dict(extra_body or {})
+    for name in _OWN_FIELDS:
+        if extra.get(name) is not None:
+            raise InputError(
+                f"--extra-body cannot set {name}: it has an option or is not supported"
+            )
+    fields = {"model": model, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return {**given, "seed": seed, **extra}
+
+
+class EndpointExpert:
+    """Asks many prompts at a time, never more than `concurrency` and `requests_per_minute` allow.
+
+    The address is no part of `settings`: a server that moved to another port or machine is the same expert. Two
+    different models of the same name need caches of their own; each answer names its address.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: Mapping[str, Any]) -> None:
+        """Prepare; nothing is sent yet.
+
+        Raises:
+            InputError: The package `openai` is missing.
+        """
+        try:
+            self._openai = import_module("openai")
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "asking an endpoint needs openai: pip install 'uniapl[collect]'"
+            ) from error
+        self.settings = settings
+        self._endpoint = endpoint
+        self._has_answered = False
+
+    async def answers(self, requests: Iterator[Request]) -> AsyncGenerator[list[Outcome], None]:
+        """Yield the outcomes that have come since the last ones.
+
+        Raises:
+            InputError: The key, the address or the model is wrong, or nothing listens there.
+        """
+        in_flight: set[asyncio.Task[Outcome]] = set()
+        async with self._client() as client:
+            try:
+                while True:
+                    free = self._endpoint.concurrency - len(in_flight)
+                    for request in islice(requests, free):
+                        in_flight.add(asyncio.create_task(self._ask(client, request)))
+                    if not in_flight:
+                        return
+                    done, in_flight = await asyncio.wait(
+                        in_flight, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    # before an error of one, the answers of the others: they are paid for
+                    if outcomes := [task.result() for task in done if not task.exception()]:
+                        yield outcomes
+                    for task in done:
+                        task.result()
+            finally:
+                for task in in_flight:
+                    task.cancel()
+                await asyncio.gather(*in_flight, return_exceptions=True)
+
+    def _client(self) -> "AsyncOpenAI":
+        rate = self._endpoint.requests_per_minute
+        # as a hook of the HTTP client, because the openai client's own retries count too
+        hooks = {"request": [] if rate is None else [Pace(rate)]}
+        return self._openai.AsyncOpenAI(
+            base_url=self._endpoint.url,
+            api_key=self._endpoint.api_key or "none",
+            timeout=self._endpoint.timeout_seconds,
+            max_retries=self._endpoint.retries,
+            http_client=self._openai.DefaultAsyncHttpx2Client(event_hooks=hooks),
+        )
+
+    async def _ask(self, client: "AsyncOpenAI", request: Request) -> Outcome:
+        import httpx2  # comes with openai
+
+        openai, url = self._openai, self._endpoint.url
+        try:
+            response = await client.post(
+                "/chat/completions", cast_to=httpx2.Response, body=self._body(request)
+            )
+        except openai.APITimeoutError:
+            seconds = f"{self._endpoint.timeout_seconds:g} seconds"
+            return request, Failure("time-out", f"{url}: no answer within {seconds}")
+        except openai.APIConnectionError as error:
+            reason = self._line(error.__cause__ or error)
+            if not self._has_answered:
+                raise InputError(f"{url}: cannot be reached: {reason}") from None
+            return request, Failure("no connection", f"{url}: {reason}")
+        except openai.APIStatusError as error:
+            return request, self._refusal(error)
+        try:
+            answer = _parse(response.text, url)
+        except ValidationError:
+            said = self._line(response.text)
+            return request, Failure("malformed answer", f"{url}: no chat completion: {said}")
+        self._has_answered = True
+        return request, answer
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body = {**self.settings, "messages": [dict(turn) for turn in request.messages]}
+        if self.settings["seed"] is not None:
+            body["seed"] = request.seed
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _refusal(self, error: "APIStatusError") -> Failure:
+        """Return what one refused request is.
+
+        Raises:
+            InputError: Every other one would be refused too.
+        """
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = self._line(message or error.response.text)
+        where = f"{self._endpoint.url}/chat/completions"
+        if error.status_code == 401:
+            # `from None`: the traceback of `--debug` would print what the server says, unredacted
+            raise InputError(f"{where}: set OPENAI_API_KEY to a valid key (401: {said})") from None
+        if error.status_code == 404:
+            model = self.settings["model"]
+            raise InputError(
+                f"{where}: no such address, or no model {model} (404: {said})"
+            ) from None
+        return Failure(f"status {error.status_code}", f"{where}: {error.status_code}: {said}")
+
+    def _line(self, text: object) -> str:
+        """Return text of a server or library in one short line, without the key."""
+        line = " ".join(str(text).split())
+        if self._endpoint.api_key is not None:
+            line = line.replace(self._endpoint.api_key, "***")
+        if len(line) <= _MESSAGE_CHARACTERS:
+            return line
+        return line[: _MESSAGE_CHARACTERS - 3] + "..."
+
+
+class Pace:
+    """Lets requests start at even intervals, so that no minute has more than so many.
+
+    No bursts: a server's limit is rarely in step with our minutes.
+    """
+
+    def __init__(self, per_minute: float) -> None:
+        self._interval = 60.0 / per_minute
+        self._next = 0.0
+
+    async def __call__(self, _request: object) -> None:
+        """Wait for the next turn."""
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self._next)
+        self._next = turn + self._interval
+        await asyncio.sleep(turn - now)
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    """None where the expert only thought, called a tool or refused."""
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(BaseModel):
+    """What is used of a chat completion; what an endpoint adds, such as `reasoning_content`, is left."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+def _parse(text: str, url: str) -> Answer:
+    """Return the answer in a response's body.
+
+    Raises:
+        ValidationError: It is no chat completion.
+    """
+    completion = _Completion.model_validate_json(text)
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    return Answer(
+        content=choice.message.content or "",
+        finish_reason=choice.finish_reason or "unknown",
+        source=f"{completion.model or 'a model without a name'} at {url}",
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+    )

@@ -1,0 +1,96 @@
+"""Which answers become demonstrations, decided by hand."""
+
+from typing import Any
+
+import pytest
+
+from uniapl.experts import Answer, is_settled, judge, select, without_thoughts
+
+COLUMNS: dict[str, Any] = {
+    "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+    "kwargs": [{}, {"relation": "at least", "num_words": 3}],
+}
+
+
+def answer(content: str, finish_reason: str = "stop") -> Answer:
+    return Answer(content, finish_reason, "somebody")
+
+
+def judged(*contents: str):
+    return [judge(answer(content), COLUMNS) for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("red", "red"),
+        ("<think>\nblue?\n</think>\n\nred", "red"),
+        ("blue?\n</think>\nred ", "red"),  # the template itself opened the block
+        (" <think>cut off", ""),
+        ("an unopened <think>", "an unopened <think>"),
+        ("", ""),
+    ],
+)
+def test_thinking_is_no_part_of_the_answer(completion: str, expected: str):
+    assert without_thoughts(completion) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "finish_reason", "completion", "flaw", "share"),
+    [
+        ("one two three", "stop", "one two three", None, 1.0),
+        ("one, two, three", "stop", "one, two, three", None, 0.5),
+        ("one, two", "stop", "one, two", None, 0.0),
+        # a comma among the thoughts breaks nothing, and words among them fill nothing
+        ("<think>a, b, c</think>\n one two three \n", "stop", "one two three", None, 1.0),
+        ("<think>one two three</think> one", "stop", "one", None, 0.5),
+        ("one two three", "length", "one two three", "finish reason length", 0.0),
+        ("one two three", "content_filter", "one two three", "finish reason content_filter", 0.0),
+        ("<think>a b c", "stop", "", "blank", 0.0),
+        (" \n", "stop", "", "blank", 0.0),
+        ("one two \ud83d", "stop", "one two \ud83d", "half a surrogate pair", 0.0),
+    ],
+)
+def test_an_answer_is_checked_without_thoughts_and_flaws(
+    content: str, finish_reason: str, completion: str, flaw: str | None, share: float
+):
+    one = judge(answer(content, finish_reason), COLUMNS)
+    assert (one.completion, one.flaw, one.share) == (completion, flaw, share)
+
+
+def test_without_instructions_every_whole_answer_is_as_good():
+    for columns in ({}, {"instruction_id_list": [], "kwargs": []}):
+        whole, cut = judge(answer("a, b"), columns), judge(answer("a, b", "length"), columns)
+        assert (whole.verdict, whole.share) == (None, 1.0)
+        assert cut.share == 0.0
+        several = [cut, *(judge(answer(text), columns) for text in "cabd")]
+        assert select(several, keep=2, min_pass=1.0) == ["c", "a"]
+
+
+def test_the_best_are_kept_strictly_then_loosely_then_first():
+    # `a, b\nc d e`: loosely, without its first line, it has no comma
+    loose, half, other = "a, b\nc d e", "a, b, c", "d, e, f"
+    all_four = judged(half, other, loose, "x y z")
+    assert select(all_four, keep=4, min_pass=0.5) == ["x y z", loose, half, other]
+    assert select(all_four, keep=2, min_pass=0.5) == ["x y z", loose]
+    assert select(all_four, keep=4, min_pass=1.0) == ["x y z"]
+    assert select(judged(half), keep=1, min_pass=0.51) == []
+
+
+def test_a_flawed_answer_is_kept_at_no_threshold():
+    cut = judge(answer("one two three", "length"), COLUMNS)
+    assert select([cut], keep=1, min_pass=0.0) == []
+    assert select(judged("a, b"), keep=1, min_pass=0.0) == ["a, b"]
+
+
+def test_the_same_completion_counts_once():
+    twice = judged("x y z", "x y z ", "u v w")
+    assert select(twice, keep=3, min_pass=1.0) == ["x y z", "u v w"]
+    assert not is_settled(twice[:2], keep=2)
+    assert is_settled(twice, keep=2)
+
+
+def test_only_perfect_answers_settle_a_prompt():
+    assert not is_settled(judged("a, b, c"), keep=1)
+    assert is_settled(judged("a, b, c", "x y z"), keep=1)
+    assert not is_settled([], keep=1)
