@@ -114,6 +114,7 @@ def test_pairs_are_a_stream_of_their_own():
         assert other.pairs == ()
         drawn += batch.pairs
     assert sorted(drawn) == sorted("abcde" * 2)
+    assert tuple(drawn[:4]) == Stream("pairs", "abcde", seed=5).take(4)
     state = json.loads(json.dumps(mixture.state_dict()))
     restored = Mixture(demonstrations(10), prompts(7), list("abcde"), seed=5)
     restored.load_state_dict(state)

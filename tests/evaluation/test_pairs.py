@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,14 @@ def test_a_score_that_is_no_number_is_a_failure(pairs: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def runs(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run per form, with a system prompt and a temperature."""
+    """A run per form, with a system prompt, an argument of the template, and a temperature."""
     folder = tmp_path_factory.mktemp("runs")
+    model = Path(shutil.copytree(tiny.model, folder / "model"))
+    template = (model / "chat_template.jinja").read_text()
+    thinks = "<|assistant|>{% if thinks is defined and thinks %}!{% endif %}"
+    (model / "chat_template.jinja").write_text(template.replace("<|assistant|>", thinks))
     words = (
+        *(f"model.path={model}", "data.template_arguments={thinks: true}"),
         *("training.steps=2", "discriminator.learning_rate=1e-2", "evaluation.prompts=null"),
         *("data.system_prompt=Be calm", "rollout.temperature=0.7"),
     )
@@ -142,7 +148,8 @@ def test_a_run_is_scored_by_its_discriminator(
     policy, tokenizer = load_language_model(
         str(run / "policy"), torch.float32, torch.device("cpu"), 64
     )
-    chat = Chat(tokenizer, system_prompt="Be calm")
+    chat = Chat(tokenizer, system_prompt="Be calm", template_arguments={"thinks": True})
+    assert tokenizer.decode(chat.encode_prompt("p")).endswith("<|assistant|>!")
     model = policy.trainable_copy()
     discriminator = ScalarModel(model) if form == "scalar" else model
     # tied weights have one name there

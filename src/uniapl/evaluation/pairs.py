@@ -100,6 +100,7 @@ def _of_run(run: Path, config: Config, device: torch.device) -> Scorer:
         tokenizer,
         generation_config=policy.model.generation_config,
         system_prompt=config.data.system_prompt,
+        template_arguments=config.data.template_arguments,
     )
     return LikelihoodRatio(expert, policy, chat, config)
 
