@@ -30,7 +30,6 @@ commands:
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   collect PROMPTS --output FILE       demonstrations from an expert
   report RUN [RUN ...]                one self-contained HTML page
-      --output FILE                   default: report/index.html in RUN
   config show CONFIG [key=value ...]  print the config as a run would use it
   config reference                    print every key: range, default, meaning
 
