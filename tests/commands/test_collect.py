@@ -167,7 +167,9 @@ def test_ctrl_c_keeps_every_answer(tmp_path: Path):
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
         release.set()
-        assert (process.returncode, stderr) == (130, "interrupted\n")
+        assert process.returncode == 130
+        assert stderr.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in stderr
         assert not output.exists()
         assert collect(prompts, *words) == 0
     assert [body["messages"][0]["content"] for body in server.bodies] == [
@@ -196,7 +198,7 @@ def test_what_failed_is_said_and_asked_again(tmp_path: Path, capsys: pytest.Capt
         words = ("--output", output, "--endpoint", server.url, *MODEL_NAME, "--retries", "0")
         assert collect(prompts, *words) == 1
         shown = capsys.readouterr()
-        assert shown.err == (
+        assert shown.err.endswith(
             "error: 1 of 3 prompts lack an answer "
             f"(first: {server.url}/chat/completions: 500: out of memory); "
             "the same command again asks for what is missing\n"
