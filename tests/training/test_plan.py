@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,17 @@ ADAPTER = 2 * 4 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
 """At rank 4: r (in + out) per linear layer."""
 
 
-def plan(tiny: Tiny, *words: str) -> RunPlan:
-    return plan_run(tiny.load(Path("unused"), *words))
+Planner = Callable[..., RunPlan]
 
 
-def test_weights_of_all_roles(tiny: Tiny) -> None:
-    full = plan(tiny, "objective.kl_coef=0.1")
+@pytest.fixture(scope="module")
+def plan(tiny: Tiny) -> Planner:
+    """Plans a run the first time it is asked for."""
+    return cache(lambda *words: plan_run(tiny.load(Path("unused"), *words)))
+
+
+def test_weights_of_all_roles(plan: Planner) -> None:
+    full = plan("objective.kl_coef=0.1")
     assert {name: (r.weights, r.trained, r.optimizer) for name, r in full.roles.items()} == {
         "policy": (4 * WEIGHTS, 4 * WEIGHTS, 8 * WEIGHTS),
         "reference": (4 * WEIGHTS, 0, 0),
@@ -36,20 +43,20 @@ def test_weights_of_all_roles(tiny: Tiny) -> None:
     }
     assert full.resident == 28 * WEIGHTS
     words = ("model.tuning=lora", "discriminator.backbone=lora", "lora.rank=4")
-    shared = plan(tiny, *words, "objective.kl_coef=0.1")
+    shared = plan(*words, "objective.kl_coef=0.1")
     assert {name: (r.weights, r.trained) for name, r in shared.roles.items()} == {
         "policy": (4 * (WEIGHTS + ADAPTER), 4 * ADAPTER),
         "reference": (0, 0),
         "discriminator": (4 * ADAPTER, 4 * ADAPTER),
     }
-    half = plan(tiny, *words, "model.dtype=bfloat16", "discriminator.form=scalar")
+    half = plan(*words, "model.dtype=bfloat16", "discriminator.form=scalar")
     assert half.roles["policy"].weights == 2 * WEIGHTS + 4 * ADAPTER
     assert half.roles["discriminator"].weights == 4 * (ADAPTER + 32)
 
 
-def test_one_copy_is_reference_and_backbone_of_a_full_policy(tiny: Tiny) -> None:
+def test_one_copy_is_reference_and_backbone_of_a_full_policy(plan: Planner) -> None:
     words = ("discriminator.backbone=lora", "lora.rank=4", "objective.kl_coef=0.1")
-    roles = plan(tiny, *words).roles
+    roles = plan(*words).roles
     weights = {name: role.weights for name, role in roles.items()}
     assert weights == {
         "policy": 4 * WEIGHTS,
@@ -58,8 +65,8 @@ def test_one_copy_is_reference_and_backbone_of_a_full_policy(tiny: Tiny) -> None
     }
 
 
-def test_cache_and_tokens_by_hand(tiny: Tiny) -> None:
-    made = plan(tiny)
+def test_cache_and_tokens_by_hand(plan: Planner) -> None:
+    made = plan()
     # 16 rollouts; the prompt's turns around "d0 Write now now" and the like, at most 12 new tokens
     tokenizer = tiny_tokenizer()
 
@@ -80,9 +87,9 @@ def test_cache_and_tokens_by_hand(tiny: Tiny) -> None:
     assert made.tokens.judged <= made.tokens.trained
 
 
-def test_knobs_lower_what_they_say(tiny: Tiny) -> None:
+def test_knobs_lower_what_they_say(plan: Planner) -> None:
     peaks = {
-        words: plan(tiny, *words.split()).phases["update"].needed
+        words: plan(*words.split()).phases["update"].needed
         for words in (
             "seed=0",
             "training.gradient_checkpointing=true",
@@ -91,32 +98,30 @@ def test_knobs_lower_what_they_say(tiny: Tiny) -> None:
     }
     assert peaks["training.gradient_checkpointing=true"] < 0.8 * peaks["seed=0"]
     assert peaks["training.micro_batch_tokens=60"] < 0.8 * peaks["seed=0"]
-    rollouts = [
-        plan(tiny, f"rollout.max_rows={n}").phases["rollout"].parts["KV cache"] for n in (16, 4)
-    ]
+    rollouts = [plan(f"rollout.max_rows={n}").phases["rollout"].parts["KV cache"] for n in (16, 4)]
     assert rollouts[0] == pytest.approx(4 * rollouts[1], rel=0.1)
 
 
-def test_no_weights_are_needed(tiny: Tiny, tmp_path: Path) -> None:
+def test_no_weights_are_needed(plan: Planner, tiny: Tiny, tmp_path: Path) -> None:
     model = Path(shutil.copytree(tiny.model, tmp_path / "model"))
     (model / "model.safetensors").unlink()
-    assert plan(tiny, f"model.path={model}") == dataclasses.replace(
-        plan(tiny), config=plan(tiny, f"model.path={model}").config
+    assert plan(f"model.path={model}") == dataclasses.replace(
+        plan(), config=plan(f"model.path={model}").config
     )
     with pytest.raises(InputError, match=r"model\.path: cannot load '.*nowhere'"):
-        plan(tiny, f"model.path={tmp_path / 'nowhere'}")
+        plan(f"model.path={tmp_path / 'nowhere'}")
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo", "a-sft", "gad"])
-def test_methods_have_the_phases_that_they_have(tiny: Tiny, method: str) -> None:
-    made = plan(tiny, f"method={method}")
+def test_methods_have_the_phases_that_they_have(plan: Planner, method: str) -> None:
+    made = plan(f"method={method}")
     has_rollouts, judges = method != "sft", method in ("a-sft", "gad")
     assert ("rollout" in made.phases, "judge" in made.phases) == (has_rollouts, judges)
     assert (made.tokens.sampled > 0, made.tokens.judged > 0) == (has_rollouts, judges)
 
 
-def test_the_text_says_what_to_do_where_it_does_not_fit(tiny: Tiny) -> None:
-    made = plan(tiny)
+def test_the_text_says_what_to_do_where_it_does_not_fit(plan: Planner) -> None:
+    made = plan()
     text = "\n".join(plan_lines(made))
     assert f"peak {made.peak / 2**30:.2f} GiB, in {made.worst_phase}: fits" in text
 
@@ -125,7 +130,7 @@ def test_the_text_says_what_to_do_where_it_does_not_fit(tiny: Tiny) -> None:
         return next(line for line in plan_lines(small) if line.startswith("peak"))
 
     assert advice().endswith("0.0 GiB of the device: set training.gradient_checkpointing=true")
-    recomputing = plan(tiny, "training.gradient_checkpointing=true").config
+    recomputing = plan("training.gradient_checkpointing=true").config
     assert advice(config=recomputing).endswith("lower training.micro_batch_tokens (16384)")
     phases = {"rollout": made.phases["update"], "update": made.phases["rollout"]}
     assert advice(phases=phases).endswith("lower rollout.max_rows (256)")
@@ -133,8 +138,8 @@ def test_the_text_says_what_to_do_where_it_does_not_fit(tiny: Tiny) -> None:
     assert advice(roles=heavy).endswith("set model.tuning=lora")
 
 
-def test_time_is_that_of_a_measured_run(tiny: Tiny, tmp_path: Path) -> None:
-    made = plan(tiny)
+def test_time_is_that_of_a_measured_run(plan: Planner, tiny: Tiny, tmp_path: Path) -> None:
+    made = plan()
     run = tmp_path / "run"
     run.mkdir()
     words = "method: uniapl\noutput_dir: x\ndata: {demonstrations: d, prompts: p}\ntraining: {steps: 2}\n"
@@ -157,7 +162,7 @@ def test_time_is_that_of_a_measured_run(tiny: Tiny, tmp_path: Path) -> None:
     seconds = tokens.sampled * 0.01 + tokens.trained * 0.04 + tokens.judged * 0.06
     assert f"{seconds:.3g} seconds a step" in plan_lines(made, run)[-1]
     with pytest.raises(InputError, match=r"--measured: .* has model\.tuning full, the config lora"):
-        plan_lines(plan(tiny, "model.tuning=lora"), run)
+        plan_lines(plan("model.tuning=lora"), run)
     with pytest.raises(InputError, match="is not a run folder"):
         plan_lines(made, tmp_path)
 

@@ -86,6 +86,24 @@ def test_every_method_moves_the_policy(runs: Runs, tiny: Tiny, method: MethodNam
     assert any(not torch.equal(value, start[k]) for k, value in trained.state_dict().items())
 
 
+def test_an_adapter_run_leaves_the_merged_model_and_the_adapter(runs: Runs, tiny: Tiny):
+    run = runs("model.tuning=lora", "discriminator.backbone=lora")
+    trained = AutoModelForCausalLM.from_pretrained(run / "policy").state_dict()
+    start = AutoModelForCausalLM.from_pretrained(tiny.model).state_dict()
+    moved = {name for name, value in trained.items() if not torch.equal(value, start[name])}
+    # every linear layer, nothing else
+    assert moved == {name for name in start if "_proj" in name}
+    assert {p.name for p in (run / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    checkpoint = run / "checkpoints" / "step_000004"
+    assert not (checkpoint / "policy" / "model.safetensors").exists()
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    assert all("lora_" in name for name in state["discriminator"]["model"])
+    assert (checkpoint / "state.pt").stat().st_size < 600_000
+
+
 def test_metrics_are_exactly_those_defined(runs: Runs):
     run = runs(of_method("uniapl"))
     defined = json.loads((run / "definitions.json").read_text()).keys()

@@ -21,7 +21,7 @@ from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.decoding import decode_at_its_largest
 from uniapl.training.methods import METHODS, resolve, uses_discriminator
-from uniapl.training.rollout_batch import sequence_of
+from uniapl.training.rollout_batch import ranked, sequence_of
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
 from uniapl.types import InputError, Prompt
 
@@ -109,7 +109,12 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
     except (OSError, ValueError, KeyError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"model.path: cannot load {config.model.path!r}: {reason}") from error
-    data = load_data(config, Chat(tokenizer, system_prompt=config.data.system_prompt))
+    chat = Chat(
+        tokenizer,
+        system_prompt=config.data.system_prompt,
+        template_arguments=config.data.template_arguments,
+    )
+    data = load_data(config, chat)
     step = _Step.largest(config, data)
     device, available = _device(config)
     with torch.device("meta"):
@@ -153,8 +158,9 @@ class _Step:
         shared = wanted.demonstration_prompts_per_step if on == "both" else 0
         num_pairs = {"both": shared, "demonstration": wanted.prompts_per_step}.get(on, 0)
         num_prompts = wanted.prompts_per_step - shared if on in ("both", "preference") else 0
-        mixture = Mixture(data.demonstrations, data.prompts, seed=config.seed)
-        drawn = mixture.next_batch(wanted.demonstrations_per_step, num_prompts)
+        mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
+        num_ranked = wanted.pairs_per_step if data.pairs else 0
+        drawn = mixture.next_batch(wanted.demonstrations_per_step, num_prompts, num_ranked)
         experts = list(map(sequence_of, drawn.demonstrations))
         prompts = [*(d.prompt for d in drawn.demonstrations[:num_pairs]), *drawn.prompts]
         size = config.rollout.group_size
@@ -166,10 +172,9 @@ class _Step:
         step.rolled_out = [prompt for prompt in prompts for _ in range(size)]
         step.update = pack([*rollouts, *experts], limit)
         if uses_discriminator(config):
-            calibrates = config.discriminator.form == "likelihood"
-            paired = [*rollouts[: num_pairs * size], *experts[: None if calibrates else num_pairs]]
-            step.taught = pack(paired, limit, split_groups=False)
-            step.scored = pack(rollouts[num_pairs * size :], limit, split_groups=False)
+            step._judge(config, rollouts, experts, num_pairs)
+            pairs = [(pair.best, *pair.others) for pair in map(ranked, drawn.pairs)]
+            step.taught += pack([s for pair in pairs for s in pair], limit, split_groups=False)
             if config.constraint.target is not None:
                 held_out = data.held_out[: config.constraint.prompts_per_step]
                 step.rolled_out += [d.prompt for d in held_out for _ in range(size)]
@@ -179,7 +184,30 @@ class _Step:
             step.answers = pack(answers, limit)
         return step
 
+    def _judge(
+        self,
+        config: Config,
+        rollouts: list[TokenSequence],
+        experts: list[TokenSequence],
+        num_pairs: int,
+    ) -> None:
+        """Say what the discriminator learns from: paired rollouts and the experts; it scores the others."""
+        size, per_prompt = config.rollout.group_size, config.discriminator.pairs_per_prompt
+        calibrates = config.discriminator.form == "likelihood"
+        learned = [
+            i for i in range(num_pairs * size) if per_prompt is None or i % size < per_prompt
+        ]
+        scored = sorted(set(range(len(rollouts))) - set(learned))
+        taught = [
+            *(rollouts[i] for i in learned),
+            *(experts if calibrates else experts[:num_pairs]),
+        ]
+        limit = config.training.micro_batch_tokens
+        self.taught = pack(taught, limit, split_groups=False)
+        self.scored = pack([rollouts[i] for i in scored], limit, split_groups=False)
+
     def tokens(self, config: Config) -> StepTokens:
+        """Count them."""
         return StepTokens(
             sampled=len(self.rolled_out) * config.rollout.max_completion_tokens,
             trained=sum(len(p.input_ids) for p in self.update),
@@ -245,34 +273,31 @@ class _Rehearsal:
             phases["update"].parts["discriminator's gradients"] = waiting
         if step.evaluated:
             phases["evaluation"] = self._evaluate(step)
+        if self.policy.role:
+            merged = self.roles["policy"].weights
+            phases["save"] = Phase(merged, {"merged copy": merged})
         return phases
 
     def _pass(
         self, model: LanguageModel | ScalarModel, taught: list[Packed], scored: list[Packed]
     ) -> Phase:
-        """Forward and backward of the largest micro-batch, the gradients of earlier ones being there."""
+        """Forward and backward; after the first micro-batch its gradients are there beside the next one."""
         parameters = model.trainable_parameters()
         masks = packed_bytes(taught) + packed_bytes(scored)
         gradients = num_bytes(parameters)
-        if len(taught) > 1:
-            for parameter in parameters:
-                parameter.grad = torch.zeros_like(parameter)
-        already = gradients if len(taught) > 1 else 0
-        needed = already + self._worst(model, taught)
-        for parameter in parameters:
-            parameter.grad = None
+        needed = self._worst(model, taught[:1])
+        needed = max(needed, gradients + self._worst(model, taught[1:]))
         with torch.no_grad():
             needed = max(needed, gradients + self._worst(model, scored))
+        for parameter in parameters:
+            parameter.grad = None
         return Phase(
             needed + masks,
-            {
-                "gradients": gradients,
-                "activations": needed - gradients,
-                "attention masks": masks,
-            },
+            {"gradients": gradients, "activations": needed - gradients, "attention masks": masks},
         )
 
     def _worst(self, model: LanguageModel | ScalarModel, micro_batches: list[Packed]) -> int:
+        """Return what the largest needs on top of what is there."""
         if not micro_batches:
             return 0
         largest = max(micro_batches, key=lambda p: len(p.input_ids))
