@@ -162,7 +162,13 @@ def test_ctrl_c_keeps_every_answer(tmp_path: Path):
     output = tmp_path / "out.jsonl"
     with Server(reply) as server:
         words = ("--output", output, "--endpoint", server.url, *MODEL_NAME, "--concurrency", "1")
-        process = subprocess.Popen(command(prompts, *words), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(prompts, *words),
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell that runs the tests in the background lets its children ignore Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert hanging.wait(PATIENCE_SECONDS)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=PATIENCE_SECONDS)
