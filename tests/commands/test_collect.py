@@ -325,7 +325,6 @@ LOCAL = ("--local", str(MODEL))
         ((*URL, "--extra-body", "{"), "--extra-body is not JSON: "),
         ((*URL, "--extra-body", "[]"), "--extra-body must be a JSON object, got []"),
         ((*LOCAL, "--extra-body", '{"top_k": 1}'), "--extra-body of a --local model may only be"),
-        ((*LOCAL, "--max-tokens", "510"), "the longest prompt has "),
         ((*URL, "--limit", "0"), "limit must be at least 1, got 0"),
         (("--endpoint", "127.0.0.1", *MODEL_NAME), "--endpoint must be like http://"),
         ((*URL, "--retries", "0"), "http://127.0.0.1:9/v1: cannot be reached: "),
@@ -362,6 +361,28 @@ def test_instructions_are_checked_before_the_first_request(
         assert collect(prompts, *words) == 2
     assert capsys.readouterr().err.startswith(f"error: {prompts}:2: ")
     assert server.bodies == []
+
+
+def test_a_local_model_is_asked_only_for_what_is_new(tmp_path: Path):
+    """However long the new prompt is: no setting follows from the prompts."""
+    prompts = plain(tmp_path / "prompts.jsonl", "Write about the sea.")
+    words = ("--output", tmp_path / "out.jsonl", "--local", MODEL, "--temperature", "0")
+    assert collect(prompts, *words) == 0
+    plain(prompts, "Write about the sea.", "Write about the sea. " * 40)
+    assert collect(prompts, *words) == 0
+    assert summary(tmp_path / "out.jsonl")["num_from_cache"] == 1
+    assert summary(tmp_path / "out.jsonl")["num_asked"] == 1
+
+
+def test_prompts_that_do_not_fit_a_local_model_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts = plain(tmp_path / "prompts.jsonl", "Write about the sea.")
+    words = ("--output", tmp_path / "out.jsonl", "--local", MODEL, "--max-tokens", "510")
+    assert collect(prompts, *words) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {prompts}: prompt Write about the sea.: its ")
+    assert "510 of an answer do not fit the model's context of 512" in shown
 
 
 def test_changed_weights_are_another_expert(tmp_path: Path):
