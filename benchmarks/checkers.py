@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from if_verifiable import IFEvalSample, evaluate_output_for_sample
-from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
+from if_verifiable import IFEvalSample, evaluate_output_for_sample  # pyright: ignore[reportMissingImports]
+from if_verifiable.ifeval.instructions_registry import (  # pyright: ignore[reportMissingImports]
+    INSTRUCTION_DICT,
+)
 
 from uniapl.instructions import strict, verify
 from uniapl.instructions.detection import detect

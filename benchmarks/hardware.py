@@ -1,8 +1,10 @@
 """What the machine itself can do, measured in the same run: bytes moved and multiplications per second."""
 
 import time
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from benchmarks.measuring import synchronize
@@ -53,6 +55,11 @@ def num_matrix_weights(model: PreTrainedModel) -> int:
     return total if is_tied else total - model.get_input_embeddings().weight.numel()  # pyright: ignore[reportCallIssue]
 
 
+def head_weights(model: PreTrainedModel) -> int:
+    """Return how many weights turn a hidden state into logits."""
+    return cast(nn.Linear, model.get_output_embeddings()).weight.numel()
+
+
 def cache_width(model: PreTrainedModel) -> int:
     """Return how many numbers one token's keys and values are, over all layers."""
     config = model.config.get_text_config()
@@ -87,13 +94,6 @@ def decoding_limits(
     return {"memory": total / seconds_memory, "arithmetic": total / seconds_arithmetic}
 
 
-def head_parameters(model: PreTrainedModel) -> int:
-    """Return how many weights the language-model head has."""
-    head = model.get_output_embeddings()
-    assert head is not None
-    return sum(weight.numel() for weight in head.parameters())
-
-
 def training_flops(model: PreTrainedModel, lengths: list[tuple[int, int]]) -> float:
     """Return the operations of a forward and backward that no algorithm can do without.
 
@@ -106,7 +106,7 @@ def training_flops(model: PreTrainedModel, lengths: list[tuple[int, int]]) -> fl
             the targets are as many as the former.
     """
     config = model.config.get_text_config()
-    head = head_parameters(model)
+    head = head_weights(model)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_pair = 4 * config.num_hidden_layers * config.num_attention_heads * width
     layers = num_matrix_weights(model) - head

@@ -62,10 +62,8 @@ def update(policy: LanguageModel, options: argparse.Namespace, size: dict[str, i
     repeated = [prompt for prompt in prompts for _ in range(size["group_size"])]
     sequences = [TokenSequence(*both) for both in zip(repeated, completions, strict=True)]
 
-    max_tokens: int = size.get("micro_batch_tokens") or options.micro_batch_tokens
-
     def run() -> int:
-        for micro in pack(sequences, max_tokens):
+        for micro in pack(sequences, size["micro_batch_tokens"]):
             policy.logprobs(micro.to(policy.device)).sum().backward()
         policy.zero_grad(set_to_none=False)  # the gradients' memory stays, as in a step
         return count
@@ -79,6 +77,7 @@ def sizes(options: argparse.Namespace) -> dict[str, dict[str, int]]:
         "group_size": options.group_size,
         "tokens": options.tokens,
         "prompts": options.prompts,
+        "micro_batch_tokens": options.micro_batch_tokens,
         "layers": max(1, SHAPES[options.shape]["num_hidden_layers"] // max(FACTORS)),
     }
     return {f"{a} {least[a] * f}": least | {a: least[a] * f} for a in AXES for f in FACTORS}

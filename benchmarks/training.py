@@ -68,7 +68,7 @@ class Completions:
         repeats = options.group_size if is_shared else 1
         prompts = [(options.prompt_length, 0)] * (len(self.lengths) // repeats)
         own = [(length, options.prompt_length) for length in self.lengths]
-        head = hardware.head_parameters(policy.model)
+        head = hardware.head_weights(policy.model)
         unpredicted = 6.0 * head * len(prompts) * options.prompt_length
         return hardware.training_flops(policy.model, [*prompts, *own]) - unpredicted
 

@@ -67,7 +67,7 @@ class TrlSteps:
         self._folder.cleanup()
 
     def _grpo(self, work: Any) -> Trainer:
-        from datasets import Dataset
+        from datasets import Dataset  # pyright: ignore[reportMissingImports]
         from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
         from benchmarks.step import distinct_words
@@ -95,7 +95,7 @@ class TrlSteps:
         )
 
     def _sft(self, work: Any) -> Trainer:
-        from datasets import Dataset
+        from datasets import Dataset  # pyright: ignore[reportMissingImports]
         from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
         options = work.options

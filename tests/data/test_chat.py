@@ -321,6 +321,7 @@ def test_the_conversation_template_renders_what_the_discriminator_reads(
         template_arguments={"enable_thinking": False} if family == "qwen3" else None,
     )
     other = chat.conversation_tokenizer()
+    assert other.eos_token_id == chat.turn_end_token_id
     for prompt, completion in CONVERSATIONS:
         read = (*chat.encode_prompt(prompt), *chat.encode_completion(completion))
         turns = [*prompt, {"role": "assistant", "content": completion}]

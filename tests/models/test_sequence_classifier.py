@@ -51,7 +51,8 @@ def test_an_encoder_is_told_its_segments() -> None:
         model(**{k: torch.tensor([v]) for k, v in row.items()}).logits.item() for row in rows
     ]
     assert expected[0] != pytest.approx(expected[1], abs=1e-4)
-    assert SequenceClassifier(model, 0).scores(rows) == pytest.approx(expected, abs=1e-5)
+    # padding is no segment: an id beyond the two of them would fail
+    assert SequenceClassifier(model, 9).scores(rows) == pytest.approx(expected, abs=1e-5)
 
 
 def test_batches_hold_similar_lengths_within_the_limit() -> None:

@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         metavar="N",
         type=int,
-        help="default: the endpoint's; local: 1280 or the room",
+        help="default: the endpoint's; local: 1280 or half the context",
     )
     add("--seed", type=int, default=0, help="each request gets its own, made of it; default: 0")
     add("--system-prompt", metavar="TEXT", help="sent before prompts without one; not written")
@@ -264,22 +264,28 @@ def _fitting_limit(
 ) -> int:
     """Return how many tokens an answer may have; all prompts are read before the first is answered.
 
+    The default is the model's alone: one that followed the longest prompt would make every answer in the cache
+    another's as soon as a prompt is added.
+
     Raises:
         InputError: The chat template refuses prompts, or they leave no room in the model's context.
     """
     from uniapl.data.sources import Problems
+    from uniapl.evaluation.answering import MAX_COMPLETION_TOKENS
 
-    problems, longest = Problems(), 0
+    limit = options.max_tokens or MAX_COMPLETION_TOKENS
+    if options.max_tokens is None and model.context is not None:
+        limit = min(limit, model.context // 2)
+    problems = Problems()
     for prompt in prompts:
         with problems.at(f"{options.prompts}: prompt {prompt.id}"):
-            longest = max(longest, len(model.encode(prompt.messages)))
+            length = len(model.encode(prompt.messages))
+            if model.context is not None and length + limit > model.context:
+                raise InputError(
+                    f"its {length} tokens and {limit} of an answer do not fit the model's context of "
+                    f"{model.context}: shorten it or lower --max-tokens"
+                )
     problems.raise_any()
-    limit = options.max_tokens or model.room(longest)
-    if model.context is not None and longest + limit > model.context:
-        raise InputError(
-            f"the longest prompt has {longest} tokens; with --max-tokens {limit} it does not fit the "
-            f"model's context of {model.context}"
-        )
     return limit
 
 

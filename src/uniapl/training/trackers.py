@@ -168,9 +168,9 @@ def _start_trackio(folder: Path, name: str, run_id: str, settings: dict[str, Any
     theirs = os.environ.get("TRACKIO_DIR")
     os.environ["TRACKIO_DIR"] = theirs or str(folder)  # read once, when trackio is imported
     try:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
         from accelerate.tracking import TrackioTracker
-        from trackio.utils import TRACKIO_DIR
+        from trackio.utils import TRACKIO_DIR  # pyright: ignore[reportMissingImports]
     finally:
         if theirs is None:
             del os.environ["TRACKIO_DIR"]

@@ -108,9 +108,8 @@ class Trainer:
                 self.batch, held_out = self._roll_out(data, weights)
         with clock("discriminator"):
             pairs = [ranked(pair) for pair in data.pairs]
-            verdicts = self._judge(
-                self.batch, learn=True, pairs=pairs
-            )  # before it learns from them
+            # before it learns from them
+            verdicts = self._judge(self.batch, learn=True, pairs=pairs)
             if is_first_pass:
                 metrics |= self._move_constraint(held_out)
         if is_first_pass:
