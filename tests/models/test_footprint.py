@@ -30,7 +30,7 @@ def test_bytes_alive_and_at_the_worst_moment() -> None:
 
 @pytest.mark.parametrize("kind", ["full", "recomputed", "adapter"])
 def test_a_rehearsal_needs_what_the_real_pass_needs(kind: str) -> None:
-    """The same count over real tensors: not a byte of the forward and backward pass is missing."""
+    """The same count over real tensors: nothing of the forward and backward pass is missing."""
     sequences = [TokenSequence((5, 6, 7), (8,) * (4 + i)) for i in range(5)]
     (packed,) = pack(sequences, 1000)
 

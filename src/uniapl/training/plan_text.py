@@ -54,7 +54,8 @@ def _memory(plan: RunPlan) -> list[str]:
 
 def _verdict(plan: RunPlan) -> str:
     if plan.peak <= plan.available:
-        return "fits"
+        keeps = "; freed memory that the C allocator keeps comes on top (docs/models.md)"
+        return "fits" + (keeps if plan.device == "cpu" else "")
     return f"does not fit the {plan.available / GIB:.1f} GiB of the device: {_knob(plan)}"
 
 
