@@ -327,6 +327,10 @@ LOCAL = ("--local", str(MODEL))
         ((*LOCAL, "--extra-body", '{"top_k": 1}'), "--extra-body of a --local model may only be"),
         ((*URL, "--limit", "0"), "limit must be at least 1, got 0"),
         (("--endpoint", "127.0.0.1", *MODEL_NAME), "--endpoint must be like http://"),
+        (("--endpoint", "http://[::1", *MODEL_NAME), "--endpoint must be like http://"),
+        (("--endpoint", "http://localhost:abc/v1", *MODEL_NAME), "--endpoint must be like http://"),
+        (("--endpoint", "ftp://me:secret@a/v1", *MODEL_NAME), "--endpoint: a key belongs into"),
+        ((*URL, "--extra-body", '{"x": NaN}'), "--extra-body is not JSON: NaN"),
         ((*URL, "--retries", "0"), "http://127.0.0.1:9/v1: cannot be reached: "),
     ],
 )
@@ -348,6 +352,42 @@ def test_wrong_words_are_one_line(
 def test_the_output_never_overwrites_the_prompts(prompts: Path, capsys: pytest.CaptureFixture[str]):
     assert collect(prompts, "--output", prompts, *URL) == 2
     assert capsys.readouterr().err == "error: --output would overwrite the prompts\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "cache", "message"),
+    [
+        ("out.jsonl", "out.jsonl", "the cache would overwrite --output"),
+        ("out.jsonl", "out.summary.json", "the cache would overwrite the summary"),
+        ("out.jsonl", "prompts.jsonl", "the cache would overwrite the prompts"),
+        ("folder", "c.sqlite", "--output: {tmp_path}/folder is a folder"),
+        ("prompts.jsonl/out.jsonl", "c.sqlite", "--output: {tmp_path}/prompts.jsonl/out.jsonl: "),
+    ],
+)
+def test_files_that_cannot_be_are_refused_before_the_first_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, cache: str, message: str
+):
+    prompts = plain(tmp_path / "prompts.jsonl", "a")
+    (tmp_path / "folder").mkdir()
+    with Server(lambda _: completion("x")) as server:
+        words = ("--endpoint", server.url, *MODEL_NAME, "--cache", tmp_path / cache)
+        assert collect(prompts, "--output", tmp_path / output, *words) == 2
+        assert not server.bodies
+    error = capsys.readouterr().err
+    assert error.startswith("error: " + message.format(tmp_path=tmp_path))
+    assert error.count("\n") == 1
+
+
+def test_columns_that_no_file_can_hold_are_found_before_the_first_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a", "topic": "\\ud800"}\n')
+    with Server(lambda _: completion("x")) as server:
+        words = ("--output", tmp_path / "out", "--endpoint", server.url, *MODEL_NAME)
+        assert collect(prompts, *words) == 2
+        assert not server.bodies
+    assert "a column cannot be written as JSON" in capsys.readouterr().err
 
 
 def test_instructions_are_checked_before_the_first_request(

@@ -1,7 +1,9 @@
 """Answers on disk: what a kill leaves, and who may write."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,11 @@ def test_what_is_no_cache_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="unable to open"):
         AnswerCache(tmp_path)
     assert text.read_text() == "{}\n" * 100
+
+
+def test_another_programs_table_is_no_cache(tmp_path: Path):
+    with closing(sqlite3.connect(tmp_path / "c.sqlite")) as other:
+        other.execute("CREATE TABLE answers (question TEXT, value TEXT)")
+        other.commit()
+    with pytest.raises(InputError, match="no cache of answers"):
+        AnswerCache(tmp_path / "c.sqlite")

@@ -3,7 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import save_tiny_model, save_tiny_reward_model, tiny_reward_model, tiny_tokenizer
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from uniapl.models.sequence_classifier import (
     SequenceClassifier,
@@ -88,3 +93,20 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
     config = (policy / "config.json").read_text()
     (policy / "config.json").write_text(config.replace("{", '{"num_labels": 1,', 1))
     assert "no weights for score.weight" in message(policy)
+
+
+def test_roberta_reads_as_much_as_it_says_and_no_more() -> None:
+    config = RobertaConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=34,
+        num_labels=1,
+    )
+    classifier = SequenceClassifier(RobertaForSequenceClassification(config), 1)
+    assert classifier.context == 32
+    assert len(classifier.scores([{"input_ids": [5] * 32}])) == 1
+    with pytest.raises((RuntimeError, IndexError)):
+        classifier.scores([{"input_ids": [5] * 33}])

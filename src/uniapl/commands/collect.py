@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from uniapl.types import InputError, Prompt, TrainingError
 
@@ -99,14 +99,13 @@ def run(options: argparse.Namespace) -> None:
     from uniapl.data.seeds import write_rows
     from uniapl.experts import AnswerCache, Collection, Tally
     from uniapl.experts.summary import summary_lines
-    from uniapl.instructions import validate_columns
 
     _check(options)
-    loaded = load_prompts(options.prompts, None, validate_row=validate_columns, limit=options.limit)
+    loaded = load_prompts(options.prompts, None, validate_row=_check_row, limit=options.limit)
     prompts = _distinct(loaded)
     chosen = _local_expert(options, prompts) if options.local else _endpoint_expert(options)
     tally = Tally()
-    with AnswerCache(options.cache or options.output.with_suffix(".answers.sqlite")) as cache:
+    with AnswerCache(_cache_file(options)) as cache:
         collection = Collection(
             prompts,
             chosen.expert,
@@ -131,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
         "settings": _settings(options, chosen),
     }
     written = [options.output] if first is not None else []
-    written.append(_write_summary(options.output.with_suffix(".summary.json"), summary))
+    written.append(_write_summary(_summary_file(options), summary))
     print("\n".join([*summary_lines(summary), *(f"wrote {path}" for path in written)]))
     _raise_if_incomplete(asked, tally)
 
@@ -182,8 +181,47 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if options.output.resolve() == Path(options.prompts).resolve():
-        raise InputError("--output would overwrite the prompts")
+    _check_files(options)
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse before anything is asked what could not be written, or would be written over."""
+    files = {
+        "the prompts": Path(options.prompts),
+        "--output": options.output,
+        "the summary": _summary_file(options),
+        "the cache": _cache_file(options),
+    }
+    names: dict[Path, str] = {}
+    for name, path in files.items():
+        other = names.setdefault(path.resolve(), name)
+        if other != name:
+            raise InputError(f"{name} would overwrite {other}")
+        if name != "the prompts" and path.is_dir():
+            raise InputError(f"{name}: {path} is a folder")
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output: {options.output}: {error.strerror}") from error
+
+
+def _cache_file(options: argparse.Namespace) -> Path:
+    return options.cache or options.output.with_suffix(".answers.sqlite")
+
+
+def _summary_file(options: argparse.Namespace) -> Path:
+    return options.output.with_suffix(".summary.json")
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """Check a prompt's columns: the instructions, and that a demonstration can carry all of them."""
+    from uniapl.instructions import validate_columns
+
+    validate_columns(row)
+    try:
+        json.dumps(dict(row), ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a column cannot be written as JSON: {error}") from error
 
 
 def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -289,9 +327,13 @@ def _fitting_limit(
     return limit
 
 
+def _no_json_number(name: str) -> NoReturn:
+    raise InputError(f"--extra-body is not JSON: {name} is no number there")
+
+
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_json_number)
     except json.JSONDecodeError as error:
         raise InputError(
             f"--extra-body is not JSON: {error.msg} at column {error.colno}"

@@ -45,6 +45,7 @@ class AnswerCache:
             raise InputError(f"{path}: {error}") from error
         try:
             self._database.executescript(_SCHEMA)
+            self._database.execute("SELECT key, answer FROM answers LIMIT 1")
         except sqlite3.Error as error:
             self._database.close()
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:

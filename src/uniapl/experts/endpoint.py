@@ -51,12 +51,16 @@ class Endpoint:
         Raises:
             InputError: The address or a number makes no sense.
         """
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"--endpoint must be like http://localhost:8000/v1, got {self.url}")
         # what stands in a URL ends in logs
-        if parts.username or parts.password or parts.query:
+        if "@" in self.url or "?" in self.url:
             raise InputError("--endpoint: a key belongs into OPENAI_API_KEY, not into the URL")
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of a port or a bracket
+            is_address = False
+        if not is_address:
+            raise InputError(f"--endpoint must be like http://localhost:8000/v1, got {self.url}")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise InputError("OPENAI_API_KEY is blank or holds characters that no key has")
         for name, value, least in (
@@ -178,10 +182,12 @@ class EndpointExpert:
             return request, Failure("time-out", f"{url}: no answer within {seconds}")
         except openai.APIConnectionError as error:
             reason = self._line(error.__cause__ or error)
-            if not self._has_answered:
+            # a dropped connection is not: somebody listens
+            if not self._has_answered and isinstance(error.__cause__, httpx2.ConnectError):
                 raise InputError(f"{url}: cannot be reached: {reason}") from None
             return request, Failure("no connection", f"{url}: {reason}")
         except openai.APIStatusError as error:
+            self._has_answered = True
             return request, self._refusal(error)
         try:
             answer = _parse(response.text, url)

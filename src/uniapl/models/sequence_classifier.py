@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -28,7 +29,18 @@ class SequenceClassifier:
     @property
     def context(self) -> int | None:
         """Most tokens the model can read, if it says so."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is None:
+            return None
+        # RoBERTa counts positions from behind that of its padding
+        unused = [
+            module.padding_idx + 1
+            for name, module in self.model.named_modules()
+            if name.endswith("position_embeddings")
+            and isinstance(module, torch.nn.Embedding)
+            and module.padding_idx is not None
+        ]
+        return limit - max(unused, default=0)
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded], batch_tokens: int = BATCH_TOKENS) -> list[float]:
@@ -99,7 +111,7 @@ def load_sequence_classifier(
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         missing = "" if Path(path).exists() else " (no such folder here)"
         raise InputError(f"cannot load the reward model {path!r}{missing}: {reason}") from error
