@@ -196,13 +196,15 @@ def test_a_server_that_says_nothing_is_given_up():
     assert failure == Failure("time-out", f"{server.url}: no answer within 0.3 seconds")
 
 
-def test_a_connection_that_breaks_is_a_failure_once_there_was_an_answer():
-    replies = iter([completion("x"), None])
+@pytest.mark.parametrize("order", [(completion("x"), None), (None, completion("x"))])
+def test_a_connection_that_breaks_is_a_failure_first_or_later(order: tuple[Reply, ...]):
+    replies = iter(order)
     with Server(lambda _: next(replies)) as server:
         outcomes = ask(server.url, ["a", "b"], retries=0, concurrency=1)
-    failure = outcomes["b"]
+    failure, answer = (outcomes["ab"[order.index(reply)]] for reply in (None, completion("x")))
     assert isinstance(failure, Failure)
     assert failure.kind == "no connection"
+    assert isinstance(answer, Answer)
 
 
 def test_nobody_there_is_wrong_input():
