@@ -1,6 +1,8 @@
 """Runs on the tiny model: how tests configure, start and compare them."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 from tiny import save_tiny_model, write_task
 
+from uniapl import cli
 from uniapl.config import load_config, overridden_keys
 from uniapl.config.schema import Config
 from uniapl.training import train
+from uniapl.training.processes import Command
 
 CONFIG = """\
 method: uniapl
@@ -56,6 +60,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         save_tiny_model(model, trained=True)
         config.write_text(CONFIG.format(model=model, **task))
     return Tiny(model, task, config)
+
+
+def run_here(commands: Sequence[Command], jobs: int) -> Iterator[tuple[Command, int]]:
+    """What `run_all` does, in this process: loading torch takes longer than a tiny run."""
+    assert jobs >= 1
+    for command in commands:
+        assert command.words[1:3] == ("-m", "uniapl.cli")
+        with command.log.open("a") as log, redirect_stderr(log), redirect_stdout(log):
+            status = cli.main(command.words[3:])
+        yield command, status
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

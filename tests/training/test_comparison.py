@@ -6,14 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Tiny
+from tiny_runs import Tiny, run_here
 
-from uniapl import cli
 from uniapl.evaluation.bootstrap import value_by_seed
 from uniapl.evaluation.outcomes import as_array, measures
 from uniapl.training import compare, read_plan
@@ -26,16 +24,6 @@ GRID = ("sft:optimizer.learning_rate=1e-9,1e-2", "mix:objective.sft_weight=0.3,1
 
 def words(tiny: Tiny) -> list[str]:
     return ["training.steps=2", f"evaluation.validation_prompts={tiny.task['prompts']}"]
-
-
-def run_here(commands: Sequence[Command], jobs: int) -> Iterator[tuple[Command, int]]:
-    """What `run_all` does, in this process: loading torch takes longer than a tiny run."""
-    assert jobs >= 1
-    for command in commands:
-        assert command.words[1:3] == ("-m", "uniapl.cli")
-        with command.log.open("a") as log, redirect_stderr(log), redirect_stdout(log):
-            status = cli.main(command.words[3:])
-        yield command, status
 
 
 @pytest.fixture(autouse=True)

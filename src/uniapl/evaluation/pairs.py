@@ -65,7 +65,9 @@ def evaluate_pairs(
     config = load_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
     loaded = load_pairs(pairs, None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    scorer = _of_run(run, config, device) if config else load_reward_model(str(model), device)
+    scorer = (
+        load_discriminator(run, config, device) if config else load_reward_model(str(model), device)
+    )
     scores = _scores(scorer, loaded, pairs)
     right = pair_accuracy(*torch.tensor(scores, dtype=torch.float64).unbind(1)).tolist()
     results: dict[str, Any] = {
@@ -84,8 +86,12 @@ def evaluate_pairs(
     return PairsResult(results, folder)
 
 
-def _of_run(run: Path, config: Config, device: torch.device) -> Scorer:
-    """Load the discriminator that a run has left."""
+def load_discriminator(run: Path, config: Config, device: torch.device) -> Scorer:
+    """Load the discriminator that a run has left.
+
+    Raises:
+        InputError: There is none, or it cannot be loaded.
+    """
     folder = run / "discriminator"
     if not folder.is_dir():
         raise InputError(

@@ -210,6 +210,20 @@ def other_roles(
     return backbone, reference
 
 
+def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> TransformersGenerator:
+    """Return what samples the policy as the run does."""
+    return TransformersGenerator(
+        policy.model,
+        chat.tokenizer,
+        max_completion_tokens=config.rollout.max_completion_tokens,
+        eos_token_ids=chat.eos_token_ids,
+        temperature=config.rollout.temperature,
+        max_rows=config.rollout.max_rows,
+        cache=config.rollout.cache,
+        seed=config.seed,
+    )
+
+
 def build_trainer(
     config: Config, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
 ) -> Trainer:
@@ -221,16 +235,6 @@ def build_trainer(
     columns = column_names([*rolled_out, *data.prompts])
     if on != "none":
         check_columns(rewards, columns)
-    generator = TransformersGenerator(
-        policy.model,
-        chat.tokenizer,
-        max_completion_tokens=config.rollout.max_completion_tokens,
-        eos_token_ids=chat.eos_token_ids,
-        temperature=config.rollout.temperature,
-        max_rows=config.rollout.max_rows,
-        cache=config.rollout.cache,
-        seed=config.seed,
-    )
     backbone, reference = other_roles(config, policy)
     discriminator = backbone and Discriminator(
         config.discriminator,
@@ -239,6 +243,7 @@ def build_trainer(
         config.training.micro_batch_tokens,
         config.seed,
     )
+    generator = build_generator(config, policy, chat)
     players = Players(policy, generator, discriminator, reference, rewards, columns)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(config, players, mixture, data.held_out)
