@@ -18,7 +18,6 @@ from uniapl.training.plan import RunPlan, plan_run
 from uniapl.training.plan_text import plan_lines
 from uniapl.types import InputError
 
-MEASURE = Path(__file__).parent / "measure_memory.py"
 WEIGHTS = 264 * 32 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 8 + 2 * 32) + 32
 """Of the tiny model: tied embeddings, two layers, the last norm."""
 ADAPTER = 2 * 4 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
@@ -206,7 +205,7 @@ def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> No
         "rollout.mask_truncated=false",
     ]
     done = subprocess.run(
-        [sys.executable, str(MEASURE), str(config), *settings, *words],
+        [sys.executable, "-m", "benchmarks.memory", str(config), *settings, *words],
         capture_output=True,
         text=True,
         timeout=1200,

@@ -1,0 +1,66 @@
+"""What a comparison has finished so far: `python -m benchmarks.finished_arms COMPARISON`.
+
+`uniapl compare` prints its tables when every run is done. This prints one line per finished run, and those tables with
+their intervals as soon as there are any.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.measuring import print_table
+from uniapl.training.comparison_table import comparison_tables
+
+METRICS = {
+    "prompt_level_strict_acc": "strict",
+    "prompt_level_loose_acc": "loose",
+    "inst_level_strict_acc": "instruction strict",
+    "inst_level_loose_acc": "instruction loose",
+    "completion_tokens_mean": "tokens",
+    "completion_tokens_w1": "W1 of tokens",
+    "logprob_w1": "W1 of log-probs",
+    "expert_nll": "NLL of the expert",
+    "base_logprob_mean": "log-prob under the base",
+    "repetition_fraction": "repetition",
+    "truncated_fraction": "cut off",
+}
+"""Columns of the table, of those that the runs have."""
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """Return the finished runs of a comparison, tuning runs last."""
+    files = sorted((folder / "arms").glob("*.json"))
+    runs = [json.loads(f.read_text(encoding="utf-8")) | {"name": f.stem} for f in files]
+    return sorted(runs, key=lambda run: run["name"].endswith("-tuning"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the runs of a comparison, and its tables if it has any yet."""
+    folder = Path((sys.argv[1:] if arguments is None else arguments)[0])
+    runs = finished(folder)
+    if not runs:
+        print("no run has finished yet")
+        return
+    names = [name for name in METRICS if any(name in run["metrics"] for run in runs)]
+    rows = [["before", *_values(runs[0]["before"], names), "", "", ""]]
+    for run in runs:
+        cost = run["cost"]
+        counts = [cost["sampled_tokens"], cost["trained_tokens"], cost["seconds"] / 60]
+        rows.append([run["name"], *_values(run["metrics"], names), *counts])
+    columns = [METRICS[name] for name in names]
+    print_table("finished runs", ["", *columns, "sampled", "trained", "minutes"], rows)
+    result = folder / "comparison.json"
+    if result.exists():
+        for table in comparison_tables(json.loads(result.read_text(encoding="utf-8"))):
+            Console(width=120).print(table)
+
+
+def _values(metrics: dict[str, float | None], names: list[str]) -> list[Any]:
+    return ["" if (value := metrics.get(name)) is None else f"{value:.3f}" for name in names]
+
+
+if __name__ == "__main__":
+    main()
