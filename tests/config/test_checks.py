@@ -106,6 +106,20 @@ BASE = {
             "discriminator.replay_rollouts: has no effect with discriminator.form likelihood; remove it",
         ),
         (
+            "discriminator.form=scalar discriminator.demonstrations_per_step=8",
+            "discriminator.demonstrations_per_step: has no effect with discriminator.form scalar; remove it",
+        ),
+        (
+            "discriminator.demonstrations_per_step=7",
+            "discriminator.demonstrations_per_step: must be from data.demonstration_prompts_per_step (8), "
+            "which are in pairs, to data.demonstrations_per_step (24), got 7",
+        ),
+        (
+            "method=a-sft discriminator.demonstrations_per_step=25",
+            "discriminator.demonstrations_per_step: must be from data.prompts_per_step (22), which are in "
+            "pairs, to data.demonstrations_per_step (24), got 25",
+        ),
+        (
             "discriminator.std_floor=0.2",
             "discriminator.std_floor: has no effect with discriminator.form likelihood; remove it",
         ),

@@ -9,7 +9,8 @@ from tiny_runs import Tiny
 
 from uniapl.config import load_config
 from uniapl.config.schema import Config
-from uniapl.training.setup import load_data, load_policy
+from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
+from uniapl.training.trainer import Trainer
 from uniapl.types import InputError
 
 
@@ -81,3 +82,32 @@ def test_the_policy_says_where_other_tools_must_stop(tiny: Tiny, tmp_path: Path)
     assert policy.model.generation_config.eos_token_id == [4, 0]
     policy, _ = load_policy(tiny.load(tmp_path / "run"))
     assert policy.model.generation_config.eos_token_id == 4
+
+
+def one_step(config: Config) -> Trainer:
+    policy, chat = load_policy(config)
+    rewards = load_rewards(config, policy.device)
+    trainer = build_trainer(config, policy, chat, load_data(config, chat), rewards)
+    trainer.train_step()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("word", "count"),
+    [
+        ("discriminator.form=likelihood", 4),
+        ("discriminator.demonstrations_per_step=3", 3),
+        ("discriminator.demonstrations_per_step=2", 2),
+        ("discriminator.form=scalar", 2),
+    ],
+)
+def test_demonstrations_that_the_discriminator_sees(
+    word: str, count: int, tiny: Tiny, tmp_path: Path
+) -> None:
+    batch = one_step(tiny.load(tmp_path / "run", word)).batch
+    assert batch is not None
+    assert len(batch.experts) == count
+    # those in pairs are among them, in the order of their groups
+    answered = [batch.rollouts[group * batch.group_size].prompt.id for group in range(2)]
+    assert [expert.prompt.id for expert in batch.experts[:2]] == answered
+    assert batch.num_pairs == 2

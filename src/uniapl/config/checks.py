@@ -33,6 +33,7 @@ def cross_field_problems(config: "Config") -> list[str]:
         _paths,
         _data,
         _multiples,
+        _discriminator,
         _constraint,
         _schedules,
         _rewards,
@@ -86,6 +87,7 @@ def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
     no_credit = f"has no effect with discriminator.credit {discriminator.credit}"
     return {
         "old_logprobs": (likelihood, no_form),
+        "demonstrations_per_step": (likelihood, no_form),
         "credit": (likelihood, no_form),
         "logit_scale": (likelihood, no_form),
         "likelihood_weight": (likelihood, no_form),
@@ -142,6 +144,21 @@ def _data(config: "Config") -> Iterator[str]:
                     f"data.demonstration_prompts_per_step: must be at most data.{other} "
                     f"({limit}), got {data.demonstration_prompts_per_step}"
                 )
+
+
+def _discriminator(config: "Config") -> Iterator[str]:
+    learned, data = config.discriminator.demonstrations_per_step, config.data
+    if learned is None or config.method not in ADVERSARIAL:
+        return
+    paired = "prompts_per_step"
+    if config.method in ROLLS_OUT_BOTH:
+        paired = f"demonstration_{paired}"
+    low: int = getattr(data, paired)
+    if not low <= learned <= data.demonstrations_per_step:
+        yield (
+            f"discriminator.demonstrations_per_step: must be from data.{paired} ({low}), which are in pairs, "
+            f"to data.demonstrations_per_step ({data.demonstrations_per_step}), got {learned}"
+        )
 
 
 def _multiples(config: "Config") -> Iterator[str]:

@@ -194,13 +194,14 @@ class _Step:
         """Say what the discriminator learns from: paired rollouts and the experts; it scores the others."""
         size, per_prompt = config.rollout.group_size, config.discriminator.pairs_per_prompt
         calibrates = config.discriminator.form == "likelihood"
+        num_experts = config.discriminator.demonstrations_per_step if calibrates else num_pairs
         learned = [
             i for i in range(num_pairs * size) if per_prompt is None or i % size < per_prompt
         ]
         scored = sorted(set(range(len(rollouts))) - set(learned))
         taught = [
             *(rollouts[i] for i in learned),
-            *(experts if calibrates else experts[:num_pairs]),
+            *experts[:num_experts],
         ]
         limit = config.training.micro_batch_tokens
         self.taught = pack(taught, limit, split_groups=False)

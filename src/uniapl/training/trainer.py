@@ -203,8 +203,9 @@ class Trainer:
         split = len(own) * group_size
         experts: list[Demonstration] = []
         if discriminator := self.players.discriminator:
+            learned = discriminator.config.demonstrations_per_step  # None: all
             calibrates = discriminator.config.form == "likelihood"
-            experts = list(data.demonstrations if calibrates else data.demonstrations[:num_pairs])
+            experts = list(data.demonstrations[: learned if calibrates else num_pairs])
         batch = RolloutBatch(
             rollouts[:split], group_size, experts, num_pairs, config.rollout.mask_truncated
         )
