@@ -4,14 +4,16 @@
 
 In every reported run that has left a discriminator the trained policy answers the validation prompts in groups, and the
 discriminator scores them and the expert's completions. `accuracy` is the share of pairs (expert, rollout) that it ranks
-right, ½ at chance; the others are correlations of its score inside groups: with the reward, the length, and each of the
-config's own evaluation metrics. Written to COMPARISON/discriminators.json.
+right, ½ at chance; `counted` the share of rollouts that are in pairs, the others being cut off; the rest are
+correlations of its score inside groups: with the reward, the length, and each of the config's own evaluation metrics.
+Written to COMPARISON/discriminators.json.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,62 +24,97 @@ from uniapl.config import load_config
 from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.evaluation import load_metrics
 from uniapl.evaluation.pairs import load_discriminator
+from uniapl.evaluation.reward_model import Given, LikelihoodRatio
 from uniapl.objective.adversarial import pair_accuracy
-from uniapl.objective.reductions import group_correlation
+from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.rewards import column_names, score
 from uniapl.training.checkpoint import replace_file
+from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.setup import build_generator, load_policy, load_rewards
+from uniapl.types import Demonstration, InputError, Prompt, Rollout
 
 OUTPUT = "discriminators.json"
 
 
-def measure(run: Path, num_prompts: int) -> dict[str, float]:
+def measure(run: Path, num_prompts: int) -> dict[str, float | None]:
     """Return the accuracy and the correlations of the discriminator in a run folder.
 
     Args:
-        run: A finished run whose `evaluation.validation_prompts` have the expert's completions.
-        num_prompts: The first so many of them, each answered by a group of rollouts.
+        run: A finished run.
+        num_prompts: The first so many of its validation prompts with the expert's completion; each gets a group.
+
+    Raises:
+        InputError: There are no such prompts.
     """
     config = load_config(run / "config.yaml", [f"model.path={run / 'policy'}"])
+    source = config.evaluation.validation_prompts
+    if source is None:
+        raise InputError(f"{run}: has no evaluation.validation_prompts")
     policy, chat = load_policy(config)
-    assert config.evaluation.validation_prompts is not None
-    prompts = load_prompts(config.evaluation.validation_prompts, chat, limit=num_prompts)
-    experts = [expert for p in prompts if (expert := expert_demonstration(p, chat))]
+    answered = [expert_demonstration(p, chat) for p in load_prompts(source, chat)]
+    experts = [expert for expert in answered if expert is not None][:num_prompts]
+    if not experts:
+        raise InputError(f"{source}: has no completion of the expert's to compare with")
     prompts = [expert.prompt for expert in experts]
     with policy.autocast():
         rollouts = build_generator(config, policy, chat).sample(prompts, config.rollout.group_size)
     scorer = load_discriminator(run, config, policy.device)
-    scores = scorer.scores(
-        [
-            scorer.encode(p.messages if p.is_conversational else p.text, text)
-            for p, text in ((s.prompt, s.completion) for s in (*experts, *rollouts))
-        ]
+    sequences: list[Demonstration | Rollout] = [*experts, *rollouts]
+    if isinstance(scorer, LikelihoodRatio):  # of the tokens that were sampled, as in training
+        scores = scorer.scores([sequence_of(s) for s in sequences])
+    else:
+        scores = scorer.scores([scorer.encode(_given(s.prompt), s.completion) for s in sequences])
+    counts = [not (r.is_truncated and config.rollout.mask_truncated) for r in rollouts]
+    judged = Judged(
+        torch.tensor(scores[: len(experts)]),
+        torch.tensor(scores[len(experts) :]).view(len(experts), -1),
+        torch.tensor(counts).view(len(experts), -1),
     )
-    expert_scores = torch.tensor(scores[: len(experts)])[:, None]
-
-    def grouped(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values).view(len(experts), -1)
-
-    logits = grouped(scores[len(experts) :])
-    is_counted = grouped([float(not r.is_truncated) for r in rollouts]).bool()
     columns = column_names(prompts)
-    rewards = score(rollouts, load_rewards(config, policy.device), columns)
-    traits = {
-        "reward": [r.total for r in rewards],
-        "length": [float(len(r.token_ids)) for r in rollouts],
-    }
+    totals = [
+        reward.total for reward in score(rollouts, load_rewards(config, policy.device), columns)
+    ]
     metrics = load_metrics(config.evaluation.metrics)
     measured = score(rollouts, metrics, columns) if metrics else []
-    traits |= {m.name: [values.breakdown[m.name] for values in measured] for m in metrics}
-    found = {
-        "accuracy": pair_accuracy(expert_scores, logits).expand_as(logits)[is_counted].mean().item()
+    return {
+        "accuracy": judged.accuracy(),
+        "counted": sum(counts) / len(counts),
+        "with reward": judged.correlation(totals),
+        "with length": judged.correlation([float(len(r.token_ids)) for r in rollouts]),
+        **{
+            f"with {m.name}": judged.correlation([v.breakdown[m.name] for v in measured])
+            for m in metrics
+        },
     }
-    for name, values in traits.items():
-        has_value = grouped([float(value is not None) for value in values]).bool()
-        found[name] = group_correlation(
-            logits, grouped([value or 0.0 for value in values]), is_counted & has_value
-        )
-    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a discriminator said of groups of rollouts and of the expert's completions."""
+
+    experts: Tensor
+    """[groups]"""
+    rollouts: Tensor
+    """[groups, group_size]"""
+    is_counted: Tensor
+    """[groups, group_size]: False on rollouts that truncation masks out."""
+
+    def accuracy(self) -> float | None:
+        """Share of the pairs in which the expert's completion ranks higher, ties half; None without pairs."""
+        right = pair_accuracy(self.experts[:, None], self.rollouts)[self.is_counted]
+        return right.mean().item() if right.numel() else None
+
+    def correlation(self, values: Sequence[float | None]) -> float | None:
+        """Correlation with a number per rollout, both centred in their group; None where nothing varies."""
+        has_value = torch.tensor([value is not None for value in values]).view_as(self.is_counted)
+        table = torch.tensor([value or 0.0 for value in values]).view_as(self.rollouts)
+        is_counted = self.is_counted & has_value
+        varies = [mean_group_std(x, is_counted) for x in (self.rollouts, table)]
+        return group_correlation(self.rollouts, table, is_counted) if all(varies) else None
+
+
+def _given(prompt: Prompt) -> Given:
+    return prompt.messages if prompt.is_conversational else prompt.text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,22 +123,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("comparison", type=Path, help="output folder of uniapl compare")
     parser.add_argument("--prompts", type=int, default=128, help="validation prompts")
     options = parser.parse_args(arguments)
-    comparison = json.loads((options.comparison / "comparison.json").read_text(encoding="utf-8"))
-    by_arm: dict[str, list[dict[str, float]]] = {}
-    for arm, found in comparison["arms"].items():
-        for run in (options.comparison / name for name in found["runs"]):
-            if (run / "discriminator").is_dir():
-                by_arm.setdefault(arm, []).append(measure(run, options.prompts))
-                print(f"measured {run}", file=sys.stderr)
+    file = options.comparison / "comparison.json"
+    if not file.exists():
+        sys.exit(f"error: {file} is not there: has the comparison finished?")
+    by_arm: dict[str, list[dict[str, float | None]]] = {}
+    try:
+        for arm, found in json.loads(file.read_text(encoding="utf-8"))["arms"].items():
+            for run in (options.comparison / name for name in found["runs"]):
+                if (run / "discriminator").is_dir():
+                    by_arm.setdefault(arm, []).append(measure(run, options.prompts))
+                    print(f"measured {run}", file=sys.stderr)
+    except InputError as error:
+        sys.exit(f"error: {error}")
     if not by_arm:
         sys.exit(f"error: {options.comparison}: no run has left a discriminator")
     written = {"num_prompts": options.prompts, "arms": by_arm}
-    replace_file(options.comparison / OUTPUT, json.dumps(written, indent=1) + "\n")
+    replace_file(options.comparison / OUTPUT, json.dumps(written, indent=1, allow_nan=False) + "\n")
     names = list(next(iter(by_arm.values()))[0])
     rows = [
-        [arm, *(spread([run[n] for run in runs]) for n in names)] for arm, runs in by_arm.items()
+        [arm, *(_spread([run[n] for run in runs]) for n in names)] for arm, runs in by_arm.items()
     ]
     print_table("median (least to greatest) of the seeds", ["arm", *names], rows)
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float] | str:
+    numbers = [value for value in values if value is not None]
+    return spread(numbers) if numbers else ""
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ their intervals as soon as there are any.
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +31,40 @@ METRICS = {
 """Columns of the table, of those that the runs have."""
 
 
-def finished(folder: Path) -> list[dict[str, Any]]:
-    """Return the finished runs of a comparison, tuning runs last."""
-    files = sorted((folder / "arms").glob("*.json"))
-    runs = [json.loads(f.read_text(encoding="utf-8")) | {"name": f.stem} for f in files]
-    return sorted(runs, key=lambda run: run["name"].endswith("-tuning"))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Print the runs of a comparison, and its tables if it has any yet."""
-    folder = Path((sys.argv[1:] if arguments is None else arguments)[0])
-    runs = finished(folder)
+    words = sys.argv[1:] if arguments is None else arguments
+    if len(words) != 1:
+        sys.exit("usage: python -m benchmarks.finished_arms COMPARISON")
+    folder = Path(words[0])
+    files = sorted((folder / "arms").glob("*.json"))
+    runs = {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in files}
+    tuning = {name: run for name, run in runs.items() if name.endswith("-tuning")}
     if not runs:
         print("no run has finished yet")
-        return
-    names = [name for name in METRICS if any(name in run["metrics"] for run in runs)]
-    rows = [["before", *_values(runs[0]["before"], names), "", "", ""]]
-    for run in runs:
-        cost = run["cost"]
-        counts = [cost["sampled_tokens"], cost["trained_tokens"], cost["seconds"] / 60]
-        rows.append([run["name"], *_values(run["metrics"], names), *counts])
-    columns = [METRICS[name] for name in names]
-    print_table("finished runs", ["", *columns, "sampled", "trained", "minutes"], rows)
+    _show("runs that chose a setting, on the validation prompts", tuning)
+    _show("finished runs", {name: run for name, run in runs.items() if name not in tuning})
     result = folder / "comparison.json"
     if result.exists():
         for table in comparison_tables(json.loads(result.read_text(encoding="utf-8"))):
             Console(width=120).print(table)
 
 
-def _values(metrics: dict[str, float | None], names: list[str]) -> list[Any]:
+def _show(title: str, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a line per run, and what the first of them measured before training."""
+    if not runs:
+        return
+    names = [name for name in METRICS if any(name in run["metrics"] for run in runs.values())]
+    rows = [["before", *_values(next(iter(runs.values()))["before"], names), "", "", ""]]
+    for name, run in runs.items():
+        cost = run["cost"]
+        counts = [cost["sampled_tokens"], cost["trained_tokens"], cost["seconds"] / 60]
+        rows.append([name, *_values(run["metrics"], names), *counts])
+    columns = [METRICS[name] for name in names]
+    print_table(title, ["", *columns, "sampled", "trained", "minutes"], rows)
+
+
+def _values(metrics: Mapping[str, float | None], names: list[str]) -> list[Any]:
     return ["" if (value := metrics.get(name)) is None else f"{value:.3f}" for name in names]
 
 

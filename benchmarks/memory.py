@@ -6,10 +6,11 @@ measured peak is its largest resident memory above that after all imports; on CU
 
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from uniapl.config import load_config
 
@@ -22,11 +23,18 @@ def measure(config: str, words: Sequence[str]) -> int:
 
     from uniapl.training import train
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     train(load_config(config, words))
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return resident_peak() - before
+
+
+def resident_peak() -> int:
+    """Return the largest resident memory of this process so far, bytes: `ru_maxrss` would inherit its parent's."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def compare(config: str, words: Sequence[str]) -> dict[str, float]:

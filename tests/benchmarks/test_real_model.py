@@ -1,0 +1,145 @@
+"""Slices: what is done stays done, what is cut off goes on, what fails is said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import real_model
+from benchmarks.real_model import Piece, Slice
+from uniapl.types import InputError
+
+STEPS = """\
+import signal, sys, time
+from pathlib import Path
+mode, file = sys.argv[1], Path(sys.argv[2])
+stopped = []
+signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+with file.open("a") as log:
+    if mode == "fail":
+        sys.exit("error: no luck")
+    while mode == "slow" and not stopped:
+        log.write(".")
+        log.flush()
+        time.sleep(0.01)
+    log.write("saved" if stopped else "made")
+sys.exit(130 if stopped else 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steps.py").write_text(STEPS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def piece(tmp_path: Path, mode: str, *words: str, can_change: bool = False) -> Piece:
+    return Piece("some piece", ("steps", mode, str(tmp_path / "made"), *words), can_change)
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert Slice(tmp_path, 1).run(piece(tmp_path, "make"))
+    assert (tmp_path / "made").read_text() == "made"
+
+
+def test_other_options_run_again_or_are_refused(tmp_path: Path) -> None:
+    part = Slice(tmp_path, 1)
+    part.run(piece(tmp_path, "make"))
+    with pytest.raises(InputError, match="some piece made with other options"):
+        part.run(piece(tmp_path, "make", "more"))
+    assert part.run(piece(tmp_path, "make", "more", can_change=True))
+    assert (tmp_path / "made").read_text() == "mademade"
+
+
+def test_what_the_slice_cuts_off_saves_itself_and_goes_on(tmp_path: Path) -> None:
+    part = Slice(tmp_path, 2 / 60)  # of which a quarter is there to save
+    started = time.monotonic()
+    assert not part.run(piece(tmp_path, "slow"))
+    assert 1 < time.monotonic() - started < 10
+    assert (tmp_path / "made").read_text().endswith(".saved")
+    assert (part.is_left, part.failed) == (True, [])
+    assert not Slice(tmp_path, 0).run(piece(tmp_path, "make"))  # no time at all: not begun
+    assert Slice(tmp_path, 1).run(piece(tmp_path, "make"))
+
+
+def test_a_failure_is_said_with_its_last_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = Slice(tmp_path, 1)
+    assert not part.run(piece(tmp_path, "fail"))
+    assert (part.failed, part.is_left) == (["some piece"], False)
+    assert "some piece failed (status 1): error: no luck" in capsys.readouterr().err
+
+
+def test_the_expert_answers_where_it_can(tmp_path: Path) -> None:
+    asked, answered = tmp_path / "asked", tmp_path / "answered"
+    asked.write_text('{"key": 1, "prompt": "a"}\n{"key": 2, "prompt": "b"}\n')
+    answered.write_text('{"key": 2, "prompt": "b", "completion": "c"}\n')
+    real_model.join_answers(asked, answered, tmp_path / "joined")
+    rows = [json.loads(line) for line in (tmp_path / "joined").read_text().splitlines()]
+    assert rows == [{"key": 1, "prompt": "a"}, {"key": 2, "prompt": "b", "completion": "c"}]
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    for name in ("seeds", "ifeval"):
+        (tmp_path / name).write_text("")
+    files = [f"--{name}={tmp_path / name}" for name in ("seeds", "ifeval")]
+    return [*files, f"--model={tmp_path}", f"--output={tmp_path / 'out'}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods=grpo,unipal"], "--methods: 'unipal' is none of"),
+        (["training.stps=2"], "training.stps"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_runs(
+    words: list[str], message: str, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert real_model.main([*given, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--minutes=0"], ["--asked=x"], ["steps"], ["--minute-s=1"]])
+def test_wrong_options(words: list[str], given: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        real_model.main([*given, *words])
+
+
+def test_a_slice_without_time_says_that_something_is_left(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert real_model.main([*given, "--minutes=1e-9"]) == 75
+    assert capsys.readouterr().out.endswith("something is left: call it again\n")
+
+
+def test_ctrl_c_lets_the_running_piece_save_itself(tmp_path: Path) -> None:
+    script = f"""\
+import signal
+from pathlib import Path
+from benchmarks.real_model import Piece, Slice, _interrupt
+signal.signal(signal.SIGINT, _interrupt)
+Slice(Path({str(tmp_path)!r}), 5).run(Piece("slow", ("steps", "slow", {str(tmp_path / "made")!r})))
+"""
+    roots = [str(Path(real_model.__file__).parents[1]), os.environ["PYTHONPATH"]]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
+    while not (tmp_path / "made").exists() or not (tmp_path / "made").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in errors
+    assert (tmp_path / "made").read_text().endswith(".saved")
