@@ -1,11 +1,10 @@
 """What the discriminators of a comparison are worth, on a comparison of tiny runs."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from tiny_runs import Tiny, run_here, tiny
 
 from benchmarks import discriminators
@@ -13,21 +12,6 @@ from uniapl.training import compare, read_plan
 
 __all__ = ["tiny"]
 SETTINGS = ("likelihood:discriminator.form=likelihood", "scalar:discriminator.form=scalar")
-
-
-class Knows:
-    """A scorer whose verdict is known: the longer the better, or the expert's completions best."""
-
-    def __init__(self, experts: Sequence[str]) -> None:
-        self.experts = experts
-
-    def encode(self, prompt: Any, completion: str) -> str:
-        return completion
-
-    def scores(self, texts: Sequence[str]) -> list[float]:
-        if self.experts:
-            return [float(text in self.experts) for text in texts]
-        return [float(len(text)) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +35,40 @@ def test_every_discriminator_of_a_comparison_is_measured(
         "scalar": 2,
     }
     for run in (run for runs in written["arms"].values() for run in runs):
-        assert list(run) == ["accuracy", "reward", "length"]
+        assert list(run) == ["accuracy", "counted", "with reward", "with length"]
         assert 0 <= run["accuracy"] <= 1
-        assert all(-1 <= value <= 1 for value in run.values())
+        assert all(-1 <= value <= 1 for value in run.values() if value is not None)
     assert "likelihood" in capsys.readouterr().out
 
 
-def test_accuracy_and_correlation_of_a_known_scorer(
-    compared: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-):
-    run = compared / "runs" / "likelihood-discriminator.form=likelihood-seed-0"
-    lines = Path(tiny.task["demonstrations"]).read_text().splitlines()
-    experts = [json.loads(line)["completion"] for line in lines]
-    found = []
-    for scorer in (Knows(()), Knows(experts)):
-        monkeypatch.setattr(discriminators, "load_discriminator", lambda *_, it=scorer: it)
-        found.append(discriminators.measure(run, 6))
-    by_length, by_expert = found
-    assert by_length["length"] > 0.9
-    assert by_length["accuracy"] < 0.8
-    assert by_expert["accuracy"] > 0.9
+def judged(counts: list[list[bool]]) -> discriminators.Judged:
+    rollouts = torch.tensor([[0.0, 2.0, 1.0], [5.0, 3.0, 9.0]])
+    return discriminators.Judged(torch.tensor([1.0, 4.0]), rollouts, torch.tensor(counts))
+
+
+def test_accuracy_and_correlation_by_hand():
+    everything = judged([[True] * 3, [True] * 3])
+    # against its own group's expert: right, wrong, tie; wrong, right, wrong
+    assert everything.accuracy() == pytest.approx(2.5 / 6)
+    some = judged([[True, True, False], [False, True, False]])
+    assert some.accuracy() == pytest.approx(2 / 3)
+    # groups have means of their own: (-1, 1, 0) with (-1, 0, 1), and (-2/3, -8/3, 10/3) with (-1, 0, 1)
+    found = everything.correlation([10.0, 11.0, 12.0, 0.0, 1.0, 2.0])
+    assert found == pytest.approx((1 + 4) / ((2 + 168 / 9) * 4) ** 0.5)
+    # a value that is missing leaves its rollout out of the group's mean
+    assert some.correlation([1.0, 3.0, 9.0, None, None, None]) == pytest.approx(1.0)
+
+
+def test_what_cannot_be_computed_is_none():
+    nothing = judged([[False] * 3, [False] * 3])
+    assert nothing.accuracy() is None
+    assert nothing.correlation([1.0] * 6) is None
+    assert judged([[True] * 3, [True] * 3]).correlation([7.0] * 3 + [8.0] * 3) is None
 
 
 def test_a_comparison_without_discriminators_is_refused(tmp_path: Path):
+    with pytest.raises(SystemExit, match="is not there"):
+        discriminators.main([str(tmp_path)])
     (tmp_path / "comparison.json").write_text('{"arms": {"mix": {"runs": ["runs/mix"]}}}')
     with pytest.raises(SystemExit, match="no run has left a discriminator"):
         discriminators.main([str(tmp_path)])
