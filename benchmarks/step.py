@@ -10,6 +10,7 @@ Contestants, all from the same weights, every completion exactly `--tokens` long
 - `mix`: ours without a discriminator, one optimiser step on the same prompts and demonstrations.
 - `uniapl`: ours with one. It rolls out `--paired` demonstration prompts more than TRL does: they count against it.
 - `uniapl equal`: the same with as many rollouts as TRL, the paired ones among them: what the extra ones cost.
+- `uniapl fewer`: as `uniapl`, but the discriminator learns two pairs per prompt and the paired demonstrations only.
 
 README.md in this folder says what TRL computes in a step and how it is set.
 """
@@ -77,27 +78,25 @@ class Work:
 
 
 class Ours:
-    """The package's own trainer on that work; `policy` and `discriminator` are shared between methods."""
+    """The package's own trainer on that work; the models are shared between methods."""
 
     def __init__(self, work: Work) -> None:
         options = work.options
         self.work = work
         model = build_model(options.shape, torch.float32, torch.device(options.device))
         self.policy = LanguageModel(model, getattr(torch, options.dtype), 1024)
-        self.discriminator: Discriminator | None = None
+        self.expert = self.policy.trainable_copy()
 
-    def trainer(self, method: str, num_rolled_out: int) -> Trainer:
-        """Return a trainer that rolls out so many prompts a step."""
+    def trainer(self, method: str, num_rolled_out: int, **discriminator: int) -> Trainer:
+        """Return a trainer that rolls out so many prompts a step.
+
+        Args:
+            method: `uniapl` or `mix`.
+            num_rolled_out: Prompts.
+            discriminator: Settings of that section.
+        """
         options, end = self.work.options, END
-        config = self._config(method, num_rolled_out)
-        if method == "uniapl" and self.discriminator is None:
-            self.discriminator = Discriminator(
-                config.discriminator,
-                config.optimizer,
-                self.policy.trainable_copy(),
-                options.micro_batch_tokens,
-                seed=0,
-            )
+        config = self._config(method, num_rolled_out, discriminator)
         generator = TransformersGenerator(
             self.policy.model,
             self.work.tokenizer,
@@ -108,7 +107,7 @@ class Ours:
         players = Players(
             self.policy,
             generator,
-            self.discriminator if method == "uniapl" else None,
+            self._discriminator(config) if method == "uniapl" else None,
             reference=None,
             rewards=[NamedReward(distinct_words, "distinct_words")],
         )
@@ -119,7 +118,11 @@ class Ours:
         ]
         return Trainer(config, players, Mixture(shown, prompts, seed=0), held_out=[])
 
-    def _config(self, method: str, num_rolled_out: int) -> Config:
+    def _discriminator(self, config: Config) -> Discriminator:
+        limit = self.work.options.micro_batch_tokens
+        return Discriminator(config.discriminator, config.optimizer, self.expert, limit, seed=0)
+
+    def _config(self, method: str, num_rolled_out: int, discriminator: dict[str, int]) -> Config:
         options = self.work.options
         config = Config.model_validate(
             {
@@ -140,7 +143,7 @@ class Ours:
                 },
                 "rewards": [{"function": "benchmarks.step:distinct_words"}],
                 # λ acts from the first step on
-                "discriminator": {"warmup_steps": 0, "ramp_steps": 0},
+                "discriminator": {"warmup_steps": 0, "ramp_steps": 0, **discriminator},
                 "optimizer": {"learning_rate": LEARNING_RATE},
                 "training": {
                     "steps": 10_000,
@@ -164,6 +167,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     trainers = {
         "uniapl": ours.trainer("uniapl", num_prompts + num_paired),
         "uniapl equal": ours.trainer("uniapl", num_prompts),
+        "uniapl fewer": ours.trainer(
+            "uniapl",
+            num_prompts + num_paired,
+            pairs_per_prompt=2,
+            demonstrations_per_step=num_paired,
+        ),
         "mix": ours.trainer("mix", num_prompts),
     }
     stages: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
