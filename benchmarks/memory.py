@@ -56,6 +56,8 @@ def compare(config: str, words: Sequence[str]) -> dict[str, float]:
 
 def main() -> None:
     """Compare, or be the child that trains."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m benchmarks.memory CONFIG [key=value ...]")
     is_child = sys.argv[1] == "--train"
     result = measure(sys.argv[2], sys.argv[3:]) if is_child else compare(sys.argv[1], sys.argv[2:])
     sys.stdout.write(json.dumps(result) + "\n")
