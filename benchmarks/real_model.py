@@ -255,6 +255,8 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
         return False
     first_lines(held_out, data / "validation.jsonl", VALIDATION_PROMPTS)
     demonstrations, answers = data / "demonstrations.jsonl", data / "answers.jsonl"
+    # the expert has as many tokens as the policy in training
+    limit = str(load_config(CONFIG, options.words).rollout.max_completion_tokens)
     words = (
         "collect",
         str(prompts),
@@ -264,7 +266,7 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
         str(options.asked),
     )
     has_demonstrations = part.run(
-        Piece("demonstrations", ("uniapl.cli", *words, "--max-tokens", "256", *expert))
+        Piece("demonstrations", ("uniapl.cli", *words, "--max-tokens", limit, *expert))
     )
     words = (
         "collect",
