@@ -251,16 +251,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_model_options(parser)
     add_measuring_options(parser)
-    parser.add_argument("--prompts", type=int, default=8, help="preference prompts of a step")
+    parser.add_argument("--prompts", type=int, default=4, help="preference prompts of a step")
     parser.add_argument("--demonstrations", type=int, default=8, help="of a step")
-    parser.add_argument("--paired", type=int, default=2, help="demonstration prompts rolled out")
-    parser.add_argument("--group-size", type=int, default=4)
+    parser.add_argument("--paired", type=int, default=1, help="demonstration prompts rolled out")
+    parser.add_argument("--group-size", type=int, default=8, help="both sides' default")
     parser.add_argument("--prompt-length", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=64, help="of every completion")
-    parser.add_argument("--micro-batch-tokens", type=int, default=16384, help="of both sides")
+    parser.add_argument(
+        "--micro-batch-tokens", type=int, help="of both sides; default: 16384, on a CPU 2048"
+    )
     parser.add_argument("--without-trl", action="store_true", help="our own contestants only")
     parser.add_argument("--cache", choices=("dynamic", "static"), help="default: static on CUDA")
     options = parser.parse_args(arguments)
+    options.micro_batch_tokens = options.micro_batch_tokens or (
+        16384 if options.device == "cuda" else 2048
+    )
     options.cache = options.cache or ("static" if options.device == "cuda" else "dynamic")
     show(measure(options))
 
