@@ -5,7 +5,7 @@ given back in the mode it came in.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from uniapl.rollout.decoding import Decoded, decode
+from uniapl.rollout.reordered_weights import reordered_weights
 from uniapl.rollout.static_decoding import StaticDecoder
 from uniapl.types import InputError, Prompt, Rollout
 
@@ -69,7 +70,9 @@ class TransformersGenerator:
         self._temperature = temperature
         self._eos_token_ids = frozenset(eos_token_ids)
         self._max_rows = max_rows
-        self._run = StaticDecoder(model).decode if cache == "static" else partial(decode, model)
+        is_static = cache == "static"
+        self._run = StaticDecoder(model).decode if is_static else partial(decode, model)
+        self._weights = nullcontext if is_static else reordered_weights
         # On the CPU whatever the model's device: a run resumes on other hardware, and drawing
         # costs one small transfer per chunk.
         self._random = torch.Generator().manual_seed(seed)
@@ -127,7 +130,7 @@ class TransformersGenerator:
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         num_chunks = -(-len(order) // self._max_rows)
         completions: dict[int, Decoded] = {}
-        with _borrowed(self._model):
+        with _borrowed(self._model), self._weights(self._model):
             for chunk in range(num_chunks):
                 start, end = (len(order) * part // num_chunks for part in (chunk, chunk + 1))
                 rows = order[start:end]

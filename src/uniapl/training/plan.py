@@ -20,6 +20,7 @@ from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.decoding import decode_at_its_largest
+from uniapl.rollout.reordered_weights import reordered_bytes
 from uniapl.training.methods import METHODS, resolve, uses_discriminator
 from uniapl.training.rollout_batch import ranked, sequence_of
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
@@ -325,8 +326,11 @@ class _Rehearsal:
                 cache = decode_at_its_largest(self.policy.model, rows, max_tokens, temperature)
 
         self.policy.model.set_attn_implementation("sdpa")
-        needed = self.footprint.peak_of(run)
-        return Phase(needed, {"KV cache": cache})
+        needed, weights = self.footprint.peak_of(run), 0
+        if _device(self.config)[0] == "cpu" and self.config.rollout.cache == "dynamic":
+            with self.policy.autocast():
+                weights = reordered_bytes(self.policy.model)
+        return Phase(needed + weights, {"KV cache": cache, "reordered weights": weights})
 
     def _evaluate(self, step: _Step) -> Phase:
         """Sampling answers, or comparing log-probs with the model before training, which may have to be loaded."""
