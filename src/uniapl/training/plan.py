@@ -330,7 +330,8 @@ class _Rehearsal:
         if _device(self.config)[0] == "cpu" and self.config.rollout.cache == "dynamic":
             with self.policy.autocast():
                 weights = reordered_bytes(self.policy.model)
-        return Phase(needed + weights, {"KV cache": cache, "reordered weights": weights})
+        parts = {"KV cache": cache} | ({"reordered weights": weights} if weights else {})
+        return Phase(needed + weights, parts)
 
     def _evaluate(self, step: _Step) -> Phase:
         """Sampling answers, or comparing log-probs with the model before training, which may have to be loaded."""
