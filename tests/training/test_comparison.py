@@ -53,6 +53,7 @@ def test_a_comparison_holds_arms_differences_and_costs(compared: tuple[Path, dic
     assert result["budget"]["training.steps"] == 2
     assert result["num_prompts"] == 6
     assert result["environment"]["versions"]["torch"]
+    assert len(list((folder / "before").iterdir())) == 2  # validation and test, for nine runs
     assert "sft" not in result["differences"]
     for name, value in result["differences"]["mix"]["metrics"].items():
         pairs = zip(mix["metrics"][name]["by_seed"], sft["metrics"][name]["by_seed"], strict=False)

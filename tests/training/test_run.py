@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from uniapl.config import load_config, overridden_keys
 from uniapl.config.schema import Config, MethodName
 from uniapl.data.readers import load_prompts
+from uniapl.evaluation import evaluate
 from uniapl.evaluation.evaluate import INSTRUCTION_DEFINITIONS
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.rollout import TransformersGenerator
@@ -22,6 +24,7 @@ from uniapl.training.methods import METHODS
 from uniapl.training.metrics import DEFINITIONS
 from uniapl.training.model_card import model_card
 from uniapl.training.setup import load_policy
+from uniapl.types import Generator
 
 Runs = Callable[..., Path]
 
@@ -176,6 +179,44 @@ def test_evaluating_does_not_disturb_the_training(runs: Runs):
     assert repeatable(often) == repeatable(twice) == repeatable(never)
     assert len(list((often / "evaluations").iterdir())) == 5
     assert not (never / "evaluations").exists()
+
+
+def test_runs_that_start_alike_share_the_evaluation_before_training(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sampled: list[int] = []
+
+    def counted(generator: Generator, *arguments: Any) -> Any:
+        sampled.append(len(arguments[0].prompts))
+        return evaluate(generator, *arguments)
+
+    monkeypatch.setattr("uniapl.training.run.evaluate", counted)
+    words = (f"evaluation.before={tmp_path / 'before'}", "training.steps=1")
+
+    def steps_of(name: str, *more: str) -> list[bytes]:
+        run = tiny.train(tmp_path / name, *words, *more)
+        files = (
+            "step_000000/results.json",
+            "step_000000/samples.jsonl",
+            "step_000001/results.json",
+        )
+        return [(run / "evaluations" / file).read_bytes() for file in files]
+
+    first = steps_of("first", of_method("grpo"))
+    assert sampled == [6, 6]
+    shared = steps_of("shared", of_method("sft"))
+    assert sampled == [6, 6, 6]
+    assert shared[:2] == first[:2]
+    assert shared[2] != first[2]
+    alone = tiny.train(tmp_path / "alone", of_method("sft"), "training.steps=1")
+    for name, text in zip(("results.json", "samples.jsonl"), shared, strict=False):
+        assert (alone / "evaluations" / "step_000000" / name).read_bytes() == text
+    sampled.clear()
+    # what it depends on is not shared
+    steps_of("fewer", of_method("sft"), "evaluation.limit=5")
+    steps_of("sampled", of_method("sft"), "evaluation.temperature=1")
+    steps_of("seed", of_method("sft"), "evaluation.temperature=1", "seed=1")
+    assert sampled == [5, 5, 6, 6, 6, 6]
 
 
 def test_a_finished_run_holds_what_the_docs_say(runs: Runs):

@@ -100,6 +100,7 @@ def test_settings_that_change_nothing_learned_may_differ(tiny: Tiny, run_folder:
         *("training.gradients_every=2", "training.trackers=[tensorboard]"),
         *("training.micro_batch_tokens=64", "training.logit_chunk_tokens=32"),
         *("training.threads=2", "training.device=cpu", "rollout.max_rows=4"),
+        f"evaluation.before={run_folder.parent / 'before'}",
     ]
     named = {word.partition("=")[0] for word in words} | {"output_dir", "training.resume"}
     assert named == MAY_CHANGE  # one more key needs a reason, and a place here

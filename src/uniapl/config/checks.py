@@ -117,6 +117,7 @@ def _paths(config: "Config") -> Iterator[str]:
         "data.pairs": config.data.pairs,
         "evaluation.prompts": config.evaluation.prompts,
         "evaluation.validation_prompts": config.evaluation.validation_prompts,
+        "evaluation.before": config.evaluation.before,
         "training.resume": config.training.resume,
         **{f"rewards.{i}.path": reward.path for i, reward in enumerate(config.rewards)},
     }

@@ -262,6 +262,8 @@ class EvaluationConfig(Section):
     """Prompts in the same format on which `uniapl compare` chooses settings, so that `prompts` choose nothing."""
     metrics: tuple[FunctionPath, ...] = ()
     """Further metrics, `module:function` with a reward's signature; their first docstring line explains them."""
+    before: str | None = None
+    """Folder in which runs that start alike share the evaluation before training; `uniapl compare` gives them one."""
     limit: PositiveInt | None = None
     """Only the first so many prompts."""
     temperature: NonNegativeFloat = 0.0

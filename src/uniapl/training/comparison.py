@@ -221,6 +221,8 @@ class _Comparison:
             f"output_dir={self._run_folder(job)}",
             "training.resume=auto",
         ]
+        if self.config.evaluation.before is None:
+            words.append(f"evaluation.before={(self.folder / 'before').absolute()}")
         if job.tunes:
             words.append(f"evaluation.prompts={self.config.evaluation.validation_prompts}")
         return Command(tuple(words), self._log(job))

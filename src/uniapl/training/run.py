@@ -14,7 +14,7 @@ import torch
 
 from uniapl.config.schema import Config
 from uniapl.data.chat import preview as preview_text
-from uniapl.evaluation import evaluate, write_evaluation
+from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
 from uniapl.rollout import TransformersGenerator
@@ -27,6 +27,7 @@ from uniapl.training.checkpoint import (
     step_name,
     write_folder,
 )
+from uniapl.training.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.training.health import HealthWatch, InstructionWatch
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
@@ -212,6 +213,28 @@ class _Run:
         if data is None:
             return False
         step = self.trainer.step
+        if step == 0:
+            before = EvaluationBefore(self.config)
+            if (evaluated := before.read()) is None:
+                evaluated = self._answer(data)
+                before.write(evaluated)
+        else:
+            evaluated = self._answer(data)
+        results, rows = evaluated
+        results["step"] = step
+        write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
+        self.trackers.log_evaluation(step, results)
+        value = results.get(config.best_metric)
+        if isinstance(value, float):
+            progress.say(f"step {step}: {config.best_metric} {value:.3f}")
+        if value is None or step == 0 or (self.best and self.best["value"] >= value):
+            return False
+        self.best = {"step": step, "metric": config.best_metric, "value": value}
+        return True
+
+    def _answer(self, data: EvaluationSet) -> Evaluated:
+        """Return results and samples of the policy as it is now."""
+        config = self.config.evaluation
         temperature = config.temperature
         limit = config.max_completion_tokens or self.config.rollout.max_completion_tokens
         # a generator of its own: evaluating more or less often must not change the training
@@ -226,23 +249,13 @@ class _Run:
         )
         settings = {"temperature": temperature, "max_completion_tokens": limit}
         with self.policy.autocast():
-            results, rows = evaluate(
+            return evaluate(
                 generator,
                 data,
                 settings,
                 partial(self._mean_logprobs, self.policy),
                 lambda samples: self._mean_logprobs(self._base(), samples),
             )
-        results["step"] = step
-        write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
-        self.trackers.log_evaluation(step, results)
-        value = results.get(config.best_metric)
-        if isinstance(value, float):
-            progress.say(f"step {step}: {config.best_metric} {value:.3f}")
-        if value is None or step == 0 or (self.best and self.best["value"] >= value):
-            return False
-        self.best = {"step": step, "metric": config.best_metric, "value": value}
-        return True
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.

@@ -47,6 +47,7 @@ MAY_CHANGE = {
     "training.logit_chunk_tokens",
     "training.threads",
     "training.device",
+    "evaluation.before",
     "rollout.max_rows",
 }
 """Keys in which a resumed run may differ: none of them changes what is learned, up to rounding.
