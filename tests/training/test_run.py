@@ -24,7 +24,7 @@ from uniapl.training.methods import METHODS
 from uniapl.training.metrics import DEFINITIONS
 from uniapl.training.model_card import model_card
 from uniapl.training.setup import load_policy
-from uniapl.types import Generator
+from uniapl.types import Demonstration, Generator, Rollout
 
 Runs = Callable[..., Path]
 
@@ -179,6 +179,37 @@ def test_evaluating_does_not_disturb_the_training(runs: Runs):
     assert repeatable(often) == repeatable(twice) == repeatable(never)
     assert len(list((often / "evaluations").iterdir())) == 5
     assert not (never / "evaluations").exists()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_an_evaluation_has_the_logprobs_of_a_plain_forward(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+):
+    """At temperature 1, whatever the completions were sampled at, under the policy and the model before training."""
+    start, now = (AutoModelForCausalLM.from_pretrained(tiny.model) for _ in range(2))
+    checked: list[int] = []
+
+    def plain(model: Any, sample: Rollout | Demonstration) -> float:
+        prompt, ids = sample.prompt.token_ids, sample.token_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+        return float(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).mean())
+
+    def compared(generator: Any, data: Any, settings: Any, policy: Any, base: Any) -> Any:
+        experts = [e for e in data.experts if e is not None]
+        samples = [*experts, *generator.sample(data.prompts, 1)]
+        now.load_state_dict(generator._model.state_dict())
+        for of_run, model in ((policy, now), (base, start)):
+            expected = [plain(model, sample) for sample in samples]
+            assert of_run(samples) == pytest.approx(expected, abs=1e-4)
+            checked.append(len(samples))
+        return evaluate(generator, data, settings, policy, base)
+
+    monkeypatch.setattr("uniapl.training.run.evaluate", compared)
+    words = ("training.steps=1", f"evaluation.temperature={temperature}", of_method("grpo"))
+    tiny.train(tmp_path / "run", *words)
+    assert len(checked) == 4
+    assert min(checked) > 6
 
 
 def test_runs_that_start_alike_share_the_evaluation_before_training(

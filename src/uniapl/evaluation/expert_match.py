@@ -71,8 +71,9 @@ def match_rows(
         for r, e in zip(rollouts, experts, strict=True)
     ]
     known = [e for e in experts if e is not None]
+    computed = {model: model([*known, *rollouts]) for model in (policy, base) if model}
     for name, model in (("logprob_mean", policy), ("base_logprob_mean", base)):
-        values = model([*known, *rollouts]) if model else [None] * (len(known) + len(rollouts))
+        values = computed[model] if model else [None] * (len(known) + len(rollouts))
         of_experts = iter(values[: len(known)])
         for row, own, expert in zip(rows, values[len(known) :], experts, strict=True):
             row[name] = own

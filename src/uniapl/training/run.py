@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -248,22 +249,20 @@ class _Run:
             seed=self.config.seed,
         )
         settings = {"temperature": temperature, "max_completion_tokens": limit}
+        # in float32 sampling is as exact as a forward; it keeps log-probs at its temperature, greedily at 1
+        is_exact = self.config.model.dtype == "float32" and temperature in (0, 1)
+        own = self._sampled_logprobs if is_exact else partial(self._mean_logprobs, self.policy)
+        base = own
+        if self.trainer.step:
+            base = lambda samples: self._mean_logprobs(self._base(), samples)  # noqa: E731
         with self.policy.autocast():
-            return evaluate(
-                generator,
-                data,
-                settings,
-                partial(self._mean_logprobs, self.policy),
-                lambda samples: self._mean_logprobs(self._base(), samples),
-            )
+            return evaluate(generator, data, settings, own, base)
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.
 
         A copy that waits in memory all the time would cost as much as the policy.
         """
-        if self.trainer.step == 0:
-            return self.policy
         if self.trainer.players.reference:
             return self.trainer.players.reference
         # loading checks the model's numbers in float32, whatever the evaluation runs in
@@ -282,6 +281,15 @@ class _Run:
         ]
         flat = model.flat_logprobs(packed, offsets[-1])
         return [flat[a:b].mean().item() for a, b in pairwise(offsets)]
+
+    def _sampled_logprobs(self, samples: Sequence[Demonstration | Rollout]) -> list[float]:
+        """As `_mean_logprobs` of the policy, but only demonstrations are forwarded."""
+        demonstrations = [s for s in samples if isinstance(s, Demonstration)]
+        forwarded = iter(self._mean_logprobs(self.policy, demonstrations) if demonstrations else ())
+        return [
+            mean(s.sampling_logprobs) if isinstance(s, Rollout) else next(forwarded)
+            for s in samples
+        ]
 
     def _log_rollouts(self) -> None:
         batch, count = self.trainer.batch, self.config.training.rollouts_logged_per_step
