@@ -41,6 +41,10 @@ BASE = {
             "training.evaluate_every: must be a multiple of rollout.updates_per_rollout (2), got 1",
         ),
         (
+            "evaluation.before=folder",
+            "evaluation.before: needs evaluation.prompts, which is null",
+        ),
+        (
             "training.evaluate_every=1",
             "training.evaluate_every: needs evaluation.prompts, which is null",
         ),

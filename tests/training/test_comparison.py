@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tiny_runs import Tiny, run_here
 
+from uniapl.evaluation import evaluate
 from uniapl.evaluation.bootstrap import value_by_seed
 from uniapl.evaluation.outcomes import as_array, measures
 from uniapl.training import compare, read_plan
@@ -36,9 +37,19 @@ def compared(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """A tuned comparison of two arms and two seeds: four runs that tune, five that report."""
     folder = tmp_path_factory.mktemp("compared") / "out"
     plan = read_plan("sft,mix", ["0,1", "mix:0,1,2"], GRID)
+    evaluations: list[object] = []
+
+    def counted(*arguments: Any) -> Any:
+        evaluations.append(arguments)
+        return evaluate(*arguments)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("uniapl.training.comparison.run_all", run_here)
-        return folder, compare(tiny.load(folder, *words(tiny)), plan, folder, jobs=2)
+        patch.setattr("uniapl.training.run.evaluate", counted)
+        result = compare(tiny.load(folder, *words(tiny)), plan, folder, jobs=2)
+    # nine runs after training; before it once on the validation and once on the test prompts
+    assert len(evaluations) == 9 + 2
+    return folder, result
 
 
 def test_a_comparison_holds_arms_differences_and_costs(compared: tuple[Path, dict[str, Any]]):
@@ -53,7 +64,6 @@ def test_a_comparison_holds_arms_differences_and_costs(compared: tuple[Path, dic
     assert result["budget"]["training.steps"] == 2
     assert result["num_prompts"] == 6
     assert result["environment"]["versions"]["torch"]
-    assert len(list((folder / "before").iterdir())) == 2  # validation and test, for nine runs
     assert "sft" not in result["differences"]
     for name, value in result["differences"]["mix"]["metrics"].items():
         pairs = zip(mix["metrics"][name]["by_seed"], sft["metrics"][name]["by_seed"], strict=False)

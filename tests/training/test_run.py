@@ -240,8 +240,9 @@ def test_runs_that_start_alike_share_the_evaluation_before_training(
     assert shared[:2] == first[:2]
     assert shared[2] != first[2]
     alone = tiny.train(tmp_path / "alone", of_method("sft"), "training.steps=1")
-    for name, text in zip(("results.json", "samples.jsonl"), shared, strict=False):
-        assert (alone / "evaluations" / "step_000000" / name).read_bytes() == text
+    files = ("step_000000/results.json", "step_000000/samples.jsonl", "step_000001/results.json")
+    assert [(alone / "evaluations" / file).read_bytes() for file in files] == shared
+    assert "before: null" in (tmp_path / "shared" / "config.yaml").read_text()
     sampled.clear()
     # what it depends on is not shared
     steps_of("fewer", of_method("sft"), "evaluation.limit=5")

@@ -221,6 +221,8 @@ def _rewards(config: "Config") -> Iterator[str]:
 
 def _evaluation(config: "Config") -> Iterator[str]:
     evaluation = config.evaluation
+    if evaluation.before is not None and evaluation.prompts is None:
+        yield "evaluation.before: needs evaluation.prompts, which is null"
     yield from _duplicates(
         evaluation.metrics, function_name, lambda index: f"evaluation.metrics.{index}"
     )

@@ -3,23 +3,39 @@
 import hashlib
 import json
 import os
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from uniapl import __version__
 from uniapl.config.schema import Config
 from uniapl.training.checkpoint import replace_file
+from uniapl.types import InputError
 
 Evaluated = tuple[dict[str, Any], list[dict[str, Any]]]
 """What `evaluate` returns: results and samples."""
 
 
 class EvaluationBefore:
-    """A file in `evaluation.before`, named by all that the evaluation depends on up to rounding."""
+    """A file in `evaluation.before`, named by all that the evaluation depends on up to rounding.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
 
     def __init__(self, config: Config) -> None:
-        folder, key = config.evaluation.before, json.dumps(_dependencies(config), sort_keys=True)
-        name = f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-        self._file = Path(folder) / name if folder else None
+        self._file: Path | None = None
+        if config.evaluation.before is None:
+            return
+        folder = Path(config.evaluation.before).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"evaluation.before: cannot make {folder}: {error}") from None
+        self._file = folder / f"{_digest(dependencies(config))}.json"
 
     def read(self) -> Evaluated | None:
         """Return what an earlier run measured, if there was one."""
@@ -32,18 +48,18 @@ class EvaluationBefore:
         """Keep it for the others."""
         if self._file is None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._file.with_suffix(f".{os.getpid()}")  # runs side by side may write the same
+        aside = self._file.with_suffix(f".{uuid.uuid4().hex}")  # others may write the same
         results, samples = evaluated
         replace_file(aside, json.dumps({"results": results, "samples": samples}, allow_nan=False))
         os.replace(aside, self._file)
 
 
-def _dependencies(config: Config) -> dict[str, Any]:
+def dependencies(config: Config) -> dict[str, Any]:
     """Return what decides the answers of the model before training, and how they are measured."""
     evaluation = config.evaluation
+    modules = sorted({path.partition(":")[0] for path in evaluation.metrics})
     return {
-        "model": config.model.model_dump(mode="json", include={"path", "dtype"}),
+        "model": config.model.model_dump(mode="json"),
         "chat": config.data.model_dump(
             mode="json", include={"system_prompt", "template_arguments"}
         ),
@@ -52,12 +68,27 @@ def _dependencies(config: Config) -> dict[str, Any]:
         ),
         "max_completion_tokens": config.rollout.max_completion_tokens,
         "seed": config.seed if evaluation.temperature else None,
-        "files": [_stamps(path) for path in (config.model.path, evaluation.prompts or "")],
+        "files": [
+            *_stamps(config.model.path),
+            *_stamps(evaluation.prompts or ""),
+            *(stamp for module in modules for stamp in _stamps(_source(module))),
+        ],
+        "versions": [__version__, version("torch"), version("transformers")],
     }
 
 
-def _stamps(path: str) -> list[tuple[str, int, int]]:
-    """Return name, bytes and time of a file, or of the files of a folder; of a hub id nothing."""
-    place = Path(path)
-    files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source(module: str) -> str:
+    spec = find_spec(module)
+    return (spec and spec.origin) or ""
+
+
+def _stamps(path: str) -> Iterator[tuple[str, int, int]]:
+    """Yield name, bytes and time of a file, or of the files of a folder; of a hub id nothing."""
+    place = Path(path).expanduser()
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.is_file():
+            yield file.name, file.stat().st_size, file.stat().st_mtime_ns

@@ -118,7 +118,10 @@ class _Run:
     """One call of `train`: the trainer, its files, and the evaluations around it."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
-        self.config = config
+        self.before = EvaluationBefore(config)
+        # where that lies is no part of what the run is: it is written neither to config.yaml nor to the model card
+        evaluation = config.evaluation.model_copy(update={"before": None})
+        self.config = config = config.model_copy(update={"evaluation": evaluation})
         self.folder = folder
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
@@ -214,14 +217,10 @@ class _Run:
         if data is None:
             return False
         step = self.trainer.step
-        if step == 0:
-            before = EvaluationBefore(self.config)
-            if (evaluated := before.read()) is None:
-                evaluated = self._answer(data)
-                before.write(evaluated)
-        else:
-            evaluated = self._answer(data)
-        results, rows = evaluated
+        shared = self.before.read() if step == 0 else None
+        results, rows = shared or self._answer(data)
+        if step == 0 and shared is None:
+            self.before.write((results, rows))
         results["step"] = step
         write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
         self.trackers.log_evaluation(step, results)
