@@ -1,5 +1,6 @@
 """What an evaluation before training depends on, and where it is kept."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,10 @@ def test_files_that_were_changed_in_place_are_noticed(tiny: Tiny, tmp_path: Path
         assert knows(tiny, tmp_path, *words)
         changed.write_text(changed.read_text() + "\n")
         assert not knows(tiny, tmp_path, *words)
+    prompts.write_text(prompts.read_text().removesuffix("\n"))
+    EvaluationBefore(tiny.load(tmp_path, before, *words)).write(EVALUATED)
+    os.utime(prompts, (0, 0))  # written anew, with the same rows
+    assert knows(tiny, tmp_path, *words)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_at_once(tiny: Tiny, tmp_path: Path):

@@ -67,10 +67,10 @@ def dependencies(config: Config) -> dict[str, Any]:
             mode="json", exclude={"before", "validation_prompts", "best_metric"}
         ),
         "max_completion_tokens": config.rollout.max_completion_tokens,
+        "prompts": _contents(evaluation.prompts or ""),
         "seed": config.seed if evaluation.temperature else None,
         "files": [
             *_stamps(config.model.path),
-            *_stamps(evaluation.prompts or ""),
             *(stamp for module in modules for stamp in _stamps(_source(module))),
         ],
         "versions": [__version__, version("torch"), version("transformers")],
@@ -84,6 +84,12 @@ def _digest(values: dict[str, Any]) -> str:
 def _source(module: str) -> str:
     spec = find_spec(module)
     return (spec and spec.origin) or ""
+
+
+def _contents(path: str) -> str | None:
+    """Return a hash of a file, which may have been written anew with the same rows; of a hub id nothing."""
+    file = Path(path).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _stamps(path: str) -> Iterator[tuple[str, int, int]]:
