@@ -148,9 +148,9 @@ def test_a_file_is_no_folder(tiny: Tiny, tmp_path: Path):
 def test_what_a_killed_start_left_is_no_obstacle(tiny: Tiny, run_folder: Path):
     run_folder.mkdir()
     (run_folder / ".lock").write_text("")
-    (run_folder / ".config.yaml.writing").write_text("seed: ")
+    (run_folder / ".config.yaml.0a1b.writing").write_text("seed: ")
     start(tiny, run_folder)
-    assert not (run_folder / ".config.yaml.writing").exists()
+    assert not (run_folder / ".config.yaml.0a1b.writing").exists()
 
 
 def test_a_second_writer_is_refused(tiny: Tiny, run_folder: Path):

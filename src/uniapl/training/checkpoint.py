@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,11 @@ def remove_leftovers(run: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file aside, sync and rename it: readers see the old or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.writing")
+    """Write a file aside, sync and rename it: readers see the old or the new one, never a part.
+
+    Processes may write the same file at the same time; the last one wins.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.writing")
     try:
         with aside.open("w", encoding="utf-8") as stream:
             stream.write(text)

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
-import uuid
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ Evaluated = tuple[dict[str, Any], list[dict[str, Any]]]
 class EvaluationBefore:
     """A file in `evaluation.before`, named by all that the evaluation depends on up to rounding.
 
+    The modules of the metrics must be loaded: their files count.
+
     Raises:
         InputError: The folder cannot be made.
     """
@@ -35,7 +35,7 @@ class EvaluationBefore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"evaluation.before: cannot make {folder}: {error}") from None
-        self._file = folder / f"{_digest(dependencies(config))}.json"
+        self._file = folder / f"{_digest(_dependencies(config))}.json"
 
     def read(self) -> Evaluated | None:
         """Return what an earlier run measured, if there was one."""
@@ -48,16 +48,16 @@ class EvaluationBefore:
         """Keep it for the others."""
         if self._file is None:
             return
-        aside = self._file.with_suffix(f".{uuid.uuid4().hex}")  # others may write the same
         results, samples = evaluated
-        replace_file(aside, json.dumps({"results": results, "samples": samples}, allow_nan=False))
-        os.replace(aside, self._file)
+        stored = {"results": results, "samples": samples}
+        replace_file(self._file, json.dumps(stored, allow_nan=False))
 
 
-def dependencies(config: Config) -> dict[str, Any]:
+def _dependencies(config: Config) -> dict[str, Any]:
     """Return what decides the answers of the model before training, and how they are measured."""
     evaluation = config.evaluation
-    modules = sorted({path.partition(":")[0] for path in evaluation.metrics})
+    modules = sorted({path.partition(":")[0] for path in evaluation.metrics} & sys.modules.keys())
+    sources = [sys.modules[module].__file__ or "" for module in modules]
     return {
         "model": config.model.model_dump(mode="json"),
         "chat": config.data.model_dump(
@@ -69,21 +69,13 @@ def dependencies(config: Config) -> dict[str, Any]:
         "max_completion_tokens": config.rollout.max_completion_tokens,
         "prompts": _contents(evaluation.prompts or ""),
         "seed": config.seed if evaluation.temperature else None,
-        "files": [
-            *_stamps(config.model.path),
-            *(stamp for module in modules for stamp in _stamps(_source(module))),
-        ],
+        "files": [stamp for path in (config.model.path, *sources) for stamp in _stamps(path)],
         "versions": [__version__, version("torch"), version("transformers")],
     }
 
 
 def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _source(module: str) -> str:
-    spec = find_spec(module)
-    return (spec and spec.origin) or ""
 
 
 def _contents(path: str) -> str | None:

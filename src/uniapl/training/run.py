@@ -39,6 +39,7 @@ from uniapl.training.rollout_batch import sequence_of
 from uniapl.training.run_folder import RunFolder, open_run_folder
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.training.trackers import Trackers, check_installed
+from uniapl.training.update import sampled_logprobs_are_exact
 from uniapl.types import Demonstration, Rollout
 
 PREVIEWED = 2
@@ -118,14 +119,14 @@ class _Run:
     """One call of `train`: the trainer, its files, and the evaluations around it."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
-        self.before = EvaluationBefore(config)
-        # where that lies is no part of what the run is: it is written neither to config.yaml nor to the model card
-        evaluation = config.evaluation.model_copy(update={"before": None})
-        self.config = config = config.model_copy(update={"evaluation": evaluation})
         self.folder = folder
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
         self.data = load_data(config, self.chat)
+        self.before = EvaluationBefore(config)
+        # where that lies is no part of what the run is: it is written neither to config.yaml nor to the model card
+        evaluation = config.evaluation.model_copy(update={"before": None})
+        self.config = config = config.model_copy(update={"evaluation": evaluation})
         rewards = load_rewards(config, self.policy.device)
         self.trainer = build_trainer(config, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
@@ -248,12 +249,10 @@ class _Run:
             seed=self.config.seed,
         )
         settings = {"temperature": temperature, "max_completion_tokens": limit}
-        # in float32 sampling is as exact as a forward; it keeps log-probs at its temperature, greedily at 1
-        is_exact = self.config.model.dtype == "float32" and temperature in (0, 1)
-        own = self._sampled_logprobs if is_exact else partial(self._mean_logprobs, self.policy)
-        base = own
-        if self.trainer.step:
-            base = lambda samples: self._mean_logprobs(self._base(), samples)  # noqa: E731
+        # sampling keeps log-probs at its temperature, greedily at 1
+        is_known = sampled_logprobs_are_exact(self.config) and temperature in (0, 1)
+        own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
+        base = self._base_logprobs if self.trainer.step else own
         with self.policy.autocast():
             return evaluate(generator, data, settings, own, base)
 
@@ -281,10 +280,13 @@ class _Run:
         flat = model.flat_logprobs(packed, offsets[-1])
         return [flat[a:b].mean().item() for a, b in pairwise(offsets)]
 
+    def _base_logprobs(self, samples: Sequence[Demonstration | Rollout]) -> list[float]:
+        return self._mean_logprobs(self._base(), samples)
+
     def _sampled_logprobs(self, samples: Sequence[Demonstration | Rollout]) -> list[float]:
         """As `_mean_logprobs` of the policy, but only demonstrations are forwarded."""
         demonstrations = [s for s in samples if isinstance(s, Demonstration)]
-        forwarded = iter(self._mean_logprobs(self.policy, demonstrations) if demonstrations else ())
+        forwarded = iter(self._mean_logprobs(self.policy, demonstrations))
         return [
             mean(s.sampling_logprobs) if isinstance(s, Rollout) else next(forwarded)
             for s in samples

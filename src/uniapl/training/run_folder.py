@@ -161,8 +161,7 @@ def _check_free(path: Path) -> None:
     if not path.is_dir() or (path / "config.yaml").exists():
         return
     # a process that was killed before its run started may have left these
-    ours = (LOCK, ".config.yaml.writing")
-    if any(p.name not in ours for p in path.iterdir()):
+    if any(p.name != LOCK and not p.match(".config.yaml.*.writing") for p in path.iterdir()):
         raise InputError(f"output_dir: {path} is not empty and holds no run")
 
 

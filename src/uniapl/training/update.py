@@ -292,6 +292,11 @@ class PolicyUpdate:
         }
 
 
+def sampled_logprobs_are_exact(config: Config) -> bool:
+    """Whether the generator's log-probs are a forward's but for rounding: in bfloat16 rounding is too much."""
+    return config.model.dtype == "float32"
+
+
 def old_logprobs(policy: LanguageModel, batch: RolloutBatch, config: Config) -> Tensor:
     """Log-probs of a batch's rollouts and experts under the weights that sampled, flat.
 
@@ -304,7 +309,7 @@ def old_logprobs(policy: LanguageModel, batch: RolloutBatch, config: Config) -> 
     paired = batch.sequences[len(batch.rollouts) :][: batch.num_pairs]
     source = config.discriminator.old_logprobs
     if source == "auto":
-        source = "sampled" if config.model.dtype == "float32" else "computed"
+        source = "sampled" if sampled_logprobs_are_exact(config) else "computed"
     if source == "sampled":
         flat[:count] = batch.sampling_logprobs(policy.device)
         experts = no_gradient_logprobs(policy, paired, *limits)
