@@ -28,8 +28,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from uniapl.models import language_model
 from uniapl.models.language_model import LanguageModel, check_packing, load_language_model
 from uniapl.models.packing import TokenSequence, completion_offsets, pack
+from uniapl.models.target_logprobs import target_logprobs
 from uniapl.types import InputError
 
 
@@ -132,7 +134,75 @@ def test_chunk_size_changes_nothing(chunk: int) -> None:
     assert_same_gradients(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize("chunk", [1, 5, 10_000])
+@pytest.mark.parametrize("trained", ["all", "head", "body", "nothing"])
+def test_one_buffer_equals_plain_logits(chunk: int, trained: str, monkeypatch) -> None:
+    """Values and every gradient: the chunks in place against chunks by autograd."""
+    results = []
+    for plain in (True, False):
+        policy = exact_policy(logit_chunk_tokens=chunk, tie_word_embeddings=False)
+        policy.model.config.logits_scaling = 3.0
+        policy.model.base_model.requires_grad_(trained in ("all", "body"))
+        policy.head.requires_grad_(trained in ("all", "head"))
+        monkeypatch.setattr(policy, "_head_is_plain", lambda _hidden, plain=plain: plain)
+        (packed,) = pack(some_sequences(), 10_000)
+        temperatures = torch.where(packed.token_index % 3 == 0, 0.5, 2.0)
+        logprobs = policy.logprobs(packed, temperatures)
+        if trained != "nothing":
+            (logprobs.sin() * torch.arange(len(logprobs))).sum().backward()
+        grads = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
+        assert logprobs.requires_grad == bool(grads) == (trained != "nothing")
+        results.append((logprobs.detach(), grads))
+    assert_close(results[0][0], results[1][0])
+    if trained != "nothing":
+        assert_same_gradients(results[0][1], results[1][1])
+
+
+def test_ordinary_models_take_the_buffer(monkeypatch) -> None:
+    """Tied or not; a bias, a hook, an adapter, a cap or autocast does not."""
+    calls: list[int] = []
+
+    def counted(hidden: Tensor, *args: Any) -> Tensor:
+        calls.append(len(hidden))
+        return target_logprobs(hidden, *args)
+
+    monkeypatch.setattr(language_model, "target_logprobs", counted)
+    (packed,) = pack(some_sequences(), 10_000)
+    targets = len(packed.target_ids)
+
+    def taken(policy: LanguageModel) -> int:
+        calls.clear()
+        policy.logprobs(packed)
+        return sum(calls)
+
+    assert taken(exact_policy()) == taken(exact_policy(tie_word_embeddings=False)) == targets
+    hooked, biased, capped = exact_policy(), exact_policy(), exact_policy()
+    hooked.head.register_forward_hook(lambda _module, _args, output: output)
+    biased.head.bias = torch.nn.Parameter(torch.ones(VOCABULARY))
+    capped.model.config.final_logit_softcapping = 2.0
+    adapted = exact_policy()
+    adapted.head.forward = adapted.head.forward  # as a library would that wraps it
+    autocast = LanguageModel(tiny_model().float(), torch.bfloat16, 7)
+    assert [taken(p) for p in (hooked, biased, capped, adapted, autocast)] == [0] * 5
+
+
+def test_no_logits_wait_for_the_backward_pass() -> None:
+    policy = exact_policy(logit_chunk_tokens=5)
+    (packed,) = pack(some_sequences(), 10_000)
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        policy.logprobs(packed).sum().backward()
+    assert kept
+    assert not any(len(shape) == 2 and shape[1] == VOCABULARY for shape in kept)
+
+
 def test_logits_of_one_chunk_exist_at_a_time() -> None:
+    """Where the head is more than a product."""
     policy = exact_policy(logit_chunk_tokens=5)
     rows: list[int] = []
     policy.head.register_forward_hook(lambda _module, _args, output: rows.append(len(output)))

@@ -17,6 +17,7 @@ from uniapl.models import gguf, packed_attention
 from uniapl.models.adapters import AdaptedBackbone, LoraShape, Role, widen
 from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.recomputation import recomputable_layers, recomputed
+from uniapl.models.target_logprobs import is_plain, target_logprobs
 from uniapl.types import InputError
 
 CHECK_TOLERANCE = 2e-3
@@ -107,6 +108,12 @@ class LanguageModel(nn.Module):
         """
         hidden = self.hidden_states(packed)[packed.sources]
         temperatures = torch.as_tensor(temperature, device=hidden.device).expand(len(hidden))
+        if self._head_is_plain(hidden):
+            scale = getattr(self.model.config.get_text_config(), "logits_scaling", None) or 1.0
+            states = hidden / (scale * temperatures)[:, None]
+            weight = self.head.get_parameter("weight")
+            with self.autocast():
+                return target_logprobs(states, weight, packed.target_ids, self.logit_chunk_tokens)
         chunks = zip(
             hidden.split(self.logit_chunk_tokens),
             packed.target_ids.split(self.logit_chunk_tokens),
@@ -119,6 +126,15 @@ class LanguageModel(nn.Module):
         else:
             parts = [self._chunk_logprobs(*c) for c in chunks]
         return torch.cat(parts)
+
+    def _head_is_plain(self, hidden: Tensor) -> bool:
+        head, config = self.head, self.model.config.get_text_config()
+        return (
+            is_plain(head)
+            and not getattr(config, "final_logit_softcapping", None)
+            and self.dtype == torch.float32  # no autocast
+            and hidden.dtype == head.weight.dtype
+        )
 
     def _chunk_logprobs(self, hidden: Tensor, target_ids: Tensor, temperatures: Tensor) -> Tensor:
         with self.autocast():
