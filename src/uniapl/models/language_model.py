@@ -110,10 +110,13 @@ class LanguageModel(nn.Module):
         temperatures = torch.as_tensor(temperature, device=hidden.device).expand(len(hidden))
         if self._head_is_plain(hidden):
             scale = getattr(self.model.config.get_text_config(), "logits_scaling", None) or 1.0
-            states = hidden / (scale * temperatures)[:, None]
+            states = hidden / (scale * temperatures).to(hidden.dtype)[:, None]
             weight = self.head.get_parameter("weight")
             with self.autocast():
-                return target_logprobs(states, weight, packed.target_ids, self.logit_chunk_tokens)
+                logprobs = target_logprobs(
+                    states, weight, packed.target_ids, self.logit_chunk_tokens
+                )
+            return logprobs.to(torch.promote_types(hidden.dtype, temperatures.dtype))
         chunks = zip(
             hidden.split(self.logit_chunk_tokens),
             packed.target_ids.split(self.logit_chunk_tokens),
