@@ -30,7 +30,7 @@ from transformers import (
 
 from uniapl.models import language_model
 from uniapl.models.language_model import LanguageModel, check_packing, load_language_model
-from uniapl.models.packing import TokenSequence, completion_offsets, pack
+from uniapl.models.packing import Packed, TokenSequence, completion_offsets, pack
 from uniapl.models.target_logprobs import target_logprobs
 from uniapl.types import InputError
 
@@ -144,7 +144,7 @@ def test_one_buffer_equals_plain_logits(chunk: int, trained: str, monkeypatch) -
         policy.model.config.logits_scaling = 3.0
         policy.model.base_model.requires_grad_(trained in ("all", "body"))
         policy.head.requires_grad_(trained in ("all", "head"))
-        monkeypatch.setattr(policy, "_head_is_plain", lambda _hidden, plain=plain: plain)
+        monkeypatch.setattr(policy, "_head_is_plain", lambda _dtype, plain=plain: plain)
         (packed,) = pack(some_sequences(), 10_000)
         temperatures = torch.where(packed.token_index % 3 == 0, 0.5, 2.0)
         logprobs = policy.logprobs(packed, temperatures)
@@ -186,27 +186,8 @@ def test_ordinary_models_take_the_buffer(monkeypatch) -> None:
     assert [taken(p) for p in (hooked, biased, capped, adapted, autocast)] == [0] * 5
 
 
-def test_no_logits_wait_for_the_backward_pass() -> None:
-    policy = exact_policy(logit_chunk_tokens=5)
-    (packed,) = pack(some_sequences(), 10_000)
-    kept: list[tuple[int, ...]] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tuple(tensor.shape))
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        policy.logprobs(packed).sum().backward()
-    assert kept
-    assert not any(len(shape) == 2 and shape[1] == VOCABULARY for shape in kept)
-
-
-def test_logits_of_one_chunk_exist_at_a_time() -> None:
-    """Where the head is more than a product."""
-    policy = exact_policy(logit_chunk_tokens=5)
-    rows: list[int] = []
-    policy.head.register_forward_hook(lambda _module, _args, output: rows.append(len(output)))
-    (packed,) = pack(some_sequences(), 10_000)
+def logprobs_without_kept_logits(policy: LanguageModel, packed: Packed) -> Tensor:
+    """Log-probs; what waits for their backward pass are hidden states."""
     kept: list[tuple[int, ...]] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -215,9 +196,23 @@ def test_logits_of_one_chunk_exist_at_a_time() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logprobs = policy.logprobs(packed)
-    # what waits for the backward pass are hidden states, no logits
     assert kept
     assert not any(shape[-1:] == (VOCABULARY,) for shape in kept if len(shape) == 2)
+    return logprobs
+
+
+def test_no_logits_wait_for_the_backward_pass() -> None:
+    (packed,) = pack(some_sequences(), 10_000)
+    assert len(logprobs_without_kept_logits(exact_policy(logit_chunk_tokens=5), packed))
+
+
+def test_logits_of_one_chunk_exist_at_a_time() -> None:
+    """Where the head is more than a product."""
+    policy = exact_policy(logit_chunk_tokens=5)
+    rows: list[int] = []
+    policy.head.register_forward_hook(lambda _module, _args, output: rows.append(len(output)))
+    (packed,) = pack(some_sequences(), 10_000)
+    logprobs = logprobs_without_kept_logits(policy, packed)
     assert sum(rows) == len(packed.target_ids)
     logprobs.sum().backward()
     assert sum(rows) == 2 * len(packed.target_ids)

@@ -183,7 +183,7 @@ def test_time_is_that_of_a_measured_run(plan: Planner, tiny: Tiny, tmp_path: Pat
     "words", [["method=mix"], ["model.tuning=lora", "discriminator.backbone=lora"]]
 )
 def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> None:
-    """A model of 47M weights, so that what is no tensor (80 MB, whatever the model) weighs little."""
+    """A model of 47M weights, so that what is no tensor (60 to 80 MB) weighs little."""
     torch.manual_seed(0)
     shape = Qwen3Config(
         vocab_size=49152,

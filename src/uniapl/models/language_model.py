@@ -108,15 +108,12 @@ class LanguageModel(nn.Module):
         """
         hidden = self.hidden_states(packed)[packed.sources]
         temperatures = torch.as_tensor(temperature, device=hidden.device).expand(len(hidden))
-        if self._head_is_plain(hidden):
+        if self._head_is_plain(torch.promote_types(hidden.dtype, temperatures.dtype)):
             scale = getattr(self.model.config.get_text_config(), "logits_scaling", None) or 1.0
-            states = hidden / (scale * temperatures).to(hidden.dtype)[:, None]
+            states = hidden / (scale * temperatures)[:, None]
             weight = self.head.get_parameter("weight")
             with self.autocast():
-                logprobs = target_logprobs(
-                    states, weight, packed.target_ids, self.logit_chunk_tokens
-                )
-            return logprobs.to(torch.promote_types(hidden.dtype, temperatures.dtype))
+                return target_logprobs(states, weight, packed.target_ids, self.logit_chunk_tokens)
         chunks = zip(
             hidden.split(self.logit_chunk_tokens),
             packed.target_ids.split(self.logit_chunk_tokens),
@@ -130,13 +127,13 @@ class LanguageModel(nn.Module):
             parts = [self._chunk_logprobs(*c) for c in chunks]
         return torch.cat(parts)
 
-    def _head_is_plain(self, hidden: Tensor) -> bool:
+    def _head_is_plain(self, dtype: torch.dtype) -> bool:
         head, config = self.head, self.model.config.get_text_config()
         return (
             is_plain(head)
             and not getattr(config, "final_logit_softcapping", None)
             and self.dtype == torch.float32  # no autocast
-            and hidden.dtype == head.weight.dtype
+            and head.weight.dtype == dtype
         )
 
     def _chunk_logprobs(self, hidden: Tensor, target_ids: Tensor, temperatures: Tensor) -> Tensor:
