@@ -10,7 +10,8 @@ Contestants, all from the same weights, every completion exactly `--tokens` long
 - `mix`: ours without a discriminator, one optimiser step on the same prompts and demonstrations.
 - `uniapl`: ours with one. It rolls out `--paired` demonstration prompts more than TRL does: they count against it.
 - `uniapl equal`: the same with as many rollouts as TRL, the paired ones among them: what the extra ones cost.
-- `uniapl fewer`: as `uniapl`, but the discriminator learns two pairs per prompt and the paired demonstrations only.
+- `uniapl all`: as `uniapl`, but the discriminator learns all pairs and all demonstrations, not two pairs per prompt and
+  the paired demonstrations.
 
 README.md in this folder says what TRL computes in a step and how it is set.
 """
@@ -87,7 +88,7 @@ class Ours:
         self.policy = LanguageModel(model, getattr(torch, options.dtype), 1024)
         self.expert = self.policy.trainable_copy()
 
-    def trainer(self, method: str, num_rolled_out: int, **discriminator: int) -> Trainer:
+    def trainer(self, method: str, num_rolled_out: int, **discriminator: None) -> Trainer:
         """Return a trainer that rolls out so many prompts a step.
 
         Args:
@@ -122,7 +123,7 @@ class Ours:
         limit = self.work.options.micro_batch_tokens
         return Discriminator(config.discriminator, config.optimizer, self.expert, limit, seed=0)
 
-    def _config(self, method: str, num_rolled_out: int, discriminator: dict[str, int]) -> Config:
+    def _config(self, method: str, num_rolled_out: int, discriminator: dict[str, None]) -> Config:
         options = self.work.options
         config = Config.model_validate(
             {
@@ -167,11 +168,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     trainers = {
         "uniapl": ours.trainer("uniapl", num_prompts + num_paired),
         "uniapl equal": ours.trainer("uniapl", num_prompts),
-        "uniapl fewer": ours.trainer(
+        "uniapl all": ours.trainer(
             "uniapl",
             num_prompts + num_paired,
-            pairs_per_prompt=2,
-            demonstrations_per_step=num_paired,
+            pairs_per_prompt=None,
+            demonstrations_per_step=None,
         ),
         "mix": ours.trainer("mix", num_prompts),
     }

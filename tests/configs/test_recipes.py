@@ -20,7 +20,6 @@ SMALLER = (
     "data.demonstrations_per_step=4",
     "data.prompts_per_step=4",
     "data.demonstration_prompts_per_step=2",
-    "discriminator.demonstrations_per_step=2",
     "data.held_out_demonstrations=0",
     "rollout.max_completion_tokens=8",
     "evaluation.max_completion_tokens=8",

@@ -48,7 +48,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("scalar", {"label_smoothing": 0.1, "logit_penalty": 0.02}),
     ("scalar", {"pairs_per_prompt": 1}),
     ("likelihood", {}),
-    ("likelihood", {"pairs_per_prompt": 2}),
+    ("likelihood", {"pairs_per_prompt": None}),
     ("likelihood", {"likelihood_weight": 0.0, "label_smoothing": 0.2, "logit_penalty": 0.01}),
     ("scalar", {"backbone": "lora"}),
     ("likelihood", {"backbone": "lora"}),

@@ -95,9 +95,9 @@ def one_step(config: Config) -> Trainer:
 @pytest.mark.parametrize(
     ("word", "count"),
     [
-        ("discriminator.form=likelihood", 4),
+        ("discriminator.form=likelihood", 2),
+        ("discriminator.demonstrations_per_step=null", 4),
         ("discriminator.demonstrations_per_step=3", 3),
-        ("discriminator.demonstrations_per_step=2", 2),
         ("discriminator.form=scalar", 2),
     ],
 )

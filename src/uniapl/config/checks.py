@@ -48,12 +48,16 @@ def cross_field_problems(config: "Config") -> list[str]:
 def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict[str, str]:
     """Return key → reason for options that another option switches off.
 
-    Those that were set explicitly are errors. A dump leaves all of them out, so that it loads again.
+    Those that were set explicitly are errors, but for null, which asks for nothing. A dump leaves all of them out,
+    so that it loads again.
     """
     found: dict[str, str] = {}
     discriminator = config.discriminator
     for key, (applies, reason) in _discriminator_options(config).items():
-        if not applies and (not explicit_only or key in discriminator.model_fields_set):
+        is_asked_for = (
+            key in discriminator.model_fields_set and getattr(discriminator, key) is not None
+        )
+        if not applies and (is_asked_for or not explicit_only):
             found[f"discriminator.{key}"] = reason
     if config.model.tuning != "lora" and discriminator.backbone != "lora":
         for key in type(config.lora).model_fields:
@@ -149,7 +153,7 @@ def _data(config: "Config") -> Iterator[str]:
 
 def _discriminator(config: "Config") -> Iterator[str]:
     learned, data = config.discriminator.demonstrations_per_step, config.data
-    if learned is None or config.method not in ADVERSARIAL:
+    if not isinstance(learned, int) or config.method not in ADVERSARIAL:
         return
     paired = "prompts_per_step"
     if config.method in ROLLS_OUT_BOTH:

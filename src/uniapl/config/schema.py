@@ -135,10 +135,11 @@ class DiscriminatorConfig(Section):
     old_logprobs: Literal["auto", "sampled", "computed"] = "auto"
     """Only `likelihood`: log π_old of rollouts as `sampled`, or `computed` by a forward of its own; `auto`: as
     sampled with `model.dtype: float32`, where both agree to 1e-4 nats (bfloat16 sampling is off by the signal)."""
-    pairs_per_prompt: PositiveInt | None = None
+    pairs_per_prompt: PositiveInt | None = 2
     """Rollouts of a demonstration prompt that it learns from, the others being scored only; None: all of them."""
-    demonstrations_per_step: PositiveInt | None = None
-    """Only `likelihood`: the step's demonstrations that p_φ learns, those in pairs first; None: all of them."""
+    demonstrations_per_step: PositiveInt | Literal["paired"] | None = "paired"
+    """Only `likelihood`: the step's demonstrations that p_φ learns, `paired` ones alone or so many, those in pairs
+    first; None: all of them."""
     credit: Literal["token", "completion"] = "token"
     """Only `likelihood`: one advantage per token (clamped), or one per completion (centred in its group)."""
     learning_rate: PositiveFloat = 2e-4

@@ -70,6 +70,7 @@ class Discriminator:
             lr=config.learning_rate,
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
+            fused=True,
         )
         self.running_std: float | None = None
         self.replay: deque[RankedGroup] = deque()
@@ -348,6 +349,12 @@ class _LossScale:
             learned_rollouts=[r for group in learned for r in group[:pairs_per_prompt]],
             num_expert_tokens=sum(len(d.token_ids) for d in batch.experts),
         )
+
+
+def num_experts_shown(config: DiscriminatorConfig, num_pairs: int) -> int | None:
+    """Return how many of a step's demonstrations the discriminator is given, those in pairs first; None: all."""
+    count = config.demonstrations_per_step
+    return num_pairs if config.form == "scalar" or count == "paired" else count
 
 
 def _flat_positions(index: Tensor, starts: Tensor) -> Tensor:

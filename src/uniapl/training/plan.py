@@ -21,6 +21,7 @@ from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.decoding import decode_at_its_largest
 from uniapl.rollout.reordered_weights import reordered_bytes
+from uniapl.training.discriminator import num_experts_shown
 from uniapl.training.methods import METHODS, resolve, uses_discriminator
 from uniapl.training.rollout_batch import ranked, sequence_of
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
@@ -194,15 +195,13 @@ class _Step:
     ) -> None:
         """Say what the discriminator learns from: paired rollouts and the experts; it scores the others."""
         size, per_prompt = config.rollout.group_size, config.discriminator.pairs_per_prompt
-        calibrates = config.discriminator.form == "likelihood"
-        num_experts = config.discriminator.demonstrations_per_step if calibrates else num_pairs
         learned = [
             i for i in range(num_pairs * size) if per_prompt is None or i % size < per_prompt
         ]
         scored = sorted(set(range(len(rollouts))) - set(learned))
         taught = [
             *(rollouts[i] for i in learned),
-            *experts[:num_experts],
+            *experts[: num_experts_shown(config.discriminator, num_pairs)],
         ]
         limit = config.training.micro_batch_tokens
         self.taught = pack(taught, limit, split_groups=False)

@@ -15,7 +15,7 @@ from uniapl.objective.advantages import zero_std_fraction
 from uniapl.objective.constraint import constraint_state, next_weight, ramp, smooth
 from uniapl.objective.reductions import group_std
 from uniapl.rewards import NamedReward, score
-from uniapl.training.discriminator import Discriminator, Verdicts
+from uniapl.training.discriminator import Discriminator, Verdicts, num_experts_shown
 from uniapl.training.methods import METHODS
 from uniapl.training.rollout_batch import RankedGroup, RolloutBatch, ranked
 from uniapl.training.rollout_log import logged_rows
@@ -65,6 +65,7 @@ class Trainer:
             lr=config.optimizer.learning_rate,
             betas=(config.optimizer.beta1, config.optimizer.beta2),
             weight_decay=config.optimizer.weight_decay,
+            fused=True,
         )
         self.update = PolicyUpdate(config, players.policy, self.optimizer)
         self.step = 0
@@ -203,9 +204,8 @@ class Trainer:
         split = len(own) * group_size
         experts: list[Demonstration] = []
         if discriminator := self.players.discriminator:
-            learned = discriminator.config.demonstrations_per_step  # None: all
-            calibrates = discriminator.config.form == "likelihood"
-            experts = list(data.demonstrations[: learned if calibrates else num_pairs])
+            shown = num_experts_shown(discriminator.config, num_pairs)
+            experts = list(data.demonstrations[:shown])
         batch = RolloutBatch(
             rollouts[:split], group_size, experts, num_pairs, config.rollout.mask_truncated
         )
