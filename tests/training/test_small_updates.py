@@ -35,7 +35,8 @@ def test_bfloat16_forwards_change_float32_weights_as_float32_forwards_do() -> No
     exact, half = changes(policy(torch.float32)), changes(policy(torch.bfloat16))
     moves = exact.abs() > 0.5 * STEPS * LEARNING_RATE  # else the gradient changed its sign
     assert moves.float().mean() > 0.5
-    assert (half[moves] != 0).all()
+    # not all: where few terms cancel, some CPUs' bfloat16 products leave a gradient of exactly 0
+    assert (half[moves] != 0).float().mean() > 0.999
     same_direction = (exact[moves].sign() == half[moves].sign()).float().mean()
     assert same_direction > 0.95
     torch.testing.assert_close(

@@ -222,7 +222,7 @@ class Discriminator:
                     sequence_of(r)
                     for r in batch.rollouts[i * batch.group_size : (i + 1) * batch.group_size]
                     if not (r.is_truncated and batch.mask_truncated)
-                ),
+                )[: self.config.pairs_per_prompt],
             )
             for i in range(batch.num_pairs)
         ]
