@@ -159,7 +159,7 @@ def test_one_buffer_equals_plain_logits(chunk: int, trained: str, monkeypatch) -
 
 
 def test_ordinary_models_take_the_buffer(monkeypatch) -> None:
-    """Tied or not; a bias, a hook, an adapter, a cap or autocast does not."""
+    """Tied or not, under autocast too; a bias, a hook, an adapter or a cap does not."""
     calls: list[int] = []
 
     def counted(hidden: Tensor, *args: Any) -> Tensor:
@@ -172,7 +172,8 @@ def test_ordinary_models_take_the_buffer(monkeypatch) -> None:
 
     def taken(policy: LanguageModel) -> int:
         calls.clear()
-        policy.logprobs(packed)
+        # tests run in float64, which a Python number becomes
+        policy.logprobs(packed, torch.ones((), dtype=torch.float32))
         return sum(calls)
 
     assert taken(exact_policy()) == taken(exact_policy(tie_word_embeddings=False)) == targets
@@ -182,8 +183,31 @@ def test_ordinary_models_take_the_buffer(monkeypatch) -> None:
     capped.model.config.final_logit_softcapping = 2.0
     adapted = exact_policy()
     adapted.head.forward = adapted.head.forward  # as a library would that wraps it
-    autocast = LanguageModel(tiny_model().float(), torch.bfloat16, 7)
-    assert [taken(p) for p in (hooked, biased, capped, adapted, autocast)] == [0] * 5
+    assert [taken(p) for p in (hooked, biased, capped, adapted)] == [0] * 4
+    for stored in (torch.float32, torch.bfloat16):
+        policy = LanguageModel(tiny_model().to(stored), torch.bfloat16, 7)
+        assert taken(policy) == targets
+
+
+def test_the_buffer_under_autocast_is_as_near_to_exact_as_plain_logits(monkeypatch) -> None:
+    (packed,) = pack(some_sequences(), 10_000)
+    results = []
+    for dtype, plain in ((torch.float32, True), (torch.bfloat16, False), (torch.bfloat16, True)):
+        policy = LanguageModel(tiny_model().float(), dtype, 7)
+        monkeypatch.setattr(policy, "_head_is_plain", lambda _dtype, plain=plain: plain)
+        logprobs = policy.logprobs(packed, torch.tensor(0.7, dtype=torch.float32))
+        assert logprobs.dtype == torch.float32
+        logprobs.square().sum().backward()
+        grads = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+        assert grads.dtype == torch.float32
+        results.append((logprobs.detach(), grads))
+    (exact, exact_grads), (chunks, chunk_grads), (buffer, buffer_grads) = results
+
+    def distance(one: Tensor, other: Tensor) -> float:
+        return ((one - other).norm() / other.norm()).item()
+
+    assert 0 < distance(buffer, exact) < max(2e-3, 1.5 * distance(chunks, exact))
+    assert 0 < distance(buffer_grads, exact_grads) < 1.5 * distance(chunk_grads, exact_grads)
 
 
 def logprobs_without_kept_logits(policy: LanguageModel, packed: Packed) -> Tensor:

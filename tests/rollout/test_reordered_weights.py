@@ -47,12 +47,33 @@ def test_the_model_is_given_back_after_an_error() -> None:
     assert layer(torch.randn(2, 8)).requires_grad
 
 
-def test_other_number_types_autocast_and_hooked_layers_are_left_alone() -> None:
+@torch.no_grad()
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 products"
+)
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_inside_autocast_the_product_is_autocasts(stored: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 80, dtype=stored)
+    inputs = torch.randn(7, 1, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layer(inputs)
+        assert reordered_bytes(layer) == 2 * layer.weight.numel()
+        with reordered_weights(layer):
+            assert "forward" in vars(layer)
+            product = layer(inputs)
+    assert product.dtype == torch.bfloat16
+    assert_close(product, expected)
+
+
+def test_other_number_types_and_hooked_layers_are_left_alone() -> None:
     layer = nn.Linear(8, 4)
-    with torch.autocast("cpu", torch.bfloat16), reordered_weights(layer):
+    with torch.autocast("cpu", torch.float16), reordered_weights(layer):
         assert "forward" not in vars(layer)
-    with reordered_weights(nn.Linear(8, 4, dtype=torch.bfloat16)) as _:
-        assert reordered_bytes(nn.Linear(8, 4, dtype=torch.bfloat16)) == 0
+    layer = nn.Linear(8, 4, dtype=torch.bfloat16)
+    with reordered_weights(layer):
+        assert "forward" not in vars(layer)
+        assert reordered_bytes(layer) == 0
     hooked = nn.Linear(8, 4)
     hooked.forward = lambda inputs: inputs  # type: ignore[method-assign]
     with reordered_weights(hooked):

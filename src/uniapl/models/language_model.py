@@ -108,11 +108,13 @@ class LanguageModel(nn.Module):
         """
         hidden = self.hidden_states(packed)[packed.sources]
         temperatures = torch.as_tensor(temperature, device=hidden.device).expand(len(hidden))
-        if self._head_is_plain(torch.promote_types(hidden.dtype, temperatures.dtype)):
-            scale = getattr(self.model.config.get_text_config(), "logits_scaling", None) or 1.0
-            states = hidden / (scale * temperatures)[:, None]
+        scale = getattr(self.model.config.get_text_config(), "logits_scaling", None) or 1.0
+        states = hidden / (scale * temperatures)[:, None]
+        if self._head_is_plain(states.dtype):
+            if self.dtype != torch.float32:  # what autocast multiplies in
+                states = states.to(self.dtype)
             weight = self.head.get_parameter("weight")
-            with self.autocast():
+            with torch.autocast(self.device.type, enabled=False):
                 return target_logprobs(states, weight, packed.target_ids, self.logit_chunk_tokens)
         chunks = zip(
             hidden.split(self.logit_chunk_tokens),
@@ -132,8 +134,8 @@ class LanguageModel(nn.Module):
         return (
             is_plain(head)
             and not getattr(config, "final_logit_softcapping", None)
-            and self.dtype == torch.float32  # no autocast
-            and head.weight.dtype == dtype
+            and head.weight.dtype
+            in ((dtype,) if self.dtype == torch.float32 else (dtype, self.dtype))
         )
 
     def _chunk_logprobs(self, hidden: Tensor, target_ids: Tensor, temperatures: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ transformers hands every attention layer to a function it looks up by name, alon
 arguments of the forward call; ours arrive as `packed_blocks` and `packed_positions`.
 """
 
+import functools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -38,6 +40,10 @@ def packed_attention(
             raise ValueError(f"its attention uses {unsupported}")
     blocks: tuple[AttentionBlock, ...] = kwargs["packed_blocks"]
     window: int | None = kwargs.get("sliding_window")
+    if query.device.type == "cpu":
+        # autocast rounds some of them only; a CPU attends faster in float32, backward above all
+        dtype = functools.reduce(torch.promote_types, (t.dtype for t in (query, key, value)))
+        query, key, value = (t.to(dtype) for t in (query, key, value))
     # tokens first, so that gathering a segment copies whole rows
     query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
     parts = []
@@ -51,15 +57,23 @@ def packed_attention(
             t[index].transpose(1, 2)
             for t, index in ((query, block.queries), (key, block.keys), (value, block.keys))
         )
-        attended = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )
+        with _products(query.device):
+            attended = nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
         parts.append(attended.transpose(1, 2).flatten(0, 1)[block.written])
     order = torch.cat([block.positions for block in blocks])
     flat = torch.cat(parts)
     # not like the query: under autocast it may be float32 while attention returned bfloat16
     output = torch.empty_like(flat).index_copy(0, order, flat)
     return output[None], None
+
+
+def _products(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of the attention itself."""
+    if device.type == "cpu":
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:

@@ -1,22 +1,27 @@
 """Log-probs of target tokens from hidden states, with one chunk of full-vocabulary logits in memory."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+CPU_BLOCK_ROWS = 32
+"""Rows of logits that a pass over the vocabulary takes at a time: few enough to stay in a CPU's cache."""
+
 
 def target_logprobs(hidden: Tensor, weight: Tensor, target_ids: Tensor, chunk: int) -> Tensor:
-    """Return log softmax(hidden · weightᵀ) at the targets, nats [targets].
+    """Return log softmax(hidden · weightᵀ) at the targets, nats [targets], at least float32.
 
-    Equal to a product, `log_softmax` and `gather`, but every pass over the vocabulary is in place in one
-    buffer that all chunks share: on a CPU passes over new tensors add half and more to the time of the
-    products. The backward pass makes the logits anew.
+    Equal to a product, `log_softmax` in at least float32 and `gather`, but a chunk's logits lie in one buffer
+    that all chunks share, and the passes over the vocabulary take a few rows at a time: on a CPU passes
+    over whole new tensors add half and more to the time of the products. The backward pass makes
+    the logits anew.
 
     Args:
-        hidden: [targets, width], in the number type of `weight`; divided by the temperature already.
-        weight: Of the output layer, [vocabulary, width].
+        hidden: [targets, width], divided by the temperature already. Its number type is that of the products.
+        weight: Of the output layer, [vocabulary, width]; its gradient has its own number type.
         target_ids: [targets].
         chunk: Targets whose logits exist at a time.
     """
@@ -37,40 +42,70 @@ def is_plain(head: nn.Module) -> bool:
 class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, chunk: int) -> Tensor:
-        parts, normalisers = [], []
-        buffer = _buffer(hidden, weight, chunk)
-        for states, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
-            logits = torch.mm(states, weight.t(), out=buffer[: len(states)])
-            at_target = logits.gather(1, targets[:, None]).squeeze(1)
-            highest = logits.amax(1)
-            normaliser = logits.sub_(highest[:, None]).exp_().sum(1).log_().add_(highest)
-            parts.append(at_target - normaliser)
-            normalisers.append(normaliser)
-        ctx.save_for_backward(hidden, weight, target_ids, torch.cat(normalisers))
+        ctx.save_for_backward(hidden, weight, target_ids)
         ctx.chunk = chunk
-        return torch.cat(parts)
+        chunks = _Chunks(hidden, weight, chunk)
+        logprobs = hidden.new_empty(len(hidden), dtype=chunks.wide)
+        for start, logits in chunks:
+            for rows, block, logprob in chunks.blocks(logits, start):
+                torch.log_softmax(chunks.widened(block), 1, out=logprob)
+                logprobs[rows] = logprob.gather(1, target_ids[rows, None]).squeeze(1)
+        return logprobs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, target_ids, normalisers = ctx.saved_tensors
+        hidden, weight, target_ids = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        buffer = _buffer(hidden, weight, ctx.chunk)
-        for start in range(0, len(hidden), ctx.chunk):
-            rows = slice(start, start + ctx.chunk)
-            states, factor = hidden[rows], gradient[rows, None]
-            logits = torch.mm(states, weight.t(), out=buffer[: len(states)])
-            # ∂ log p(y) / ∂ logits = 1[y] − p
-            by_logits = logits.sub_(normalisers[rows, None]).exp_().mul_(-factor)
-            targets = target_ids[rows, None]
-            by_logits.scatter_(1, targets, by_logits.gather(1, targets) + factor)
+        chunks = _Chunks(hidden, weight, ctx.chunk)
+        for start, logits in chunks:
+            for rows, block, by_logits in chunks.blocks(logits, start):
+                # ∂ log p(y) / ∂ logits = 1[y] − p
+                torch.softmax(chunks.widened(block), 1, out=by_logits)
+                factor = gradient[rows, None]
+                by_logits.mul_(-factor).scatter_add_(1, target_ids[rows, None], factor)
+                block.copy_(by_logits)
+            states = hidden[start : start + len(logits)]
             if hidden_gradient is not None:
-                torch.mm(by_logits, weight, out=hidden_gradient[rows])
-            if weight_gradient is not None:
-                weight_gradient.addmm_(by_logits.t(), states)
+                torch.mm(logits, chunks.weight, out=hidden_gradient[start : start + len(logits)])
+            if weight_gradient is not None and weight.dtype == hidden.dtype:
+                weight_gradient.addmm_(logits.t(), states)
+            elif weight_gradient is not None:
+                weight_gradient += logits.t() @ states
         return hidden_gradient, weight_gradient, None, None
 
 
-def _buffer(hidden: Tensor, weight: Tensor, chunk: int) -> Tensor:
-    return hidden.new_empty(min(chunk, len(hidden)), len(weight))
+class _Chunks:
+    """Logits of one chunk of targets after the other, in one buffer."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, chunk: int) -> None:
+        self.weight = weight.to(hidden.dtype)
+        self.wide = torch.promote_types(hidden.dtype, torch.float32)
+        """The number type of passes over the vocabulary."""
+        self._hidden = hidden
+        self._logits = hidden.new_empty(min(chunk, len(hidden)), len(weight))
+        rows = len(self._logits)
+        if hidden.device.type == "cpu":
+            rows = min(rows, CPU_BLOCK_ROWS)
+        self._widened, self._result = (
+            hidden.new_empty(rows, len(weight), dtype=self.wide) for _ in range(2)
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield where a chunk starts, and its logits."""
+        for start in range(0, len(self._hidden), max(len(self._logits), 1)):
+            states = self._hidden[start : start + len(self._logits)]
+            yield start, torch.mm(states, self.weight.t(), out=self._logits[: len(states)])
+
+    def blocks(self, logits: Tensor, start: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield rows of a chunk that starts there: which targets, their logits, and room for a wide result."""
+        for block in logits.split(len(self._result)):
+            yield slice(start, start + len(block)), block, self._result[: len(block)]
+            start += len(block)
+
+    def widened(self, block: Tensor) -> Tensor:
+        """Return logits of a block in the wide number type."""
+        if block.dtype == self.wide:
+            return block
+        return self._widened[: len(block)].copy_(block)

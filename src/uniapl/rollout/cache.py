@@ -11,6 +11,7 @@ class RoomyLayer(DynamicLayer):
     transformers' own `DynamicLayer` concatenates, so every token copies the whole cache; here a
     token is written in place, and the buffers move only when the room is used up. Sliding-window
     layers keep their whole past too: the model's mask, not the cache, hides what left the window.
+    Inside an autocast states are kept as attention will read them, so that they are rounded once and not per token.
     """
 
     growth_tokens = 256
@@ -28,6 +29,10 @@ class RoomyLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Append the new states; returns all keys and values so far."""
+        device = key_states.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None

@@ -12,12 +12,14 @@ def reordered_weights(model: nn.Module) -> Iterator[None]:
     """Let linear layers multiply with copies of their weights that oneDNN has reordered.
 
     A token of a few rows reads every weight once, and a product of few rows with a plain weight spends as long on
-    bringing it into order as on multiplying. Only float32 on a CPU gains and is touched; `torch.compile` does
-    the same when it freezes a model. Inside, weights must not change and gradients do not flow.
+    bringing it into order as on multiplying; `torch.compile` does the same when it freezes a model. Products are in
+    float32, or in bfloat16 inside such an autocast where the CPU has them. Inside, weights must not change and
+    gradients do not flow.
     """
     layers = [layer for layer in _layers(model) if layer.weight.device.type == "cpu"]
+    dtype = _product_dtype()
     for layer in layers:
-        layer.forward = _Product(layer)  # type: ignore[method-assign]
+        layer.forward = _Product(layer, dtype)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -27,30 +29,39 @@ def reordered_weights(model: nn.Module) -> Iterator[None]:
 
 def reordered_bytes(model: nn.Module) -> int:
     """Memory that `reordered_weights` takes if the model is on a CPU."""
-    return sum(layer.weight.nbytes for layer in _layers(model))
+    return sum(layer.weight.numel() * _product_dtype().itemsize for layer in _layers(model))
 
 
 class _Product:
     """A linear layer's forward."""
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
-        self._bias = layer.bias
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype))
+        self._bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        self._dtype = dtype
 
     def __call__(self, inputs: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            inputs, self._weight, self._bias, "none", [], ""
+            inputs.to(self._dtype), self._weight, self._bias, "none", [], ""
         )
         return product
 
 
+def _product_dtype() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
 def _layers(model: nn.Module) -> list[nn.Linear]:
-    if not torch.backends.mkldnn.is_available() or torch.is_autocast_enabled("cpu"):
+    dtype = _product_dtype()
+    if not torch.backends.mkldnn.is_available() or (
+        dtype != torch.float32
+        and not (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    ):
         return []
     return [
         module
         for module in model.modules()
         if type(module) is nn.Linear
         and "forward" not in vars(module)  # somebody's hook
-        and module.weight.dtype == torch.float32
+        and module.weight.dtype in (torch.float32, dtype)
     ]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from uniapl.rollout import decoding_attention
 from uniapl.rollout.decoding import Decoded, decode
 from uniapl.rollout.reordered_weights import reordered_weights
 from uniapl.rollout.static_decoding import StaticDecoder
@@ -178,14 +179,18 @@ def _borrowed(model: PreTrainedModel) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     attention = str(model.config._attn_implementation)
-    plain = "sdpa" if model._supports_sdpa else "eager"
+    wanted = attention if attention in ("eager", "sdpa") else "sdpa"
+    if wanted == "sdpa" and not model._supports_sdpa:
+        wanted = "eager"
+    if wanted == "sdpa" and decoding_attention.serves(model.device):
+        wanted = decoding_attention.NAME
     model.eval()
     try:
-        if attention not in ("eager", "sdpa"):
-            model.set_attn_implementation(plain)
+        if attention != wanted:
+            model.set_attn_implementation(wanted)
         yield
     finally:
-        if attention not in ("eager", "sdpa"):
+        if attention != wanted:
             model.set_attn_implementation(attention)
         for module, is_training in modes:
             module.training = is_training
