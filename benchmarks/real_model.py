@@ -2,8 +2,8 @@
 
     benchmarks/real_model.sh --model FOLDER --seeds FILE --ifeval FILE [options] [key=value ...]
 
-Prompts are made of `--seeds`; the expert is the model itself, best of several answers by the checkers; `uniapl
-compare` trains and measures. Nothing is trained or tuned on IFEval's prompts: the expert's answers to them are only
+Prompts are made of `--seeds`; the expert is the model itself, best of several answers by the checkers, revised where
+none follows everything (docs/collect.md); `uniapl compare` trains and measures. Nothing is trained or tuned on IFEval's prompts: the expert's answers to them are only
 what the policy's lengths and log-probs are held against. No network is needed.
 
 It works in slices: what `--minutes` cuts off goes on with the same command. An evaluation is not interrupted, so a
@@ -162,7 +162,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--more-seeds", default="1,2", help="afterwards; '' for none")
     add("--untuned", action="store_true", help="no grid: the config's settings for all arms")
     add("--asked", type=int, default=2000, help="prompts that the expert is to demonstrate")
-    add("--samples", type=int, default=16, help="answers per prompt, the best of which is kept")
+    add("--samples", type=int, default=2, help="answers per prompt, the best of which is kept")
     add("--matched", type=int, default=541, help="IFEval prompts that the expert answers too")
     add("--tokens", type=int, default=512, help="of an answer to IFEval")
     add("--jobs", type=int, default=1, help="runs at the same time")
@@ -248,6 +248,7 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
         str(options.samples),
         "--temperature",
         "0.6",
+        "--revise",
     )
     words = ("prompts", str(options.seeds), "--output", str(prompts), "--held-out", str(held_out))
     benchmark = ("--exclude", str(options.ifeval), "--max-instructions", "2")

@@ -90,6 +90,25 @@ def test_asking_stops_where_no_answer_could_displace_what_there_is(tmp_path: Pat
     assert summary["first_answers"]["instructions"]["punctuation:no_comma"]["count"] == 3
 
 
+def test_revisions_settle_a_prompt_and_the_cache_keeps_the_answers(tmp_path: Path):
+    said = {
+        "p": ["Red, blue and green.", "never"],
+        "q": ["It is red. It is blue, a~"],
+        "r": ["One."],
+    }
+    prompts = [prompt(text, **NO_COMMA) for text in "pqr"]
+    kept, asked, summary = run(prompts, Script(said), tmp_path, samples=2, revises=True)
+    expected = [("p", "Red blue and green."), ("q", "It is red."), ("r", "One.")]
+    assert kept == expected
+    assert (asked.num_answered, summary["num_demonstrations"], summary["num_revised"]) == (3, 3, 2)
+    # what the expert did by itself
+    assert summary["first_answers"]["prompt_level_strict_acc"] == pytest.approx(1 / 3)
+    again, asked, _ = run(prompts, Script({}), tmp_path, samples=2, revises=True)
+    assert (again, asked.num_answered) == (expected, 0)
+    plain, _, summary = run(prompts[2:], Script({}), tmp_path, samples=2)
+    assert (plain, summary["num_revised"]) == ([("r", "One.")], 0)
+
+
 def test_without_instructions_the_first_whole_answers_are_kept(tmp_path: Path):
     script = Script({"p": ["a, b", "cut~", "", "a, b", "c", "never"]})
     kept, *_ = run([prompt("p")], script, tmp_path, samples=9, keep=2)

@@ -94,3 +94,36 @@ def test_only_perfect_answers_settle_a_prompt():
     assert not is_settled(judged("a, b, c"), keep=1)
     assert is_settled(judged("a, b, c", "x y z"), keep=1)
     assert not is_settled([], keep=1)
+
+
+def revised(content: str, finish_reason: str = "stop", **columns: Any):
+    return judge(answer(content, finish_reason), columns or COLUMNS, revises=True)
+
+
+def test_a_revision_takes_the_place_of_an_answer_that_fails():
+    failed = revised("Red, blue and green are colours.")
+    assert failed.completion == "Red blue and green are colours."
+    assert (failed.share, failed.is_revised) == (1.0, True)
+    assert failed.raw_verdict is not None
+    assert failed.raw_verdict.strict == (False, True)
+    # whole or without instructions: as it came
+    assert not revised("one two three").is_revised
+    assert revised("red, blue", other="column").completion == "red, blue"
+
+
+def test_an_answer_that_was_cut_off_is_cut_back_to_whole_sentences():
+    cut = revised("Red and blue are colours. Green is", "length")
+    assert (cut.completion, cut.flaw, cut.share) == ("Red and blue are colours.", None, 1.0)
+    for content, reason, flaw in [
+        ("Red and blue are colours. Green is", "content_filter", "finish reason content_filter"),
+        ("Red and blue are colours. \ud83d", "stop", "half a surrogate pair"),
+        ("", "length", "finish reason length"),
+    ]:
+        assert revised(content, reason).flaw == flaw
+
+
+def test_an_answer_as_it_came_is_preferred_to_a_revised_one():
+    one, other = revised("Red, blue and green are colours."), revised("One two three.")
+    assert select([one, other], 1, 1.0) == ["One two three."]
+    assert select([one, other], 2, 1.0) == ["One two three.", "Red blue and green are colours."]
+    assert is_settled([one], 1)

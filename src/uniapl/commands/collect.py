@@ -63,6 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="of a prompt's instructions that a kept answer follows; default: 1, all",
     )
+    add(
+        "--revise",
+        action="store_true",
+        help="edit an answer that fails, or was cut off, until it follows its instructions",
+    )
     add("--temperature", metavar="T", type=float, help="default: the endpoint's; local: 1")
     add("--top-p", metavar="P", type=float, help="default: the endpoint's")
     add(
@@ -114,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
             samples=options.samples,
             keep=options.keep,
             min_pass=options.min_pass,
+            revises=options.revise,
             # one bad minute fails everything that is in flight
             max_failures_in_a_row=max(20, 2 * (options.concurrency or 0)),
         )
@@ -145,6 +151,7 @@ def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
         "samples": options.samples,
         "keep": options.keep,
         "min_pass": options.min_pass,
+        "revise": options.revise,
     }
 
 

@@ -41,6 +41,8 @@ class Collection:
     """Demonstrations per prompt, at most."""
     min_pass: float = 1.0
     """Share of the instructions that a demonstration follows."""
+    revises: bool = False
+    """Whether answers that fail are edited until they follow their instructions; the cache keeps them as they came."""
     max_failures_in_a_row: int = 20
     """After so many, each after all its retries, the rest is not asked."""
 
@@ -84,7 +86,9 @@ class Collection:
             judged = self._judged(prompt)
             completions = select(judged, self.keep, self.min_pass)
             is_open = not is_settled(judged, self.keep) and len(judged) < self.samples
+            revised = {one.completion for one in judged if one.is_revised}
             tally.add(judged, completions, is_open=is_open)
+            tally.num_revised += len(revised.intersection(completions))
             for number, completion in enumerate(completions, start=1):
                 yield _row(prompt, completion, number if self.keep > 1 else None)
 
@@ -108,7 +112,8 @@ class Collection:
             answer = self.cache.get(self._request(prompt, len(judged)).key)
             if answer is None:
                 break
-            judged.append(judge(answer, prompt.columns))
+            about = prompt.columns.get("seed_prompt") or prompt.text
+            judged.append(judge(answer, prompt.columns, revises=self.revises, prompt=str(about)))
         return judged
 
     def _request(self, prompt: Prompt, sample: int) -> Request:

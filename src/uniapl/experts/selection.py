@@ -1,11 +1,11 @@
 """Which answers become demonstrations: checked and ranked by the prompt's own instructions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uniapl.experts.answers import Answer, without_thoughts
-from uniapl.instructions import Verdict, verify
+from uniapl.instructions import Verdict, revise, verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +14,14 @@ class Judged:
 
     answer: Answer
     completion: str
-    """The answer without thoughts, and without blanks at its ends."""
+    """The answer without thoughts, and without blanks at its ends; or its revision."""
     flaw: str | None
     """Why it can be no demonstration whatever it follows; None if it can."""
     verdict: Verdict | None
     """None where the prompt has no instructions; a flawed answer follows none."""
+    raw_verdict: Verdict | None
+    """The same on the answer before any revision."""
+    is_revised: bool = False
 
     @property
     def share(self) -> float:
@@ -33,14 +36,40 @@ class Judged:
         return 1.0 if self.verdict is None else _share(self.verdict.loose)
 
 
-def judge(answer: Answer, columns: Mapping[str, Any]) -> Judged:
-    """Check an answer against its prompt's columns `instruction_id_list` and `kwargs`, if it has them."""
+def judge(
+    answer: Answer, columns: Mapping[str, Any], *, revises: bool = False, prompt: str = ""
+) -> Judged:
+    """Check an answer against its prompt's columns `instruction_id_list` and `kwargs`, if it has them.
+
+    Args:
+        answer: One of the expert's.
+        columns: The prompt's.
+        revises: An answer that fails, or was cut off, is replaced by its revision if there is one.
+        prompt: Its text, for the revision.
+    """
     completion = without_thoughts(answer.content).strip()
     flaw = _flaw(answer, completion)
     verdict = None
     if ids := columns.get("instruction_id_list"):
         verdict = verify(ids, columns["kwargs"], completion if flaw is None else None)
-    return Judged(answer, completion, flaw, verdict)
+    judged = Judged(answer, completion, flaw, verdict, verdict)
+    if revises and judged.share < 1 and (flaw is None or answer.finish_reason == "length"):
+        return _revised(judged, columns, prompt)
+    return judged
+
+
+def _revised(judged: Judged, columns: Mapping[str, Any], prompt: str) -> Judged:
+    """Return the judged answer with its revision, or as it was where there is none."""
+    ids, kwargs = columns.get("instruction_id_list"), columns.get("kwargs")
+    # lone surrogates and the like stay flaws
+    if not ids or kwargs is None or _flaw_of_text(judged.completion):
+        return judged
+    is_cut_off = judged.answer.finish_reason == "length"
+    completion = revise(ids, kwargs, judged.completion, prompt, is_cut_off=is_cut_off)
+    if completion is None:
+        return judged
+    verdict = verify(ids, kwargs, completion)
+    return replace(judged, completion=completion, flaw=None, verdict=verdict, is_revised=True)
 
 
 def is_settled(judged: Sequence[Judged], keep: int) -> bool:
@@ -49,14 +78,16 @@ def is_settled(judged: Sequence[Judged], keep: int) -> bool:
 
 
 def select(judged: Sequence[Judged], keep: int, min_pass: float) -> list[str]:
-    """Return the best completions, at most `keep`: by instructions followed strictly, loosely, then first come.
+    """Return the best completions, at most `keep`.
+
+    By instructions followed strictly, unrevised before revised, by those followed loosely, then first come.
 
     Args:
         judged: The answers to one prompt, in the order of asking.
         min_pass: Share of the instructions that must be followed strictly, for every completion kept.
     """
     usable = [one for one in judged if one.flaw is None and one.share >= min_pass]
-    ranked = sorted(usable, key=lambda one: (-one.share, -one.loose_share))
+    ranked = sorted(usable, key=lambda one: (-one.share, one.is_revised, -one.loose_share))
     # an expert that repeats itself has shown it once
     return list(dict.fromkeys(one.completion for one in ranked))[:keep]
 
@@ -64,6 +95,10 @@ def select(judged: Sequence[Judged], keep: int, min_pass: float) -> list[str]:
 def _flaw(answer: Answer, completion: str) -> str | None:
     if answer.finish_reason != "stop":
         return f"finish reason {answer.finish_reason}"
+    return _flaw_of_text(completion)
+
+
+def _flaw_of_text(completion: str) -> str | None:
     if not completion:
         return "blank"
     try:

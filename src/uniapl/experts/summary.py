@@ -37,6 +37,8 @@ class Tally:
         self.num_open = 0
         """Prompts whose answers are not all there, because a request failed."""
         self.num_demonstrations = 0
+        self.num_revised = 0
+        """Demonstrations that are no answer as it came."""
         self._left_out: Counter[str] = Counter()
         self._finish_reasons: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
@@ -62,8 +64,8 @@ class Tally:
             self._sources[one.answer.source] += 1
             self._tokens["prompt"] += one.answer.prompt_tokens or 0
             self._tokens["completion"] += one.answer.completion_tokens or 0
-        if judged and judged[0].verdict is not None:
-            self._first_verdicts.append(judged[0].verdict)
+        if judged and judged[0].raw_verdict is not None:
+            self._first_verdicts.append(judged[0].raw_verdict)
         if not kept:
             flaws = [one.flaw or _NOT_FOLLOWED for one in judged]
             self._left_out[flaws[0] if flaws else "no answer"] += 1
@@ -79,6 +81,7 @@ class Tally:
         return {
             "num_prompts": self.num_prompts,
             "num_demonstrations": self.num_demonstrations,
+            "num_revised": self.num_revised,
             "num_answers": self.num_answers,
             "num_asked": asked.num_answered,
             "num_from_cache": self.num_answers - asked.num_answered,
@@ -99,7 +102,8 @@ class Tally:
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Return a summary for a terminal."""
     kept, prompts = summary["num_demonstrations"], summary["num_prompts"]
-    lines = [f"{kept} demonstrations from {prompts} prompts"]
+    revised = f", {summary['num_revised']} of them revised" if summary["num_revised"] else ""
+    lines = [f"{kept} demonstrations from {prompts} prompts{revised}"]
     lines += [
         f"  {count:6} prompts without: {reason}"
         for reason, count in summary["prompts_left_out"].items()

@@ -9,6 +9,7 @@ Example:
 """
 
 from uniapl.instructions.arguments import InstructionError
+from uniapl.instructions.revising import revise
 from uniapl.instructions.verdicts import (
     INSTRUCTION_IDS,
     InstructionAccuracy,
@@ -32,6 +33,7 @@ __all__ = [
     "aggregate",
     "follows",
     "loose_variants",
+    "revise",
     "strict",
     "validate",
     "validate_columns",

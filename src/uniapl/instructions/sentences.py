@@ -13,6 +13,11 @@ def count_sentences(text: str) -> int:
     return sum(1 for _ in _tokenizer().span_tokenize(text))
 
 
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of an English text."""
+    return [text[start:end] for start, end in _tokenizer().span_tokenize(text)]
+
+
 def max_sentences(text: str) -> int:
     """Return a bound that `count_sentences` never exceeds, at a hundredth of its cost.
 

@@ -1,0 +1,171 @@
+"""Small edits of a text, each for one type of instruction: what a careful editor would do with the least change."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from uniapl.instructions.letter_case import count_capital_words
+from uniapl.instructions.sentences import split_sentences
+
+_MARKUP = re.compile(r"^\s*(?:[*\-+•#>]+|\d+[.)])\s+|\*+|`+|_{2,}|<<|>>", re.MULTILINE)
+_END_OF_SENTENCE = (".", "!", "?", '."', '!"', '?"')
+_CONJUNCTION = re.compile(r",\s+(and|but|or|so|nor|yet|because|which|who|while|as)\b")
+_STOP_WORDS = frozenset(
+    "about after again also although another because become becomes before being between both "
+    "could each every first from have having however into itself like many might more most much "
+    "never often other others over really should since some such than that their them then there "
+    "these they this those through under until very well were what when where which while will "
+    "with within without would your".split()
+)
+
+CLOSERS = (
+    "There is more to say about this.",
+    "It is worth a closer look.",
+    "These are the main points.",
+    "Much depends on what you are looking for.",
+    "A simple example makes it clear.",
+)
+"""Sentences that fit under any answer."""
+
+_MENTIONS = (
+    "It also has to do with {}.",
+    "Think of {} as an example.",
+    "People often speak of {} here.",
+    "Another part of it is {}.",
+    "In the end it comes back to {}.",
+)
+_PLACEHOLDERS = (
+    " [name]",
+    " at [email]",
+    " or [phone number]",
+    " in [city]",
+    " before [date]",
+    " about [topic]",
+)
+
+
+def whole_sentences(text: str) -> list[str]:
+    """Return the sentences without markup; repeated ones once, and none that was broken off."""
+    plain = _MARKUP.sub("", text)
+    sentences = [
+        " ".join(sentence.split())
+        for line in plain.splitlines()
+        for sentence in split_sentences(line.strip())
+    ]
+    kept = list({s.lower(): s for s in reversed(sentences) if re.search(r"\w", s)}.values())[::-1]
+    whole = [s for s in kept if s.endswith(_END_OF_SENTENCE)]
+    return whole or [s.rstrip(" ,;:-") + "." for s in kept[:1]]
+
+
+def cut_back(text: str) -> str:
+    """Return a text that broke off up to its last whole sentence; all of it where none is whole."""
+    ends = list(re.finditer(r"[.!?][\"')]*(?=\s|$)", text))
+    return text[: ends[-1].end()] if ends else text
+
+
+def without_words(sentences: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the sentences that hold none of the words."""
+    if not words:
+        return list(sentences)
+    pattern = "|".join(rf"(?<!\w){re.escape(word.strip())}(?!\w)" for word in words)
+    return [s for s in sentences if not re.search(pattern, s, re.IGNORECASE)]
+
+
+def with_fewer(sentences: Sequence[str], keyword: str, fewer_than: int) -> list[str]:
+    """Return the sentences from the first on that together hold the keyword fewer times."""
+    kept, count = [], 0
+    for sentence in sentences:
+        here = sentence.lower().count(keyword.strip().lower())
+        if count + here < fewer_than:
+            kept.append(sentence)
+            count += here
+    return kept
+
+
+def mentions(keyword: str, times: int) -> list[str]:
+    """Return so many sentences that mention the keyword once each."""
+    return [_MENTIONS[n % len(_MENTIONS)].format(keyword) for n in range(times)]
+
+
+def mention_all(keywords: Sequence[str]) -> list[str]:
+    """Return a sentence that mentions all of the keywords; none for none."""
+    if not keywords:
+        return []
+    *others, last = keywords
+    return [_MENTIONS[len(last) % 2].format(" and ".join(filter(None, (", ".join(others), last))))]
+
+
+def without_commas(text: str) -> str:
+    """Drop the commas: those in numbers, those before conjunctions, and the rest."""
+    return re.sub(r"\s*,", "", _CONJUNCTION.sub(r" \1", text))
+
+
+def with_capital_words(text: str, at_least: int) -> str:
+    """Write the longest words in capitals until there are enough."""
+    words = dict.fromkeys(re.findall(r"(?<![\w\[*<'])[A-Za-z]{4,}(?!['\w])", text))
+    for word in sorted(words, key=len, reverse=True):
+        if count_capital_words(text) >= at_least:
+            break
+        if not word.isupper():
+            text = re.sub(rf"(?<!\w){word}(?!\w)", word.upper(), text, count=1)
+    return text
+
+
+def without_capital_words(text: str) -> str:
+    """Write words in capitals in the ordinary way, "I" and "A" aside."""
+    return re.sub(r"\b[A-Z][A-Z]+\b", lambda word: word[0].capitalize(), text)
+
+
+def highlighted(text: str, times: int) -> str:
+    """Put asterisks around so many words: the longest of each sentence first."""
+    for word in _longest_words(text)[:times]:
+        text = re.sub(rf"(?<![\w*\[]){word}(?![\w*\]])", f"*{word}*", text, count=1)
+    return text
+
+
+def title_of(prompt: str) -> str:
+    """Return a title made of the first words of a prompt."""
+    first = (
+        next(iter(split_sentences(prompt.strip().splitlines()[0])), "") if prompt.strip() else ""
+    )
+    words = re.findall(r"\w+(?:['-]\w+)*", first)[:7]
+    return " ".join(word[0].upper() + word[1:] for word in words) or "An Answer"
+
+
+def contact(num_placeholders: int) -> str:
+    """Return a sentence with so many placeholders."""
+    places = [_PLACEHOLDERS[n % len(_PLACEHOLDERS)] for n in range(num_placeholders)]
+    return "For more details ask" + "".join(places) + "."
+
+
+def dealt(sentences: Sequence[str], num_blocks: int) -> list[list[str]] | None:
+    """Divide sentences in order into blocks of nearly equal number; None if there are too few."""
+    if len(sentences) < num_blocks:
+        return None
+    bounds = [len(sentences) * n // num_blocks for n in range(num_blocks + 1)]
+    return [list(sentences[a:b]) for a, b in pairwise(bounds)]
+
+
+def chosen_answer(text: str) -> str:
+    """Return which of the three fixed answers a text comes nearest to."""
+    first = next(iter(re.findall(r"\w+", text.lower())), "")
+    found = first if first in ("yes", "no") else "maybe"
+    return f"My answer is {found}."
+
+
+def _longest_words(text: str) -> list[str]:
+    """Return words worth an emphasis: of each sentence the longest, then the next ones."""
+    return list(dict.fromkeys(_by_rank(text)))
+
+
+def _by_rank(text: str) -> Iterator[str]:
+    ranked = [
+        sorted(
+            (w for w in re.findall(r"[A-Za-z]{4,}", s) if w.lower() not in _STOP_WORDS),
+            key=len,
+            reverse=True,
+        )
+        for s in split_sentences(text)
+    ]
+    for rank in range(max(map(len, ranked), default=0)):
+        yield from (words[rank] for words in ranked if rank < len(words))
