@@ -3,8 +3,9 @@
     benchmarks/real_model.sh --model FOLDER --seeds FILE --ifeval FILE [options] [key=value ...]
 
 Prompts are made of `--seeds`; the expert is the model itself, best of several answers by the checkers, revised where
-none follows everything (docs/collect.md); `uniapl compare` trains and measures. Nothing is trained or tuned on IFEval's prompts: the expert's answers to them are only
-what the policy's lengths and log-probs are held against. No network is needed.
+none follows everything (docs/collect.md); `uniapl compare` trains and measures. Nothing is trained or tuned on
+IFEval's prompts: the expert's answers to them are only what the policy's lengths and log-probs are held against. No
+network is needed.
 
 It works in slices: what `--minutes` cuts off goes on with the same command. An evaluation is not interrupted, so a
 slice must be longer than one. Exit status: 0, nothing is left; 75, call it again; 1, something failed; 2, wrong
@@ -161,6 +162,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--run-seeds", default="0", help="of every arm at first")
     add("--more-seeds", default="1,2", help="afterwards; '' for none")
     add("--untuned", action="store_true", help="no grid: the config's settings for all arms")
+    add(
+        "--grid",
+        action="append",
+        metavar="ARM:KEY=VALUE[,VALUE…]",
+        help="in place of the grids here, as uniapl compare takes it; one value is that arm's own setting",
+    )
     add("--asked", type=int, default=2000, help="prompts that the expert is to demonstrate")
     add("--samples", type=int, default=2, help="answers per prompt, the best of which is kept")
     add("--matched", type=int, default=541, help="IFEval prompts that the expert answers too")
@@ -197,11 +204,10 @@ def settings(options: argparse.Namespace, data: Path) -> list[str]:
 def comparison(options: argparse.Namespace, seeds: str) -> tuple[str, list[str], list[str], str]:
     """Return methods, seeds, grids and baseline, as `uniapl compare` takes them."""
     named = {word.partition("=")[0]: word.rpartition("=")[2] for word in options.methods.split(",")}
-    grids = (
-        []
-        if options.untuned
-        else [f"{n}:{GRIDS.get(m, ADVERSARIAL_GRID)}" for n, m in named.items()]
-    )
+    if options.untuned or options.grid:
+        grids = options.grid or []
+    else:
+        grids = [f"{n}:{GRIDS.get(m, ADVERSARIAL_GRID)}" for n, m in named.items()]
     baseline = "grpo" if "grpo" in named else next(iter(named))
     return options.methods, [seeds], grids, baseline
 
