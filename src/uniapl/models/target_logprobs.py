@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CPU_BLOCK_ROWS = 32
+BLOCK_ROWS = {"cpu": 32}
 """Rows of logits that a pass over the vocabulary takes at a time: few enough to stay in a CPU's cache."""
 
 
@@ -85,12 +85,10 @@ class _Chunks:
         """The number type of passes over the vocabulary."""
         self._hidden = hidden
         self._logits = hidden.new_empty(min(chunk, len(hidden)), len(weight))
-        rows = len(self._logits)
-        if hidden.device.type == "cpu":
-            rows = min(rows, CPU_BLOCK_ROWS)
-        self._widened, self._result = (
-            hidden.new_empty(rows, len(weight), dtype=self.wide) for _ in range(2)
-        )
+        rows = min(len(self._logits), BLOCK_ROWS.get(hidden.device.type, 256))
+        self._result = hidden.new_empty(rows, len(weight), dtype=self.wide)
+        is_wide = hidden.dtype == self.wide
+        self._widened = None if is_wide else torch.empty_like(self._result)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         """Yield where a chunk starts, and its logits."""
@@ -106,6 +104,6 @@ class _Chunks:
 
     def widened(self, block: Tensor) -> Tensor:
         """Return logits of a block in the wide number type."""
-        if block.dtype == self.wide:
+        if self._widened is None:
             return block
         return self._widened[: len(block)].copy_(block)

@@ -38,7 +38,7 @@ def decoding_attention(
         )
         return result
     attended = nn.functional.scaled_dot_product_attention(
-        query.view(rows, key.shape[1], -1, query.shape[-1]),
+        query.reshape(rows, key.shape[1], -1, query.shape[-1]),
         key,
         value,
         attn_mask=attention_mask,
