@@ -143,3 +143,16 @@ Slice(Path({str(tmp_path)!r}), 5).run(Piece("slow", ("steps", "slow", {str(tmp_p
     _, errors = process.communicate(timeout=60)
     assert b"KeyboardInterrupt" in errors
     assert (tmp_path / "made").read_text().endswith(".saved")
+
+
+def test_given_grids_take_the_place_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = str(tmp_path / "file")
+    words = ["--model", file, "--seeds", file, "--ifeval", file, "--methods", "grpo,uniapl"]
+    for more, grids in [
+        ([], ["grpo:objective.kl_coef=0,0.02,0.05", f"uniapl:{real_model.ADVERSARIAL_GRID}"]),
+        (["--untuned"], []),
+        (["--grid", "grpo:a=1", "--grid", "uniapl:b=2"], ["grpo:a=1", "uniapl:b=2"]),
+    ]:
+        options = real_model.parse([*words, *more])
+        assert real_model.comparison(options, "0") == ("grpo,uniapl", ["0"], grids, "grpo")

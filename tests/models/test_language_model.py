@@ -210,6 +210,21 @@ def test_the_buffer_under_autocast_is_as_near_to_exact_as_plain_logits(monkeypat
     assert 0 < distance(buffer_grads, exact_grads) < 1.5 * distance(chunk_grads, exact_grads)
 
 
+def test_attention_is_in_float32_on_a_cpu_under_autocast(monkeypatch) -> None:
+    attend, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def recorded(*states: Tensor, **options: Any) -> Tensor:
+        attended = attend(*states, **options)
+        seen.extend(tensor.dtype for tensor in (*states, attended))
+        return attended
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    (packed,) = pack(some_sequences(), 10_000)
+    policy = LanguageModel(tiny_model().float(), torch.bfloat16, 7)
+    policy.logprobs(packed).sum().backward()
+    assert set(seen) == {torch.float32}
+
+
 def logprobs_without_kept_logits(policy: LanguageModel, packed: Packed) -> Tensor:
     """Log-probs; what waits for their backward pass are hidden states."""
     kept: list[tuple[int, ...]] = []
