@@ -129,6 +129,7 @@ def made_prompts(seeds: list[str], seed: int) -> list[dict[str, Any]]:
 def test_whole_sentences_drop_markup_repetition_and_what_was_cut_off() -> None:
     text = "## Reasons\n1. **It is** warm.\n* It is dry.\n\nIt is dry. Then we went to the"
     assert whole_sentences(text) == ["It is warm.", "It is dry."]
+    assert whole_sentences("It is dry. It is warm. It is DRY.") == ["It is dry.", "It is warm."]
     assert whole_sentences("Then we went to the") == ["Then we went to the."]
     assert whole_sentences(" \n* ") == []
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from uniapl.instructions.letter_case import count_capital_words
 from uniapl.instructions.sentences import split_sentences
@@ -52,9 +52,12 @@ def whole_sentences(text: str) -> list[str]:
         for line in plain.splitlines()
         for sentence in split_sentences(line.strip())
     ]
-    kept = list({s.lower(): s for s in reversed(sentences) if re.search(r"\w", s)}.values())[::-1]
-    whole = [s for s in kept if s.endswith(_END_OF_SENTENCE)]
-    return whole or [s.rstrip(" ,;:-") + "." for s in kept[:1]]
+    kept: dict[str, str] = {}
+    for sentence in sentences:
+        if re.search(r"\w", sentence):
+            kept.setdefault(sentence.lower(), sentence)
+    whole = [s for s in kept.values() if s.endswith(_END_OF_SENTENCE)]
+    return whole or [s.rstrip(" ,;:-") + "." for s in islice(kept.values(), 1)]
 
 
 def cut_back(text: str) -> str:
