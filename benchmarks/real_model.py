@@ -182,6 +182,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         setattr(options, name, path)
         if not path.exists():
             parser.error(f"--{name}: {path} is not there")
+    if options.untuned and options.grid:
+        parser.error("--untuned leaves no --grid to choose from")
     for word in options.words:
         if "=" not in word:
             parser.error(f"{word}: must be key=value")
@@ -204,7 +206,7 @@ def settings(options: argparse.Namespace, data: Path) -> list[str]:
 def comparison(options: argparse.Namespace, seeds: str) -> tuple[str, list[str], list[str], str]:
     """Return methods, seeds, grids and baseline, as `uniapl compare` takes them."""
     named = {word.partition("=")[0]: word.rpartition("=")[2] for word in options.methods.split(",")}
-    if options.untuned or options.grid:
+    if options.grid or options.untuned:
         grids = options.grid or []
     else:
         grids = [f"{n}:{GRIDS.get(m, ADVERSARIAL_GRID)}" for n, m in named.items()]

@@ -26,7 +26,7 @@ class Collection:
     """Demonstrations of some prompts by one expert.
 
     Answers to a prompt are asked for one after the other, and no more than its demonstrations need: once `keep` of
-    them follow every instruction, another could not displace them.
+    them follow every instruction, another could not displace them, unless they were revised.
     """
 
     prompts: Sequence[Prompt]

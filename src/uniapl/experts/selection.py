@@ -73,7 +73,7 @@ def _revised(judged: Judged, columns: Mapping[str, Any], prompt: str) -> Judged:
 
 
 def is_settled(judged: Sequence[Judged], keep: int) -> bool:
-    """Whether no further answer could change what `select` keeps: enough are already perfect."""
+    """Whether enough answers, as they came or revised, are perfect already."""
     return len({one.completion for one in judged if one.share == 1}) >= keep
 
 

@@ -7,8 +7,9 @@ from itertools import islice, pairwise
 from uniapl.instructions.letter_case import count_capital_words
 from uniapl.instructions.sentences import split_sentences
 
-_MARKUP = re.compile(r"^\s*(?:[*\-+•#>]+|\d+[.)])\s+|\*+|`+|_{2,}|<<|>>", re.MULTILINE)
-_END_OF_SENTENCE = (".", "!", "?", '."', '!"', '?"')
+_LIST_MARK = re.compile(r"^\s*(?:[*\-+•#>]+|\d+[.)])\s+")
+_EMPHASIS = re.compile(r"(\*{1,3}|`)(?=\S)([^*`\n]+?)(?<=\S)\1|<<([^<>\n]+)>>")
+_WHOLE = re.compile(r"[.!?][\"')\]”’»]*$")
 _CONJUNCTION = re.compile(r",\s+(and|but|or|so|nor|yet|because|which|who|while|as)\b")
 _STOP_WORDS = frozenset(
     "about after again also although another because become becomes before being between both "
@@ -45,25 +46,39 @@ _PLACEHOLDERS = (
 
 
 def whole_sentences(text: str) -> list[str]:
-    """Return the sentences without markup; repeated ones once, and none that was broken off."""
-    plain = _MARKUP.sub("", text)
-    sentences = [
-        " ".join(sentence.split())
-        for line in plain.splitlines()
-        for sentence in split_sentences(line.strip())
-    ]
+    """Return the sentences, without list marks and emphasis; repeated ones once, and none without an end.
+
+    A text that has no end at all is one sentence.
+    """
     kept: dict[str, str] = {}
-    for sentence in sentences:
-        if re.search(r"\w", sentence):
-            kept.setdefault(sentence.lower(), sentence)
-    whole = [s for s in kept.values() if s.endswith(_END_OF_SENTENCE)]
+    for line in text.splitlines():
+        plain = _EMPHASIS.sub(lambda mark: mark[2] or mark[3], _LIST_MARK.sub("", line))
+        for sentence in split_sentences(plain.strip()):
+            if re.search(r"[^\W\d_]", sentence):
+                kept.setdefault(sentence.lower(), " ".join(sentence.split()))
+    whole = [s for s in kept.values() if _WHOLE.search(s)]
     return whole or [s.rstrip(" ,;:-") + "." for s in islice(kept.values(), 1)]
 
 
-def cut_back(text: str) -> str:
-    """Return a text that broke off up to its last whole sentence; all of it where none is whole."""
-    ends = list(re.finditer(r"[.!?][\"')]*(?=\s|$)", text))
-    return text[: ends[-1].end()] if ends else text
+def cut_back(text: str) -> str | None:
+    """Return a text that broke off up to its last whole sentence; None where none is whole."""
+    lines = text.rstrip().split("\n")
+    while lines:
+        sentences = split_sentences(lines[-1])
+        while sentences and not (
+            _WHOLE.search(sentences[-1]) and re.search(r"[^\W\d_]", sentences[-1])
+        ):
+            sentences.pop()
+        if sentences:
+            end = lines[-1].rindex(sentences[-1]) + len(sentences[-1])
+            return "\n".join([*lines[:-1], lines[-1][:end]])
+        lines.pop()
+    return None
+
+
+def num_distinct_words(text: str) -> int:
+    """Count the words that differ: a text in a loop has few."""
+    return len(set(re.findall(r"\w+", text.lower())))
 
 
 def without_words(sentences: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -99,8 +114,10 @@ def mention_all(keywords: Sequence[str]) -> list[str]:
 
 
 def without_commas(text: str) -> str:
-    """Drop the commas: those in numbers, those before conjunctions, and the rest."""
-    return re.sub(r"\s*,", "", _CONJUNCTION.sub(r" \1", text))
+    """Drop the commas: those between thousands, those before conjunctions, and the rest."""
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    text = re.sub(r",(?=\S)", ", ", _CONJUNCTION.sub(r" \1", text))
+    return re.sub(r"\s*,", "", text)
 
 
 def with_capital_words(text: str, at_least: int) -> str:
@@ -114,9 +131,13 @@ def with_capital_words(text: str, at_least: int) -> str:
     return text
 
 
-def without_capital_words(text: str) -> str:
-    """Write words in capitals in the ordinary way, "I" and "A" aside."""
-    return re.sub(r"\b[A-Z][A-Z]+\b", lambda word: word[0].capitalize(), text)
+def without_capital_words(text: str, fewer_than: int) -> str:
+    """Write words in capitals in the ordinary way, the last ones first, until there are few enough."""
+    for word in reversed(list(re.finditer(r"\b[A-Z][A-Z]+\b", text))):
+        if count_capital_words(text) < fewer_than:
+            break
+        text = text[: word.start()] + word[0].capitalize() + text[word.end() :]
+    return text
 
 
 def highlighted(text: str, times: int) -> str:
@@ -149,11 +170,10 @@ def dealt(sentences: Sequence[str], num_blocks: int) -> list[list[str]] | None:
     return [list(sentences[a:b]) for a, b in pairwise(bounds)]
 
 
-def chosen_answer(text: str) -> str:
-    """Return which of the three fixed answers a text comes nearest to."""
-    first = next(iter(re.findall(r"\w+", text.lower())), "")
-    found = first if first in ("yes", "no") else "maybe"
-    return f"My answer is {found}."
+def chosen_answer(text: str) -> str | None:
+    """Return the fixed answer whose word a text holds; None where it holds none or several."""
+    found = set(re.findall(r"\b(?:yes|no|maybe)\b", text.lower()))
+    return f"My answer is {found.pop()}." if len(found) == 1 else None
 
 
 def _longest_words(text: str) -> list[str]:

@@ -5,15 +5,21 @@ returned that the checkers refuse.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from uniapl.instructions import conflicts as types
 from uniapl.instructions import edits
+from uniapl.instructions.arguments import clean_kwargs
+from uniapl.instructions.detection import detect
+from uniapl.instructions.table import find
 from uniapl.instructions.verdicts import strict
 
 _MAX_CLOSERS = len(edits.CLOSERS)
 _LEAST_WORDS = 3
+_LIMITS = (types.SENTENCES, types.WORDS, types.LETTER, types.CAPITAL_WORDS, types.BULLETS)
+"""What fewer sentences may follow."""
 _Asked = Mapping[str, Mapping[str, Any]]
 
 
@@ -38,33 +44,66 @@ def revise(
         InstructionError: An instruction is unknown or its kwargs are wrong.
     """
     if is_cut_off:
-        text = edits.cut_back(text)
-    if all(strict(instruction_ids, kwargs_list, text)):
+        whole = edits.cut_back(text)
+        if whole is None:
+            return None
+        text = whole
+    followed = strict(instruction_ids, kwargs_list, text)
+    if all(followed):
         return text
-    asked = dict(zip(instruction_ids, kwargs_list, strict=True))
-    for draft in _drafts(asked, text, prompt):
+    asked: dict[str, Mapping[str, Any]] = {
+        name: clean_kwargs(name, find(name).kwargs, kwargs)
+        for name, kwargs in zip(instruction_ids, kwargs_list, strict=True)
+    }
+    lacking = {
+        name: asked[name]
+        for name, follows in zip(instruction_ids, followed, strict=True)
+        if not follows
+    }
+    for draft in _drafts(asked, lacking, text, prompt):
         if all(strict(instruction_ids, kwargs_list, draft)):
             return draft
     return None
 
 
-def _drafts(asked: _Asked, text: str, prompt: str) -> Iterator[str]:
-    """Yield edited texts: first with all sentences, then with fewer, then with more added."""
+def _drafts(asked: _Asked, lacking: _Asked, text: str, prompt: str) -> Iterator[str]:
+    """Yield edited texts: only wrapped, then laid out anew, then with fewer sentences, then with added ones."""
     if types.CONSTRAINED in asked:
-        yield edits.chosen_answer(text)
+        answer = edits.chosen_answer(text)
+        yield from [answer] if answer else []
         return
-    if types.LANGUAGE in asked:
+    if types.LANGUAGE in asked or detect(text) not in ("en", None):
         return  # what is added is English
-    own = _allowed(asked, edits.whole_sentences(text))
-    if sum(len(sentence.split()) for sentence in own) < _LEAST_WORDS:
+    if edits.num_distinct_words(text) < _LEAST_WORDS:
         return
+    yield _wrapped(lacking, _marked(lacking, text), prompt)
+    bare = _bare(asked, text)
+    own = edits.whole_sentences(bare)
+    # a list or code is no prose: what is left of it would say little
+    if 2 * edits.num_distinct_words(" ".join(own)) < edits.num_distinct_words(bare):
+        return
+    own = _allowed(asked, own)
+    has_limit = any(name in asked for name in _LIMITS)
     for added in range(_MAX_CLOSERS + 1):
-        for kept in range(len(own), 0, -1):
+        for kept in range(len(own), 0 if has_limit else len(own) - 1, -1):
             sentences = _with_keywords(asked, own[:kept])
             closers = _allowed(asked, edits.CLOSERS)[:added]
             draft = _laid_out(asked, [*sentences, *closers], prompt)
             if draft is not None:
                 yield draft
+
+
+def _bare(asked: _Asked, text: str) -> str:
+    """Return the text without what will be put around it again."""
+    if types.REPEAT in asked:
+        text = text.removeprefix(asked[types.REPEAT]["prompt_to_repeat"])
+    if types.END in asked:
+        text = text.rstrip().removesuffix(asked[types.END]["end_phrase"])
+    if types.TITLE in asked:
+        text = re.sub(r"<<[^<>\n]+>>", "", text)
+    if types.POSTSCRIPT in asked:
+        text = re.sub(r"\n\s*P\.\s?(P\.\s?)?S\b.*", "", text, flags=re.DOTALL)
+    return text
 
 
 def _allowed(asked: _Asked, sentences: Sequence[str]) -> list[str]:
@@ -97,20 +136,24 @@ def _laid_out(asked: _Asked, sentences: Sequence[str], prompt: str) -> str | Non
     """Return the sentences in the form that is asked for; None if there are too few of them."""
     if types.PLACEHOLDERS in asked:
         sentences = [*sentences, edits.contact(asked[types.PLACEHOLDERS]["num_placeholders"])]
-    if types.NO_COMMA in asked:
-        sentences = [edits.without_commas(sentence) for sentence in sentences]
-    capital = asked.get(types.CAPITAL_WORDS, {})
-    if capital.get("capital_relation") == "less than":
-        sentences = [edits.without_capital_words(sentence) for sentence in sentences]
     blocks = _blocks(asked, sentences)
     if blocks is None:
         return None
-    text = _joined(asked, blocks)
+    return _wrapped(asked, _marked(asked, _joined(asked, blocks)), prompt)
+
+
+def _marked(asked: _Asked, text: str) -> str:
+    """Return the text with other marks and cases inside."""
+    if types.NO_COMMA in asked:
+        text = edits.without_commas(text)
     if types.HIGHLIGHTS in asked:
         text = edits.highlighted(text, asked[types.HIGHLIGHTS]["num_highlights"])
+    capital = asked.get(types.CAPITAL_WORDS, {})
     if capital.get("capital_relation") == "at least":
         text = edits.with_capital_words(text, capital["capital_frequency"])
-    return _wrapped(asked, text, prompt)
+    elif capital:
+        text = edits.without_capital_words(text, capital["capital_frequency"])
+    return text
 
 
 def _blocks(asked: _Asked, sentences: Sequence[str]) -> list[str] | None:
@@ -141,7 +184,7 @@ def _blocks(asked: _Asked, sentences: Sequence[str]) -> list[str] | None:
 def _joined(asked: _Asked, blocks: list[str]) -> str:
     if types.NTH_PARAGRAPH in asked:
         kwargs = asked[types.NTH_PARAGRAPH]
-        place = kwargs["nth_paragraph"] - 1
+        place = min(kwargs["nth_paragraph"], len(blocks)) - 1
         word = kwargs["first_word"]
         blocks[place] = f"{word[:1].upper()}{word[1:]} is what comes to mind here. {blocks[place]}"
         return "\n\n".join(blocks)

@@ -36,11 +36,16 @@ class _Product:
     """A linear layer's forward."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        self._layer = layer
         self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype))
         self._bias = None if layer.bias is None else layer.bias.detach().to(dtype)
         self._dtype = dtype
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        if (
+            self._dtype != _product_dtype()
+        ):  # a layer outside the autocast that is around the others
+            return nn.functional.linear(inputs, self._layer.weight, self._layer.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             inputs.to(self._dtype), self._weight, self._bias, "none", [], ""
         )
