@@ -83,6 +83,8 @@ def _drafts(asked: _Asked, lacking: _Asked, text: str, prompt: str) -> Iterator[
     if 2 * edits.num_distinct_words(" ".join(own)) < edits.num_distinct_words(bare):
         return
     own = _allowed(asked, own)
+    if not own:
+        return
     has_limit = any(name in asked for name in _LIMITS)
     for added in range(_MAX_CLOSERS + 1):
         for kept in range(len(own), 0 if has_limit else len(own) - 1, -1):
