@@ -35,6 +35,7 @@ SCENARIOS = {
         ],
     ),
     "two-threads": (["training.threads=2"], [["during_step", 6]]),
+    "bfloat16": (["model.dtype=bfloat16"], [["after_row", 3]]),
     "sft-grpo": (["method=sft-grpo"], [["after_row", 3]]),
     "gad": (["method=gad", "discriminator.replay_rollouts=12"], [["after_row", 3]]),
     "pairs": (

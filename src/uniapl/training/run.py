@@ -12,6 +12,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 from uniapl.config.schema import Config
 from uniapl.data.chat import preview as preview_text
@@ -108,10 +109,14 @@ def _deterministic() -> Iterator[None]:
     """
     before = torch.are_deterministic_algorithms_enabled()
     warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills_memory = deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # NaN in every new tensor costs a pass over it and shows only code that reads before it writes
+    deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
+        deterministic.fill_uninitialized_memory = fills_memory
         torch.use_deterministic_algorithms(before, warn_only=warned_only)
 
 
