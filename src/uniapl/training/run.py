@@ -109,14 +109,14 @@ def _deterministic() -> Iterator[None]:
     """
     before = torch.are_deterministic_algorithms_enabled()
     warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills_memory = deterministic.fill_uninitialized_memory
+    fills_memory = deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
     torch.use_deterministic_algorithms(True, warn_only=True)
     # NaN in every new tensor costs a pass over it and shows only code that reads before it writes
-    deterministic.fill_uninitialized_memory = False
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        deterministic.fill_uninitialized_memory = fills_memory
+        deterministic.fill_uninitialized_memory = fills_memory  # pyright: ignore[reportAttributeAccessIssue]
         torch.use_deterministic_algorithms(before, warn_only=warned_only)
 
 
