@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
@@ -31,6 +31,7 @@ from uniapl.training.checkpoint import (
 )
 from uniapl.training.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.training.health import HealthWatch, InstructionWatch
+from uniapl.training.heap import freed_memory_kept
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
 from uniapl.training.metrics import MetricsFile, definitions, peak_gib
@@ -152,6 +153,7 @@ class _Run:
         """Train to the last step."""
         config, trainer = self.config, self.trainer
         with (
+            freed_memory_kept() if self.policy.device.type == "cpu" else nullcontext(),
             RunProgress(config.training.steps, trainer.step) as progress,
             interrupts() as interrupt,
             self.trackers.reporting_to(progress.say),
