@@ -40,7 +40,7 @@ from uniapl.models.language_model import LanguageModel
 from uniapl.rewards import NamedReward
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.discriminator import Discriminator
-from uniapl.training.heap import freed_memory_kept
+from uniapl.training.heap import tuned_heap
 from uniapl.training.methods import resolve
 from uniapl.training.trainer import Players, Trainer
 from uniapl.types import Demonstration, Prompt
@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options.cache = options.cache or ("static" if options.device == "cuda" else "dynamic")
     # as a run does; TRL's trainers gain by it too
-    with freed_memory_kept() if options.device == "cpu" else nullcontext():
+    with tuned_heap(for_speed=True) if options.device == "cpu" else nullcontext():
         show(measure(options))
 
 

@@ -1,4 +1,4 @@
-"""Freed memory that stays with the process, so that every step finds it again."""
+"""What glibc does with memory that is freed: keep it for the next step, or give it back."""
 
 import ctypes
 import sys
@@ -6,30 +6,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's mallopt(3)."""
+"""Of mallopt(3). Setting either one ends glibc's own adjusting of both."""
 NEVER = -1
 
-LARGEST_MAPPED, LARGEST_TRIMMED = 2**25, 2**26
+LARGEST_IN_HEAP, LARGEST_FREE_END = 2**25, 2**26
 """Bytes: what glibc ends at by itself where blocks of all sizes come and go."""
+SMALLEST_MAPPED = 2**20
+"""Bytes, where memory counts more than time."""
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Let the heap of glibc keep what is freed inside, and give it back at the end.
+def tuned_heap(*, for_speed: bool) -> Iterator[None]:
+    """Set the heap of glibc while a run lasts, and give back what it has kept. Elsewhere nothing changes.
 
-    By default it gives the heap's end back to the system whenever it is free, and the next step pays for mapping
-    and zeroing it page by page: gigabytes in every step. Blocks of 32 MiB and more still go back at once: kept as
-    well they tear holes that cost more memory than their time is worth. Where there is no glibc nothing changes.
+    By default it gives its end back to the system whenever that is free, and the next step pays for mapping
+    and zeroing it page by page: gigabytes in every step. And blocks of up to 32 MiB that are freed between others
+    stay with the process as holes that fit nothing.
+
+    Args:
+        for_speed: Keep the heap's end. Otherwise map every block of 1 MiB and more by itself, so that it is given
+            back when it is freed: what is resident is what is alive.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "malloc_trim"):  # musl has neither
         yield
         return
-    # either one ends glibc's own adjusting of both
-    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MAPPED)
-    libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP if for_speed else SMALLEST_MAPPED)
+    libc.mallopt(M_TRIM_THRESHOLD, NEVER if for_speed else LARGEST_FREE_END)
     try:
         yield
     finally:
-        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_TRIMMED)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_FREE_END)
         libc.malloc_trim(ctypes.c_size_t(0))

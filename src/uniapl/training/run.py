@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
@@ -31,7 +31,7 @@ from uniapl.training.checkpoint import (
 )
 from uniapl.training.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.training.health import HealthWatch, InstructionWatch
-from uniapl.training.heap import freed_memory_kept
+from uniapl.training.heap import tuned_heap
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
 from uniapl.training.metrics import MetricsFile, definitions, peak_gib
@@ -153,7 +153,7 @@ class _Run:
         """Train to the last step."""
         config, trainer = self.config, self.trainer
         with (
-            freed_memory_kept() if self.policy.device.type == "cpu" else nullcontext(),
+            self._heap(),
             RunProgress(config.training.steps, trainer.step) as progress,
             interrupts() as interrupt,
             self.trackers.reporting_to(progress.say),
@@ -185,6 +185,12 @@ class _Run:
                     progress.say(f"saved step {trainer.step}; go on with training.resume=auto")
                     raise KeyboardInterrupt
             self._finish(progress)
+
+    def _heap(self) -> AbstractContextManager[None]:
+        """Return the context that suits the run's memory: who trains an adapter wants little of it."""
+        if self.policy.device.type != "cpu":
+            return nullcontext()
+        return tuned_heap(for_speed=self.policy.role is None)
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.trainer.step % every == 0
