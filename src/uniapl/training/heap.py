@@ -31,11 +31,17 @@ def tuned_heap(*, for_speed: bool) -> Iterator[None]:
     if libc is None or not hasattr(libc, "malloc_trim"):  # musl has neither
         yield
         return
-    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP if for_speed else SMALLEST_MAPPED)
-    libc.mallopt(M_TRIM_THRESHOLD, NEVER if for_speed else LARGEST_FREE_END)
+
+    def set_thresholds(mapped: int, free_end: int) -> None:
+        libc.mallopt(M_MMAP_THRESHOLD, mapped)
+        libc.mallopt(M_TRIM_THRESHOLD, free_end)
+        libc.malloc_trim(ctypes.c_size_t(0))  # also what was freed between blocks so far
+
+    if for_speed:
+        set_thresholds(LARGEST_IN_HEAP, NEVER)
+    else:
+        set_thresholds(SMALLEST_MAPPED, LARGEST_FREE_END)
     try:
         yield
     finally:
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
-        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_FREE_END)
-        libc.malloc_trim(ctypes.c_size_t(0))
+        set_thresholds(LARGEST_IN_HEAP, LARGEST_FREE_END)
