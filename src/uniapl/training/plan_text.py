@@ -54,8 +54,8 @@ def _memory(plan: RunPlan) -> list[str]:
 
 def _verdict(plan: RunPlan) -> str:
     if plan.peak <= plan.available:
-        keeps = "; freed memory that the C allocator keeps comes on top (docs/models.md)"
-        return "fits" + (keeps if plan.device == "cpu" else "")
+        kept = f"; {_gib(plan.heap)} of it is for what the heap keeps (docs/models.md)"
+        return "fits" + (kept if plan.heap else "")
     return f"does not fit the {plan.available / GIB:.1f} GiB of the device: {_knob(plan)}"
 
 
