@@ -1,6 +1,7 @@
 """What glibc does with memory that is freed: keep it for the next step, or give it back."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,21 @@ LARGEST_IN_HEAP, LARGEST_FREE_END = 2**25, 2**26
 SMALLEST_MAPPED = 2**20
 """Bytes, where memory counts more than time."""
 
+OWN_SETTINGS = (
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_MAX_",
+    "GLIBC_TUNABLES",
+)
+"""Variables by which a user sets the heap; it is then left alone."""
+
 
 @contextmanager
 def tuned_heap(*, for_speed: bool) -> Iterator[None]:
-    """Set the heap of glibc while a run lasts, and give back what it has kept. Elsewhere nothing changes.
+    """Set the heap of glibc while a run lasts, and give back what it has kept.
+
+    Elsewhere, and where the user has set the heap, nothing changes. Afterwards the thresholds are those that glibc ends
+    at by itself, but fixed. Not to be nested.
 
     By default it gives its end back to the system whenever that is free, and the next step pays for mapping
     and zeroing it page by page: gigabytes in every step. And blocks of up to 32 MiB that are freed between others
@@ -25,10 +37,11 @@ def tuned_heap(*, for_speed: bool) -> Iterator[None]:
 
     Args:
         for_speed: Keep the heap's end. Otherwise map every block of 1 MiB and more by itself, so that it is given
-            back when it is freed: what is resident is what is alive.
+            back when it is freed.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "malloc_trim"):  # musl has neither
+    is_set = any(name in os.environ for name in OWN_SETTINGS)
+    if is_set or libc is None or not hasattr(libc, "malloc_trim"):  # musl has none
         yield
         return
 

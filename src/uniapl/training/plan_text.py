@@ -43,6 +43,8 @@ def _memory(plan: RunPlan) -> list[str]:
     for name, phase in plan.phases.items():
         parts = ", ".join(f"{part} {_gib(size)}" for part, size in phase.parts.items())
         lines.append(f"{name:16}{_gib(plan.resident + phase.needed):>10}   {parts}")
+    if plan.heap:
+        lines.append(f"{'heap':16}{_gib(plan.heap):>10}   freed, but kept by the C library")
     vocabulary, chunk = plan.vocabulary, config.training.logit_chunk_tokens
     lines += [
         f"(in activations: logits of {chunk} positions, {_gib(4 * vocabulary * chunk)} per copy)",
@@ -54,8 +56,7 @@ def _memory(plan: RunPlan) -> list[str]:
 
 def _verdict(plan: RunPlan) -> str:
     if plan.peak <= plan.available:
-        kept = f"; {_gib(plan.heap)} of it is for what the heap keeps (docs/models.md)"
-        return "fits" + (kept if plan.heap else "")
+        return "fits"
     return f"does not fit the {plan.available / GIB:.1f} GiB of the device: {_knob(plan)}"
 
 
