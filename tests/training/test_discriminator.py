@@ -177,7 +177,7 @@ def test_scalar_credit_is_scaled_by_the_running_std() -> None:
     assert_close(made.credit(batch, verdicts), expected(mean))
     assert_close(made.running_std, mean)
     # a batch of nothing but noise afterwards: the past deviation keeps it small
-    verdicts.rollout_logits = verdicts.rollout_logits * 1e-3
+    verdicts.logits *= 1e-3
     credit = made.credit(batch, verdicts)
     running = 0.9 * mean + 0.1 * mean * 1e-3
     assert_close(made.running_std, running)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, get_args
 
 import pytest
@@ -8,10 +8,11 @@ from exact import rollout as make_rollout
 
 from uniapl.config.schema import Config, MethodName
 from uniapl.rewards import NamedReward
-from uniapl.training.discriminator import Discriminator
+from uniapl.training.discriminator import Discriminator, Verdicts
 from uniapl.training.methods import METHODS, resolve, uses_discriminator
 from uniapl.training.schedules import weight_at
-from uniapl.training.trainer import Players, Trainer
+from uniapl.training.setup import other_roles, prepare_policy
+from uniapl.training.trainer import Players, Stopwatch, Trainer
 from uniapl.types import InputError, MixedBatch, Prompt, Rollout
 
 
@@ -302,22 +303,31 @@ def length_reward(completion_ids: list[tuple[int, ...]], **_columns: Any) -> lis
     return [float(len(ids)) for ids in completion_ids]
 
 
-def train(method: str, num_steps: int, **discriminator: Any) -> tuple[list[dict[str, Any]], Any]:
+def train(
+    method: str,
+    num_steps: int,
+    model: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    **discriminator: Any,
+) -> tuple[list[dict[str, Any]], Any]:
     resolved = resolve(
         of_method(
             method,
+            model=model or {},
             data={"demonstrations_per_step": 4},
             rollout={"group_size": 3, "updates_per_rollout": 2, "temperature": 0.7},
             discriminator=discriminator,
             optimizer={"learning_rate": 0.01},
+            training=training or {},
         )
     )
-    policy = exact_policy()
+    policy = prepare_policy(exact_policy(), resolved)
     made = None
     if uses_discriminator(resolved):
-        made = Discriminator(
-            resolved.discriminator, resolved.optimizer, policy.trainable_copy(), 100, 0
-        )
+        backbone, _ = other_roles(resolved, policy)
+        assert backbone is not None
+        limit = resolved.training.micro_batch_tokens
+        made = Discriminator(resolved.discriminator, resolved.optimizer, backbone, limit, 0)
     players = Players(policy, RandomTexts(), made, None, [NamedReward(length_reward, "length")])  # type: ignore[arg-type]
     trainer = Trainer(resolved, players, SamePrompts(), [])  # type: ignore[arg-type]
     rows = [trainer.train_step() for _ in range(num_steps)]
@@ -340,3 +350,68 @@ def test_uniapl_is_mix_step_for_step_until_its_discriminator_acts(form: str) -> 
     assert rows[1]["objective/loss"] == mix_rows[1]["objective/loss"]
     assert rows[2]["objective/loss"] != mix_rows[2]["objective/loss"]
     assert not all(torch.equal(value, heard[name]) for name, value in mix.items())
+
+
+@pytest.mark.usefixtures("_double")
+@pytest.mark.parametrize("micro_batch_tokens", [20, 10_000])
+@pytest.mark.parametrize(
+    ("tuning", "backbone", "is_recomputed"),
+    [("full", "copy", False), ("lora", "lora", False), ("lora", "lora", True)],
+)
+def test_scoring_while_updating_equals_scoring_before(
+    tuning: str,
+    backbone: str,
+    is_recomputed: bool,
+    micro_batch_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run() -> tuple[list[dict[str, Any]], Any]:
+        return train(
+            "uniapl",
+            6,
+            {"tuning": tuning},
+            {"micro_batch_tokens": micro_batch_tokens, "gradient_checkpointing": is_recomputed},
+            backbone=backbone,
+            old_logprobs="computed",
+            warmup_steps=2,
+            ramp_steps=0,
+        )
+
+    num_scored = []
+    score = Discriminator.score
+
+    def watched(made: Discriminator, verdicts: Verdicts, rollouts: Collection[int]) -> None:
+        waiting = len(verdicts.unscored)
+        score(made, verdicts, rollouts)
+        num_scored.append(waiting - len(verdicts.unscored))
+
+    monkeypatch.setattr(Discriminator, "score", watched)
+    while_updating, policy = run()
+    assert sum(num_scored) > 0
+    num_scored.clear()
+    monkeypatch.setattr("uniapl.training.trainer.scores_while_updating", lambda _config: False)
+    before, expected_policy = run()
+    assert not num_scored
+    assert before[2]["objective/adversarial"] != 0
+    near = {"rel": 1e-6, "abs": 1e-9} if tuning == "full" else {"rel": 1e-4, "abs": 1e-6}  # float32
+    for actual, expected in zip(while_updating, before, strict=True):
+        assert actual.keys() == expected.keys()
+        for name in (n for n, v in expected.items() if v is not None and n[:5] != "time/"):
+            assert actual[name] == pytest.approx(expected[name], **near), name
+    for name, value in expected_policy.items():
+        torch.testing.assert_close(policy[name], value, rtol=near["rel"], atol=near["abs"])
+
+
+def test_a_stage_waits_while_another_interrupts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
+    clock = Stopwatch()  # 0
+    with clock("update"), clock("discriminator"):  # 1, 2
+        pass  # 3, 4
+    with clock("discriminator"):  # 5
+        pass  # 6
+    assert clock.seconds() == {
+        "time/update_seconds": 2.0,
+        "time/discriminator_seconds": 2.0,
+        "time/step_seconds": 7.0,
+    }

@@ -40,13 +40,15 @@ def packed_attention(
             raise ValueError(f"its attention uses {unsupported}")
     blocks: tuple[AttentionBlock, ...] = kwargs["packed_blocks"]
     window: int | None = kwargs.get("sliding_window")
-    if query.device.type == "cpu":
+    is_cpu = query.device.type == "cpu"
+    if is_cpu:
         # a CPU attends faster in float32 than in bfloat16, backward above all
         dtypes = (t.dtype for t in (query, key, value))
         dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
         query, key, value = (t.to(dtype) for t in (query, key, value))
     # tokens first, so that gathering a segment copies whole rows
     query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
+    num_shared = query.shape[1] // key.shape[1]
     parts = []
     for block in blocks:
         mask = block.mask
@@ -55,19 +57,34 @@ def packed_attention(
             distance = positions[block.queries][:, :, None] - positions[block.keys][:, None, :]
             mask = mask & (distance < window)[:, None]
         q, k, v = (
-            t[index].transpose(1, 2)
+            _gathered(t, index).transpose(1, 2)
             for t, index in ((query, block.queries), (key, block.keys), (value, block.keys))
         )
+        of_one_head = is_cpu and num_shared > 1
+        if of_one_head:  # there the kernel is faster if heads with the same keys are queries of one
+            q = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+            mask = mask.repeat(1, 1, num_shared, 1)
         with _products(query.device):
             attended = nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                scale=scaling,
+                enable_gqa=num_shared > 1 and not of_one_head,
             )
-        parts.append(attended.transpose(1, 2).flatten(0, 1)[block.written])
+        attended = attended.reshape(len(q), query.shape[1], -1, v.shape[-1])
+        parts.append(attended.transpose(1, 2).flatten(0, 1).index_select(0, block.written))
     order = torch.cat([block.positions for block in blocks])
     flat = torch.cat(parts)
     # not like the query: under autocast it may be float32 while attention returned bfloat16
     output = torch.empty_like(flat).index_copy(0, order, flat)
     return output[None], None
+
+
+def _gathered(values: Tensor, index: Tensor) -> Tensor:
+    """Return values[index], whose backward pass would scatter one number at a time."""
+    return values.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _products(device: torch.device) -> AbstractContextManager[object]:

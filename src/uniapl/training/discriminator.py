@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,34 @@ STD_SMOOTHING = 0.9
 
 @dataclass(slots=True)
 class Verdicts:
-    """What the discriminator said of a rollout batch before it learned from it."""
+    """What the discriminator says of a rollout batch before it learns from it."""
 
-    rollout_logits: Tensor
-    """d of every rollout, [groups, group_size]."""
-    expert_logits: Tensor
-    """d of the paired experts, [pairs]."""
-    ratios: Tensor | None
-    """k_t, flat over rollouts; None in the scalar form."""
+    batch: RolloutBatch
+    logits: Tensor
+    """d of every sequence of the batch, [rollouts + experts]."""
+    flat_ratios: Tensor | None
+    """k_t, flat over rollouts and experts; None in the scalar form."""
+    unscored: set[int]
+    """Rollouts that wait for `Discriminator.score`; NaN stands in their places."""
     health: dict[str, float] = field(default_factory=dict)
     """`discriminator/*` metrics."""
+
+    @property
+    def rollout_logits(self) -> Tensor:
+        """Return d of every rollout, [groups, group_size]."""
+        return self.logits[: len(self.batch.rollouts)].view(-1, self.batch.group_size)
+
+    @property
+    def expert_logits(self) -> Tensor:
+        """Return d of the paired experts, [pairs]."""
+        return self.logits[len(self.batch.rollouts) :][: self.batch.num_pairs]
+
+    @property
+    def ratios(self) -> Tensor | None:
+        """Return k_t, flat over rollouts; None in the scalar form."""
+        if self.flat_ratios is None:
+            return None
+        return self.flat_ratios[: self.batch.num_rollout_tokens]
 
 
 class Discriminator:
@@ -89,7 +107,12 @@ class Discriminator:
         return self.parameters[0].device
 
     def judge(
-        self, batch: RolloutBatch, *, learn: bool, pairs: Sequence[RankedGroup] = ()
+        self,
+        batch: RolloutBatch,
+        *,
+        learn: bool,
+        pairs: Sequence[RankedGroup] = (),
+        scores_others: bool = True,
     ) -> Verdicts:
         """Score a batch; with `learn`, the same forward leaves the gradient of its loss in the weights.
 
@@ -100,43 +123,69 @@ class Discriminator:
         Args:
             pairs: Only `scalar`, with `learn`: chosen and rejected completions. Like the replayed rollouts they add
                 the mean loss over all of their own pairs, however many the batch has.
+            scores_others: Score the rollouts in no pair too; else they wait for `score`, and so does health.
         """
-        sequences = batch.sequences
+        num_sequences = len(batch.rollouts) + len(batch.experts)
         loss_scale = _LossScale.of(batch, self.config.pairs_per_prompt)
-        logits = torch.zeros(len(sequences), device=self.device)
-        ratios = torch.zeros(batch.offsets()[-1], device=self.device)
-        loss = 0.0
-        experts = range(len(batch.rollouts), len(sequences))
-        learned = [*loss_scale.learned_rollouts, *experts]
-        scored_only = sorted(set(range(len(sequences))) - set(learned))
-        for members, with_gradient in ((learned, learn), (scored_only, False)):
-            part = [sequences[i] for i in members]
-            index = torch.tensor(members, dtype=torch.long, device=self.device)
-            starts = torch.tensor(batch.offsets(), device=self.device)
-            flat = _flat_positions(index, starts)
-            for packed in pack(part, self.micro_batch_tokens, split_groups=False):
-                packed = packed.to(self.device)
-                places = flat[packed.token_index]
-                with torch.set_grad_enabled(with_gradient):
-                    verdict = self._forward(packed, batch.old_logprobs, places)
-                    if with_gradient:
-                        loss += self._backward(packed, verdict, index, batch, loss_scale)
-                logits[index[packed.sequences]] = verdict.logits.detach()
-                if verdict.ratios is not None:
-                    ratios[places] = verdict.ratios.detach()
+        learned = [*loss_scale.learned_rollouts, *range(len(batch.rollouts), num_sequences)]
+        others = sorted(set(range(num_sequences)) - set(learned))
+        nan = torch.full((num_sequences + batch.offsets()[-1],), torch.nan, device=self.device)
+        logits, ratios = nan[:num_sequences], nan[num_sequences:]
+        is_likelihood = self.config.form == "likelihood"
+        verdicts = Verdicts(batch, logits, ratios if is_likelihood else None, set(others))
+        loss = self._score(verdicts, learned, loss_scale if learn else None)
         is_fresh = batch is not self._learned_from
         if learn:
             if is_fresh:
                 self._learned_from, self._replayed = batch, self._draw_replay(batch)
             loss += self._learn_from(self._replayed)[0]
-        verdicts = self._verdicts(batch, logits, ratios)
-        verdicts.health = _health(batch, verdicts) if is_fresh else {}
+        if scores_others:
+            self._score(verdicts, others)
+            verdicts.unscored.clear()
+            verdicts.health = _health(verdicts) if is_fresh else {}
         if learn and pairs:
             added, verdicts.health["discriminator/pairs_accuracy"] = self._learn_from(pairs)
             loss += added
         if learn:
             verdicts.health["discriminator/loss"] = loss
         return verdicts
+
+    def learned_rollouts(self, batch: RolloutBatch) -> list[int]:
+        """Return which rollouts of a batch are in the pairs that it learns from."""
+        return _LossScale.of(batch, self.config.pairs_per_prompt).learned_rollouts
+
+    def score(self, verdicts: Verdicts, rollouts: Collection[int]) -> None:
+        """Score those of the rollouts that `judge` left; what it learns from them stays the same.
+
+        With the last of them health is known too.
+        """
+        left = sorted(verdicts.unscored.intersection(rollouts))
+        if left:
+            self._score(verdicts, left)
+            verdicts.unscored.difference_update(left)
+            if not verdicts.unscored:
+                verdicts.health = _health(verdicts) | verdicts.health
+
+    def _score(
+        self, verdicts: Verdicts, members: Sequence[int], learns: "_LossScale | None" = None
+    ) -> float:
+        """Forward sequences and note what it says of them; return the loss if it learns."""
+        batch, loss = verdicts.batch, 0.0
+        sequences = batch.sequences
+        index = torch.tensor(members, dtype=torch.long, device=self.device)
+        flat = batch.token_places(members, self.device)
+        part = [sequences[i] for i in members]
+        for packed in pack(part, self.micro_batch_tokens, split_groups=False):
+            packed = packed.to(self.device)
+            places = flat[packed.token_index]
+            with torch.set_grad_enabled(learns is not None):
+                scores = self._forward(packed, batch.old_logprobs, places)
+                if learns is not None:
+                    loss += self._backward(packed, scores, index, batch, learns)
+            verdicts.logits[index[packed.sequences]] = scores.logits.detach()
+            if scores.ratios is not None and verdicts.flat_ratios is not None:
+                verdicts.flat_ratios[places] = scores.ratios.detach()
+        return loss
 
     def _forward(self, packed: Packed, old_logprobs: Tensor | None, places: Tensor) -> "_Scores":
         if isinstance(self.model, ScalarModel):
@@ -266,17 +315,6 @@ class Discriminator:
         state = self.optimizer.state
         return int(next(iter(state.values()))["step"]) if state else 0
 
-    def _verdicts(self, batch: RolloutBatch, logits: Tensor, ratios: Tensor) -> Verdicts:
-        num_rollouts = len(batch.rollouts)
-        rollout_logits = logits[:num_rollouts].view(-1, batch.group_size)
-        expert_logits = logits[num_rollouts : num_rollouts + batch.num_pairs]
-        is_likelihood = self.config.form == "likelihood"
-        return Verdicts(
-            rollout_logits,
-            expert_logits,
-            ratios[: batch.num_rollout_tokens] if is_likelihood else None,
-        )
-
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         """Return the weights that learn by name; a shared backbone is nobody's to save."""
         learning = set(map(id, self.parameters))
@@ -357,16 +395,8 @@ def num_experts_shown(config: DiscriminatorConfig, num_pairs: int) -> int | None
     return num_pairs if config.form == "scalar" or count == "paired" else count
 
 
-def _flat_positions(index: Tensor, starts: Tensor) -> Tensor:
-    """Flat token positions of the sequences in `index`, in order."""
-    lengths = starts[index + 1] - starts[index]
-    within = torch.arange(int(lengths.sum()), device=index.device)
-    within = within - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    return within + torch.repeat_interleave(starts[index], lengths)
-
-
-def _health(batch: RolloutBatch, verdicts: Verdicts) -> dict[str, float]:
-    logits = verdicts.rollout_logits
+def _health(verdicts: Verdicts) -> dict[str, float]:
+    batch, logits = verdicts.batch, verdicts.rollout_logits
     is_counted = batch.is_counted(logits.device)
     health = {
         "discriminator/group_std": mean_group_std(logits, is_counted) or 0.0,

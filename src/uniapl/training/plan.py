@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from uniapl.config.schema import Config
@@ -25,6 +26,7 @@ from uniapl.training.discriminator import num_experts_shown
 from uniapl.training.methods import METHODS, resolve, uses_discriminator
 from uniapl.training.rollout_batch import ranked, sequence_of
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
+from uniapl.training.update import scores_while_updating
 from uniapl.types import InputError, Prompt
 
 ADAM_STATES = 2
@@ -279,9 +281,13 @@ class _Rehearsal:
             phases["rollout"] = self._decode(
                 step.rolled_out, config.rollout.max_completion_tokens, config.rollout.temperature
             )
+        scorer = None
         if self.discriminator:
-            phases["judge"] = self._pass(self.discriminator, step.taught, step.scored)
-        phases["update"] = self._pass(self.policy, step.update, [])
+            if scores_while_updating(config):
+                scorer = self.discriminator
+            scored = [] if scorer else step.scored
+            phases["judge"] = self._pass(self.discriminator, step.taught, scored)
+        phases["update"] = self._pass(self.policy, step.update, [], scorer)
         if self.discriminator:
             waiting = self.roles["discriminator"].trained
             phases["update"].needed += waiting
@@ -294,14 +300,21 @@ class _Rehearsal:
         return phases
 
     def _pass(
-        self, model: LanguageModel | ScalarModel, taught: list[Packed], scored: list[Packed]
+        self,
+        model: LanguageModel | ScalarModel,
+        taught: list[Packed],
+        scored: list[Packed],
+        scorer: LanguageModel | ScalarModel | None = None,
     ) -> Phase:
-        """Forward and backward; after the first micro-batch its gradients are there beside the next one."""
+        """Forward and backward; after the first micro-batch its gradients are there beside the next one.
+
+        A `scorer` forwards what is taught in between.
+        """
         parameters = model.trainable_parameters()
         masks = packed_bytes(taught) + packed_bytes(scored)
         gradients = num_bytes(parameters)
-        needed = self._worst(model, taught[:1])
-        needed = max(needed, gradients + self._worst(model, taught[1:]))
+        needed = self._worst(model, taught[:1], scorer)
+        needed = max(needed, gradients + self._worst(model, taught[1:], scorer))
         with torch.no_grad():
             needed = max(needed, gradients + self._worst(model, scored))
         for parameter in parameters:
@@ -311,17 +324,26 @@ class _Rehearsal:
             {"gradients": gradients, "activations": needed - gradients, "attention masks": masks},
         )
 
-    def _worst(self, model: LanguageModel | ScalarModel, micro_batches: list[Packed]) -> int:
+    def _worst(
+        self,
+        model: LanguageModel | ScalarModel,
+        micro_batches: list[Packed],
+        scorer: LanguageModel | ScalarModel | None = None,
+    ) -> int:
         """Return what the largest needs on top of what is there."""
         if not micro_batches:
             return 0
         largest = max(micro_batches, key=lambda p: len(p.input_ids))
         packed = self.footprint.packed(largest)
 
+        def forward(of: LanguageModel | ScalarModel) -> Tensor:
+            return of.logits(packed) if isinstance(of, ScalarModel) else of.logprobs(packed)
+
         def run() -> None:
-            values = (
-                model.logits(packed) if isinstance(model, ScalarModel) else model.logprobs(packed)
-            )
+            values = forward(model)
+            if scorer:
+                with torch.no_grad():
+                    forward(scorer)
             if values.requires_grad:
                 values.sum().backward()
 

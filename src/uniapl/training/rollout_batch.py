@@ -95,3 +95,9 @@ class RolloutBatch:
     def offsets(self) -> Sequence[int]:
         """Start of each sequence in the flat order."""
         return completion_offsets(self.sequences)
+
+    def token_places(self, members: Sequence[int], device: torch.device) -> Tensor:
+        """Return the places in the flat order of all tokens of some sequences, those of the first one first."""
+        starts = self.offsets()
+        places = [place for i in members for place in range(starts[i], starts[i + 1])]
+        return torch.tensor(places, dtype=torch.long, device=device)

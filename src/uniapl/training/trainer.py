@@ -1,7 +1,7 @@
 """The single-stage loop: every step learns from demonstrations, rewards and the discriminator at once."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from uniapl.training.update import (
     WeightedTokens,
     no_gradient_logprobs,
     old_logprobs,
+    scores_while_updating,
     weigh_tokens,
 )
 from uniapl.types import Demonstration, Generator, MixedBatch, Prompt
@@ -98,6 +99,7 @@ class Trainer:
         """Take one step and return its metrics."""
         clock = Stopwatch()
         is_first_pass = self.is_between_batches
+        scores_later = self.players.discriminator is not None and scores_while_updating(self.config)
         if is_first_pass:
             self.weights = self.weights_now()  # w_t holds them, so all passes do
         weights = self.weights
@@ -110,12 +112,27 @@ class Trainer:
         with clock("discriminator"):
             pairs = [ranked(pair) for pair in data.pairs]
             # before it learns from them
-            verdicts = self._judge(self.batch, learn=True, pairs=pairs)
+            verdicts = self._judge(
+                self.batch,
+                learn=True,
+                pairs=pairs,
+                scores_others=is_first_pass and not scores_later,
+            )
             if is_first_pass:
                 metrics |= self._move_constraint(held_out)
         if is_first_pass:
             self.verdicts = verdicts
             self.tokens = self._weigh(weights)
+
+        def score_and_weigh(rollouts: Collection[int]) -> WeightedTokens:
+            assert self.players.discriminator is not None
+            assert verdicts is not None
+            with clock("discriminator"):
+                self.players.discriminator.score(verdicts, rollouts)
+            self.tokens = self._weigh(weights)
+            assert self.tokens is not None
+            return self.tokens
+
         with clock("update"):
             metrics |= self._set_learning_rates()
             metrics |= self.update(
@@ -125,6 +142,7 @@ class Trainer:
                 weights,
                 is_first_pass=is_first_pass,
                 measure_gradients=is_first_pass and self._measures_gradients(),
+                weigh=score_and_weigh if is_first_pass and scores_later else None,
             )
         with clock("discriminator"):
             metrics |= self._let_discriminator_learn()
@@ -229,15 +247,21 @@ class Trainer:
         return batch, measured
 
     def _judge(
-        self, batch: RolloutBatch | None, *, learn: bool, pairs: Sequence[RankedGroup] = ()
+        self,
+        batch: RolloutBatch | None,
+        *,
+        learn: bool,
+        pairs: Sequence[RankedGroup] = (),
+        scores_others: bool = True,
     ) -> Verdicts | None:
         """Score rollouts; the likelihood form first needs log π_old under the weights that sampled."""
         discriminator = self.players.discriminator
         if batch is None or discriminator is None:
             return None
         if discriminator.config.form == "likelihood" and batch.old_logprobs is None:
-            batch.old_logprobs = old_logprobs(self.players.policy, batch, self.config)
-        return discriminator.judge(batch, learn=learn, pairs=pairs)
+            needed = None if scores_others else discriminator.learned_rollouts(batch)
+            batch.old_logprobs = old_logprobs(self.players.policy, batch, self.config, needed)
+        return discriminator.judge(batch, learn=learn, pairs=pairs, scores_others=scores_others)
 
     def _weigh(self, weights: StepWeights) -> WeightedTokens | None:
         """Turn rewards and verdicts into the token weights of all passes over the batch."""
@@ -351,16 +375,25 @@ class Stopwatch:
     """Adds up the seconds of each stage of a step."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
+        self._started = self._last = time.perf_counter()
+        self._stage: str | None = None
         self._stages: Metrics = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Count what runs inside towards a stage."""
-        started = time.perf_counter()
+        """Count what runs inside towards a stage; one that it interrupts waits meanwhile."""
+        self._count()
+        interrupted, self._stage = self._stage, stage
         yield
-        key = f"time/{stage}_seconds"
-        self._stages[key] = (self._stages.get(key) or 0.0) + time.perf_counter() - started
+        self._count()
+        self._stage = interrupted
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        if self._stage:
+            key = f"time/{self._stage}_seconds"
+            self._stages[key] = (self._stages.get(key) or 0.0) + now - self._last
+        self._last = now
 
     def seconds(self) -> Metrics:
         """Return the stages' times and that since the start."""

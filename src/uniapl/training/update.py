@@ -1,7 +1,7 @@
 """The policy's part of a step: packed micro-batches, one forward and backward each for all three terms."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -117,6 +117,7 @@ class PolicyUpdate:
         *,
         is_first_pass: bool,
         measure_gradients: bool = False,
+        weigh: Callable[[Collection[int]], WeightedTokens] | None = None,
     ) -> dict[str, float | None]:
         """Take one optimiser step.
 
@@ -129,6 +130,8 @@ class PolicyUpdate:
                 and its log-probs are kept in the batch for later passes.
             measure_gradients: Also measure the gradient of each term, on a first pass; what is learned
                 stays the same, bit for bit.
+            weigh: Only on a first pass: weighs the tokens of some rollouts once their log-probs are in the batch. It is
+                called for each micro-batch between its forward and its backward pass; None: `tokens` has all weights.
 
         Returns:
             The metrics of the update.
@@ -158,7 +161,9 @@ class PolicyUpdate:
         for packed in pack(sequences, self.config.training.micro_batch_tokens):
             num_packed += len(packed.input_ids)
             packed = packed.to(self.policy.device)
-            self._accumulate(packed, batch, tokens, sampled, scale, sums, is_first_pass, gradients)
+            self._accumulate(
+                packed, batch, tokens, sampled, scale, sums, is_first_pass, gradients, weigh
+            )
         # every term's weight may be 0 in a step
         norm, moved = self._apply(sums) if sequences else (0.0, None)
         return self._metrics(sums, scale, tokens, norm) | {
@@ -181,6 +186,7 @@ class PolicyUpdate:
         sums: _Sums,
         is_first_pass: bool,
         gradients: TermGradients | None,
+        weigh: Callable[[Collection[int]], WeightedTokens] | None,
     ) -> None:
         num_rollout_tokens = batch.num_rollout_tokens if batch else 0
         is_rollout = packed.token_index < num_rollout_tokens
@@ -195,6 +201,9 @@ class PolicyUpdate:
             if is_first_pass:
                 # the value the ratio is taken against must be this very number, or ρ is not 1
                 batch.old_logprobs[places] = own.detach()
+                if weigh is not None:
+                    members = packed.sequences.tolist()
+                    tokens = weigh([i for i in members if i < len(batch.rollouts)])
             old = batch.old_logprobs[places]
             weights, reward_weights = tokens.weights[places], tokens.reward_weights[places]
             if cap := self.config.rollout.importance_cap:
@@ -297,26 +306,53 @@ def sampled_logprobs_are_exact(config: Config) -> bool:
     return config.model.dtype == "float32"
 
 
-def old_logprobs(policy: LanguageModel, batch: RolloutBatch, config: Config) -> Tensor:
+def computes_old_logprobs(config: Config) -> bool:
+    """Whether the likelihood form takes log π_old of rollouts from forwards, not from the generator."""
+    source = config.discriminator.old_logprobs
+    return source == "computed" or (source == "auto" and not sampled_logprobs_are_exact(config))
+
+
+def scores_while_updating(config: Config) -> bool:
+    """Whether rollouts that teach the discriminator nothing are scored between an update's forward and backward pass.
+
+    That forward then gives their log π_old, which would take one more before. A credit per completion is
+    centred in its group, whose rollouts may be in several micro-batches.
+    """
+    likelihood_form = config.discriminator.form == "likelihood"
+    return (
+        likelihood_form and config.discriminator.credit == "token" and computes_old_logprobs(config)
+    )
+
+
+def old_logprobs(
+    policy: LanguageModel,
+    batch: RolloutBatch,
+    config: Config,
+    rollouts: Sequence[int] | None = None,
+) -> Tensor:
     """Log-probs of a batch's rollouts and experts under the weights that sampled, flat.
 
     Rollouts keep what the generator computed where that is as exact as a forward. NaN on experts that are in no
     pair: only their own likelihood under p_φ is ever asked for.
+
+    Args:
+        rollouts: Those to compute if any are, the others being NaN; None: all.
     """
-    limits = (config.training.micro_batch_tokens, config.rollout.temperature)
-    count = batch.num_rollout_tokens
     flat = torch.full((batch.offsets()[-1],), torch.nan, device=policy.device)
-    paired = batch.sequences[len(batch.rollouts) :][: batch.num_pairs]
-    source = config.discriminator.old_logprobs
-    if source == "auto":
-        source = "sampled" if sampled_logprobs_are_exact(config) else "computed"
-    if source == "sampled":
-        flat[:count] = batch.sampling_logprobs(policy.device)
-        experts = no_gradient_logprobs(policy, paired, *limits)
-        flat[count : count + len(experts)] = experts
-    else:  # together, so that an expert shares its prompt with the rollouts
-        both = no_gradient_logprobs(policy, [*batch.rollout_sequences, *paired], *limits)
-        flat[: len(both)] = both
+    first = len(batch.rollouts)
+    members = list(range(first, first + batch.num_pairs))
+    if computes_old_logprobs(config):
+        # together, so that an expert shares its prompt with the rollouts
+        members = [*(range(first) if rollouts is None else rollouts), *members]
+    else:
+        flat[: batch.num_rollout_tokens] = batch.sampling_logprobs(policy.device)
+    sequences = batch.sequences
+    flat[batch.token_places(members, policy.device)] = no_gradient_logprobs(
+        policy,
+        [sequences[i] for i in members],
+        config.training.micro_batch_tokens,
+        config.rollout.temperature,
+    )
     return flat
 
 
