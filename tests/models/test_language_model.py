@@ -158,6 +158,17 @@ def test_one_buffer_equals_plain_logits(chunk: int, trained: str, monkeypatch) -
         assert_same_gradients(results[0][1], results[1][1])
 
 
+@pytest.mark.parametrize("chunk", [5, 10_000])
+def test_every_backward_pass_gives_the_same_though_the_first_finds_logits(chunk: int) -> None:
+    policy = exact_policy(logit_chunk_tokens=chunk)
+    (packed,) = pack(some_sequences(), 10_000)
+    loss = policy.logprobs(packed).square().sum()
+    loss.backward(retain_graph=True)
+    first = gradients(policy.model)
+    loss.backward()
+    assert_same_gradients(gradients(policy.model), first)
+
+
 def test_ordinary_models_take_the_buffer(monkeypatch) -> None:
     """Tied or not, under autocast too; a bias, a hook, an adapter or a cap does not."""
     calls: list[int] = []

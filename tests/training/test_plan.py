@@ -182,7 +182,12 @@ def test_time_is_that_of_a_measured_run(plan: Planner, tiny: Tiny, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [["method=mix"], ["model.tuning=lora", "discriminator.backbone=lora"]]
+    "words",
+    [
+        ["method=mix"],
+        ["model.tuning=lora", "discriminator.backbone=lora"],
+        ["discriminator.old_logprobs=computed"],
+    ],
 )
 def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> None:
     """A model of 47M weights, so that what is no tensor (60 to 80 MB) weighs little."""

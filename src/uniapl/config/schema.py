@@ -133,7 +133,7 @@ class DiscriminatorConfig(Section):
     backbone: Literal["copy", "lora"] = "copy"
     """`copy`: own weights that start as the policy's; `lora`: an adapter on the frozen weights of the reference."""
     old_logprobs: Literal["auto", "sampled", "computed"] = "auto"
-    """Only `likelihood`: log π_old of rollouts as `sampled`, or `computed` by a forward of its own; `auto`: as
+    """Only `likelihood`: log π_old of rollouts as `sampled`, or `computed` by a forward; `auto`: as
     sampled with `model.dtype: float32`, where both agree to 1e-4 nats (bfloat16 sampling is off by the signal)."""
     pairs_per_prompt: PositiveInt | None = 2
     """Rollouts of a demonstration prompt that it learns from, the others being scored only; None: all of them."""

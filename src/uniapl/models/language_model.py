@@ -96,6 +96,7 @@ class LanguageModel(nn.Module):
                 use_cache=False,
                 packed_blocks=packed.blocks,
                 packed_positions=packed.position_ids,
+                packed_masks={},
             )
         return output.last_hidden_state[0]
 

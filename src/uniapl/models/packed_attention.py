@@ -1,11 +1,10 @@
 """The attention of a packed row, registered with transformers under the name `uniapl_packed`.
 
 transformers hands every attention layer to a function it looks up by name, along with the extra keyword
-arguments of the forward call; ours arrive as `packed_blocks` and `packed_positions`.
+arguments of the forward call; ours arrive as `packed_blocks`, `packed_positions` and `packed_masks`.
 """
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -40,41 +39,25 @@ def packed_attention(
             raise ValueError(f"its attention uses {unsupported}")
     blocks: tuple[AttentionBlock, ...] = kwargs["packed_blocks"]
     window: int | None = kwargs.get("sliding_window")
-    is_cpu = query.device.type == "cpu"
-    if is_cpu:
+    masks: Masks = kwargs["packed_masks"]
+    attend = _attend
+    if query.device.type == "cpu":
         # a CPU attends faster in float32 than in bfloat16, backward above all
         dtypes = (t.dtype for t in (query, key, value))
         dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
         query, key, value = (t.to(dtype) for t in (query, key, value))
+        attend = _attend_on_cpu
     # tokens first, so that gathering a segment copies whole rows
     query, key, value = (t[0].transpose(0, 1) for t in (query, key, value))
-    num_shared = query.shape[1] // key.shape[1]
     parts = []
     for block in blocks:
         mask = block.mask
         if window is not None:
-            positions = kwargs["packed_positions"]
-            distance = positions[block.queries][:, :, None] - positions[block.keys][:, None, :]
-            mask = mask & (distance < window)[:, None]
-        q, k, v = (
-            _gathered(t, index).transpose(1, 2)
-            for t, index in ((query, block.queries), (key, block.keys), (value, block.keys))
-        )
-        of_one_head = is_cpu and num_shared > 1
-        if of_one_head:  # there the kernel is faster if heads with the same keys are queries of one
-            q = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
-            mask = mask.repeat(1, 1, num_shared, 1)
-        with _products(query.device):
-            attended = nn.functional.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                scale=scaling,
-                enable_gqa=num_shared > 1 and not of_one_head,
-            )
-        attended = attended.reshape(len(q), query.shape[1], -1, v.shape[-1])
-        parts.append(attended.transpose(1, 2).flatten(0, 1).index_select(0, block.written))
+            name = (id(block), window)
+            if name not in masks:
+                masks[name] = mask & _is_within(block, kwargs["packed_positions"], window)
+            mask = masks[name]
+        parts.append(attend(query, key, value, block, mask, scaling, masks))
     order = torch.cat([block.positions for block in blocks])
     flat = torch.cat(parts)
     # not like the query: under autocast it may be float32 while attention returned bfloat16
@@ -82,16 +65,79 @@ def packed_attention(
     return output[None], None
 
 
+Masks = dict[tuple[object, ...], Tensor]
+"""Of one forward: masks that several layers share, made by the first of them."""
+
+
+def _is_within(block: AttentionBlock, positions: Tensor, window: int) -> Tensor:
+    """Return which queries are fewer than `window` positions behind which keys: [segments, 1, queries, keys]."""
+    distance = positions[block.queries][:, :, None] - positions[block.keys][:, None, :]
+    return (distance < window)[:, None]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block: AttentionBlock,
+    mask: Tensor,
+    scaling: float | None,
+    _masks: Masks,
+) -> Tensor:
+    """Return what the block writes, [tokens written, heads, width]."""
+    q, k, v = _segments(query, key, value, block)
+    attended = nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return attended.transpose(1, 2).flatten(0, 1).index_select(0, block.written)
+
+
+def _attend_on_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block: AttentionBlock,
+    mask: Tensor,
+    scaling: float | None,
+    masks: Masks,
+) -> Tensor:
+    """Do the same where the kernel is faster if the query heads of one key head are queries of one head.
+
+    As numbers the mask is made once; of a boolean one every layer would make its own and keep it for the
+    backward pass.
+    """
+    q, k, v = _segments(query, key, value, block)
+    num_heads, num_shared = q.shape[1], q.shape[1] // k.shape[1]
+    name = (id(mask), q.dtype, num_shared)
+    if name not in masks:
+        hidden = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+        masks[name] = hidden.repeat(1, 1, num_shared, 1)
+    with torch.autocast("cpu", enabled=False):
+        attended = nn.functional.scaled_dot_product_attention(
+            q.reshape(len(q), k.shape[1], -1, q.shape[-1]),
+            k,
+            v,
+            attn_mask=masks[name],
+            scale=scaling,
+        )
+    attended = attended.reshape(len(q), num_heads, -1, v.shape[-1])
+    return attended.transpose(1, 2).flatten(0, 1).index_select(0, block.written)
+
+
+def _segments(
+    query: Tensor, key: Tensor, value: Tensor, block: AttentionBlock
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each segment's queries, keys and values, [segments, heads, tokens, width]."""
+    q, k, v = (
+        _gathered(t, index).transpose(1, 2)
+        for t, index in ((query, block.queries), (key, block.keys), (value, block.keys))
+    )
+    return q, k, v
+
+
 def _gathered(values: Tensor, index: Tensor) -> Tensor:
     """Return values[index], whose backward pass would scatter one number at a time."""
     return values.index_select(0, index.flatten()).unflatten(0, index.shape)
-
-
-def _products(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context of the attention itself."""
-    if device.type == "cpu":
-        return torch.autocast("cpu", enabled=False)
-    return nullcontext()
 
 
 def _no_mask(*_args: Any, **_kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -40,10 +41,24 @@ def recomputed(
             layer.forward,
             use_reentrant=False,
             preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), again()),
+            context_fn=lambda: (nullcontext(), _Again(again)),
         )
     try:
         yield
     finally:
         for layer in layers:
             del layer.forward  # the class's own again
+
+
+class _Again:
+    """A context that can be entered as often as backward passes ask for it: one graph may have several."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[object]]) -> None:
+        self._make = make
+
+    def __enter__(self) -> None:
+        self._entered = self._make()
+        self._entered.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)

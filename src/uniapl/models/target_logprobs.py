@@ -16,8 +16,8 @@ def target_logprobs(hidden: Tensor, weight: Tensor, target_ids: Tensor, chunk: i
 
     Equal to a product, `log_softmax` in at least float32 and `gather`, but a chunk's logits lie in one buffer
     that all chunks share, and the passes over the vocabulary take a few rows at a time: on a CPU passes
-    over whole new tensors add half and more to the time of the products. The backward pass makes
-    the logits anew.
+    over whole new tensors add half and more to the time of the products. The backward pass begins with the
+    logits that are in the buffer, those of the last chunk, and makes the others anew.
 
     Args:
         hidden: [targets, width], divided by the temperature already. Its number type is that of the products.
@@ -43,8 +43,8 @@ class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, chunk: int) -> Tensor:
         ctx.save_for_backward(hidden, weight, target_ids)
-        ctx.chunk = chunk
         chunks = _Chunks(hidden, weight, chunk)
+        ctx.chunk, ctx.last_logits = chunk, chunks.buffer if any(ctx.needs_input_grad) else None
         logprobs = hidden.new_empty(len(hidden), dtype=chunks.wide)
         for start, logits in chunks:
             for rows, block, logprob in chunks.blocks(logits, start):
@@ -58,7 +58,8 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden, weight, target_ids = ctx.saved_tensors
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        chunks = _Chunks(hidden, weight, ctx.chunk)
+        chunks = _Chunks(hidden, weight, ctx.chunk, ctx.last_logits)
+        ctx.last_logits = None  # overwritten below; a second backward pass makes them all anew
         for start, logits in chunks:
             for rows, block, by_logits in chunks.blocks(logits, start):
                 # ∂ log p(y) / ∂ logits = 1[y] − p
@@ -77,24 +78,34 @@ class _TargetLogprobs(torch.autograd.Function):
 
 
 class _Chunks:
-    """Logits of one chunk of targets after the other, in one buffer."""
+    """Logits of one chunk of targets after the other, in one buffer; the first chunk is the one that may be short."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, chunk: int) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, chunk: int, last_logits: Tensor | None = None
+    ) -> None:
         self.weight = weight.to(hidden.dtype)
         self.wide = torch.promote_types(hidden.dtype, torch.float32)
         """The number type of passes over the vocabulary."""
         self._hidden = hidden
-        self._logits = hidden.new_empty(min(chunk, len(hidden)), len(weight))
-        rows = min(len(self._logits), BLOCK_ROWS.get(hidden.device.type, 256))
+        size = max(min(chunk, len(hidden)), 1)
+        first = len(hidden) % size or size
+        self._bounds = [(max(end - size, 0), end) for end in range(first, len(hidden) + 1, size)]
+        self._has_last = last_logits is not None
+        self.buffer = hidden.new_empty(size, len(weight)) if last_logits is None else last_logits
+        """Between passes, the logits of the last chunk."""
+        rows = min(size, BLOCK_ROWS.get(hidden.device.type, 256))
         self._result = hidden.new_empty(rows, len(weight), dtype=self.wide)
         is_wide = hidden.dtype == self.wide
         self._widened = None if is_wide else torch.empty_like(self._result)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield where a chunk starts, and its logits."""
-        for start in range(0, len(self._hidden), max(len(self._logits), 1)):
-            states = self._hidden[start : start + len(self._logits)]
-            yield start, torch.mm(states, self.weight.t(), out=self._logits[: len(states)])
+        """Yield where a chunk starts, and its logits; where they are known, those of the last one first."""
+        order = self._bounds[::-1] if self._has_last else self._bounds
+        for start, end in order:
+            logits = self.buffer[: end - start]
+            if not (self._has_last and (start, end) == self._bounds[-1]):
+                torch.mm(self._hidden[start:end], self.weight.t(), out=logits)
+            yield start, logits
 
     def blocks(self, logits: Tensor, start: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield rows of a chunk that starts there: which targets, their logits, and room for a wide result."""

@@ -142,7 +142,8 @@ class Discriminator:
         if scores_others:
             self._score(verdicts, others)
             verdicts.unscored.clear()
-            verdicts.health = _health(verdicts) if is_fresh else {}
+        if is_fresh and not verdicts.unscored:
+            verdicts.health = _health(verdicts)
         if learn and pairs:
             added, verdicts.health["discriminator/pairs_accuracy"] = self._learn_from(pairs)
             loss += added

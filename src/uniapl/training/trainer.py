@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,15 +125,6 @@ class Trainer:
             self.verdicts = verdicts
             self.tokens = self._weigh(weights)
 
-        def score_and_weigh(rollouts: Collection[int]) -> WeightedTokens:
-            assert self.players.discriminator is not None
-            assert verdicts is not None
-            with clock("discriminator"):
-                self.players.discriminator.score(verdicts, rollouts)
-            self.tokens = self._weigh(weights)
-            assert self.tokens is not None
-            return self.tokens
-
         with clock("update"):
             metrics |= self._set_learning_rates()
             metrics |= self.update(
@@ -142,7 +134,9 @@ class Trainer:
                 weights,
                 is_first_pass=is_first_pass,
                 measure_gradients=is_first_pass and self._measures_gradients(),
-                weigh=score_and_weigh if is_first_pass and scores_later else None,
+                weigh=partial(self._score_and_weigh, clock)
+                if is_first_pass and scores_later
+                else None,
             )
         with clock("discriminator"):
             metrics |= self._let_discriminator_learn()
@@ -271,6 +265,17 @@ class Trainer:
         if self.players.discriminator and self.verdicts:
             credit = self.players.discriminator.credit(self.batch, self.verdicts)
         return weigh_tokens(self.batch, credit, weights, self.config, self.players.policy.device)
+
+    def _score_and_weigh(self, clock: "Stopwatch", rollouts: Collection[int]) -> WeightedTokens:
+        """Let the discriminator score rollouts that it left, now that their log π_old is known."""
+        assert self.players.discriminator is not None
+        assert self.verdicts is not None
+        if self.verdicts.unscored.intersection(rollouts):
+            with clock("discriminator"):
+                self.players.discriminator.score(self.verdicts, rollouts)
+                self.tokens = self._weigh(self.weights)
+        assert self.tokens is not None
+        return self.tokens
 
     def _measures_gradients(self) -> bool:
         """Whether the gradients of the terms are due: at the first step whose number is reached or passed."""

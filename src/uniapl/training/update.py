@@ -98,6 +98,21 @@ class _Sums:
         return self.values[name].item() / count if name in self.values and count else None
 
 
+@dataclass(slots=True)
+class _Pass:
+    """What the micro-batches of one update share."""
+
+    batch: RolloutBatch | None
+    tokens: WeightedTokens | None
+    sampled: Tensor | None
+    """log π_sampled, flat over rollouts."""
+    scale: StepScale
+    is_first: bool
+    weigh: Callable[[Collection[int]], WeightedTokens] | None
+    gradients: TermGradients | None
+    sums: _Sums = field(default_factory=_Sums)
+
+
 class PolicyUpdate:
     """Accumulates the gradient of the unified objective over a step and applies it."""
 
@@ -124,7 +139,7 @@ class PolicyUpdate:
         Args:
             demonstrations: The expert's part; ignored if its weight is 0.
             batch: The rollouts; None in a step without.
-            tokens: Their weights.
+            tokens: Their weights; with `weigh` those of rollouts that wait for it are not read.
             weights: The terms' weights.
             is_first_pass: Whether no step has learned from `batch` yet: π_old is then the policy itself,
                 and its log-probs are kept in the batch for later passes.
@@ -140,8 +155,35 @@ class PolicyUpdate:
             TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
         """
         experts = list(demonstrations) if weights.sft else []
-        num_rollout_tokens = batch.num_rollout_tokens if batch else 0
-        scale = StepScale(
+        if batch and batch.old_logprobs is None:
+            shape = (batch.num_rollout_tokens,)
+            batch.old_logprobs = torch.full(shape, torch.nan, device=self.policy.device)
+        current = _Pass(
+            batch,
+            tokens,
+            batch.sampling_logprobs(self.policy.device) if batch else None,
+            self._scale(experts, tokens, weights),
+            is_first_pass,
+            weigh,
+            self._term_gradients(weights) if measure_gradients else None,
+        )
+        sequences = [*(batch.rollout_sequences if batch else []), *map(sequence_of, experts)]
+        num_packed = 0
+        for packed in pack(sequences, self.config.training.micro_batch_tokens):
+            num_packed += len(packed.input_ids)
+            self._accumulate(packed, current)
+        # every term's weight may be 0 in a step
+        norm, moved = self._apply(current.sums) if sequences else (0.0, None)
+        return self._metrics(current, norm) | {
+            **(current.gradients.metrics() if current.gradients else {}),
+            "optimizer/moved_fraction": moved,
+            "trained_tokens": num_packed,
+        }
+
+    def _scale(
+        self, experts: Sequence[Demonstration], tokens: WeightedTokens | None, weights: StepWeights
+    ) -> StepScale:
+        return StepScale(
             sft_weight=weights.sft,
             kl_coef=weights.kl,
             clip_low=self.config.objective.clip_low,
@@ -149,65 +191,37 @@ class PolicyUpdate:
             num_sft_tokens=sum(len(d.token_ids) for d in experts),
             num_rollout_tokens=int(tokens.is_counted.sum()) if tokens else 0,
         )
-        if batch and batch.old_logprobs is None:
-            batch.old_logprobs = torch.full(
-                (num_rollout_tokens,), torch.nan, device=self.policy.device
-            )
-        sampled = batch.sampling_logprobs(self.policy.device) if batch else None
-        sequences = [*(batch.rollout_sequences if batch else []), *map(sequence_of, experts)]
-        gradients = self._term_gradients(weights) if measure_gradients else None
-        sums = _Sums()
-        num_packed = 0
-        for packed in pack(sequences, self.config.training.micro_batch_tokens):
-            num_packed += len(packed.input_ids)
-            packed = packed.to(self.policy.device)
-            self._accumulate(
-                packed, batch, tokens, sampled, scale, sums, is_first_pass, gradients, weigh
-            )
-        # every term's weight may be 0 in a step
-        norm, moved = self._apply(sums) if sequences else (0.0, None)
-        return self._metrics(sums, scale, tokens, norm) | {
-            **(gradients.metrics() if gradients else {}),
-            "optimizer/moved_fraction": moved,
-            "trained_tokens": num_packed,
-        }
 
     def _term_gradients(self, weights: StepWeights) -> TermGradients:
         acting = [term for term in TERMS if getattr(weights, term)]
         return TermGradients(self.policy.trainable_parameters(), acting)
 
-    def _accumulate(
-        self,
-        packed: Packed,
-        batch: RolloutBatch | None,
-        tokens: WeightedTokens | None,
-        sampled: Tensor | None,
-        scale: StepScale,
-        sums: _Sums,
-        is_first_pass: bool,
-        gradients: TermGradients | None,
-        weigh: Callable[[Collection[int]], WeightedTokens] | None,
-    ) -> None:
-        num_rollout_tokens = batch.num_rollout_tokens if batch else 0
-        is_rollout = packed.token_index < num_rollout_tokens
+    def _accumulate(self, packed: Packed, current: _Pass) -> None:
+        batch, scale = current.batch, current.scale
+        num_rollouts = len(batch.rollouts) if batch else 0
+        members = [i for i in packed.sequences.tolist() if i < num_rollouts]
+        packed = packed.to(self.policy.device)
+        is_rollout = packed.token_index < (batch.num_rollout_tokens if batch else 0)
         temperature = torch.where(is_rollout, self.config.rollout.temperature, 1.0)
         logprobs = self.policy.logprobs(packed, temperature)
         expert = ExpertTokens(logprobs[~is_rollout]) if not is_rollout.all() else None
         rollouts = None
-        if batch and tokens and sampled is not None and is_rollout.any():
+        if batch and members:
             assert batch.old_logprobs is not None
+            assert current.sampled is not None
             places = packed.token_index[is_rollout]
             own = logprobs[is_rollout]
-            if is_first_pass:
+            if current.is_first:
                 # the value the ratio is taken against must be this very number, or ρ is not 1
                 batch.old_logprobs[places] = own.detach()
-                if weigh is not None:
-                    members = packed.sequences.tolist()
-                    tokens = weigh([i for i in members if i < len(batch.rollouts)])
-            old = batch.old_logprobs[places]
+                if current.weigh is not None:
+                    current.tokens = current.weigh(members)
+            tokens = current.tokens
+            assert tokens is not None
+            old, sampled = batch.old_logprobs[places], current.sampled[places]
             weights, reward_weights = tokens.weights[places], tokens.reward_weights[places]
             if cap := self.config.rollout.importance_cap:
-                importance = importance_weights(old, sampled[places], cap)
+                importance = importance_weights(old, sampled, cap)
                 weights, reward_weights = weights * importance, reward_weights * importance
             rollouts = RolloutTokens(
                 logprobs=own,
@@ -217,14 +231,14 @@ class PolicyUpdate:
                 ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[places],
                 reward_weights=reward_weights,
             )
-            self._measure(rollouts, tokens, places, sampled[places], scale, sums)
+            self._measure(rollouts, tokens, places, sampled, scale, current.sums)
         loss = unified_objective(expert, rollouts, scale)
-        if gradients is not None:
-            gradients.add(term_losses(expert, rollouts, scale))
+        if current.gradients is not None:
+            current.gradients.add(term_losses(expert, rollouts, scale))
         loss.backward()
-        sums.add(loss=loss)
+        current.sums.add(loss=loss)
         if expert is not None:
-            sums.add(sft=-expert.logprobs.sum())
+            current.sums.add(sft=-expert.logprobs.sum())
 
     def _measure(
         self,
@@ -281,9 +295,8 @@ class PolicyUpdate:
         learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         return torch.cat([p.detach().flatten()[:SAMPLED_WEIGHTS] for p in learning])
 
-    def _metrics(
-        self, sums: _Sums, scale: StepScale, tokens: WeightedTokens | None, norm: float
-    ) -> dict[str, float | None]:
+    def _metrics(self, current: _Pass, norm: float) -> dict[str, float | None]:
+        sums, scale, tokens = current.sums, current.scale, current.tokens
         num_counted = scale.num_rollout_tokens
         num_rewarded = int(tokens.is_rewarded.sum()) if tokens else 0
         num_weighted = int(sums.values["weighted"]) if "weighted" in sums.values else 0
