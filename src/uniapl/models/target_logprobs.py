@@ -60,7 +60,9 @@ class _TargetLogprobs(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         chunks = _Chunks(hidden, weight, ctx.chunk, ctx.last_logits)
         ctx.last_logits = None  # overwritten below; a second backward pass makes them all anew
-        for start, logits in chunks:
+        for start, logits in reversed(
+            chunks
+        ):  # then too, so that it sums the same numbers in the same order
             for rows, block, by_logits in chunks.blocks(logits, start):
                 # ∂ log p(y) / ∂ logits = 1[y] − p
                 torch.softmax(chunks.widened(block), 1, out=by_logits)
@@ -99,13 +101,19 @@ class _Chunks:
         self._widened = None if is_wide else torch.empty_like(self._result)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield where a chunk starts, and its logits; where they are known, those of the last one first."""
-        order = self._bounds[::-1] if self._has_last else self._bounds
-        for start, end in order:
-            logits = self.buffer[: end - start]
-            if not (self._has_last and (start, end) == self._bounds[-1]):
-                torch.mm(self._hidden[start:end], self.weight.t(), out=logits)
-            yield start, logits
+        """Yield where a chunk starts, and its logits."""
+        for start, end in self._bounds:
+            yield start, self._logits(start, end)
+
+    def __reversed__(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the same from the last chunk, whose logits may be in the buffer already, to the first."""
+        for start, end in reversed(self._bounds):
+            is_known = self._has_last and end == len(self._hidden)
+            yield start, self.buffer[: end - start] if is_known else self._logits(start, end)
+
+    def _logits(self, start: int, end: int) -> Tensor:
+        out = self.buffer[: end - start]
+        return torch.mm(self._hidden[start:end], self.weight.t(), out=out)
 
     def blocks(self, logits: Tensor, start: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield rows of a chunk that starts there: which targets, their logits, and room for a wide result."""
