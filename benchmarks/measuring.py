@@ -70,12 +70,14 @@ class Section:
         self,
         contestants: Mapping[str, Contestant],
         finish: Callable[[list[Round]], dict[str, Any]],
+        warm_ups: int = 0,
     ) -> dict[str, Any]:
         """Measure in turns until there are enough rounds or the minutes are used up.
 
         Args:
             contestants: Name → what to run. Each runs once before the first round, uncounted.
             finish: From all rounds to what else the section says (ratios, fits).
+            warm_ups: Uncounted runs at the beginning of every turn.
         """
         if len(self.rounds) < self.wanted_rounds:
             for contestant in contestants.values():
@@ -85,13 +87,17 @@ class Section:
             started = time.monotonic()
             if longest and started + longest > self.deadline:
                 break
-            self.rounds.append({name: self._measure(c) for name, c in contestants.items()})
+            self.rounds.append(
+                {name: self._measure(c, warm_ups) for name, c in contestants.items()}
+            )
             longest = max(longest, time.monotonic() - started)
             self.write(finish(self.rounds))
             print(f"{self.name}: round {len(self.rounds)} of {self.wanted_rounds}", file=sys.stderr)
         return self.write(finish(self.rounds))
 
-    def _measure(self, contestant: Contestant) -> Measurement:
+    def _measure(self, contestant: Contestant, warm_ups: int) -> Measurement:
+        for _ in range(warm_ups):
+            contestant()
         synchronize(self.device)
         wall, cpu = time.perf_counter(), time.process_time()
         units = contestant()

@@ -56,13 +56,19 @@ def distinct_words(prompts: list[str], completions: list[str], **columns: Any) -
     ]
 
 
+def num_steps_of(options: argparse.Namespace) -> int:
+    """Return how many steps a contestant takes at most: the first one, and those of its turns."""
+    steps: int = options.rounds * (options.warm_ups + 1) + 2
+    return steps
+
+
 class Work:
     """Prompts and demonstrations as token ids, the same for both sides, new ones in every step."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.tokenizer = build_tokenizer(options.shape)
-        num_steps = options.rounds + 2
+        num_steps = num_steps_of(options)
         num_prompts, num_shown = options.prompts * num_steps, options.demonstrations * num_steps
         length, tokens, shape = options.prompt_length, options.tokens, options.shape
         self.prompts = random_ids(shape, [length] * num_prompts, seed=1)
@@ -199,7 +205,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     def findings(rounds: list[Round]) -> dict[str, Any]:
         found: dict[str, Any] = {
             "seconds": {n: statistics.median(r[n].wall_seconds for r in rounds) for n in rounds[0]},
-            "stage_shares": {name: _medians(shares[1:]) for name, shares in stages.items()},
+            "stage_shares": {
+                name: _medians(shares[1 + options.warm_ups :: 1 + options.warm_ups])
+                for name, shares in stages.items()
+            },
             "peak_memory_gib": peaks,
         }
         if "trl" not in contestants:
@@ -213,12 +222,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     section = Section(f"step {options.shape}", options)
     if options.without_trl:
-        return section.run(contestants, findings)
+        return section.run(contestants, findings, options.warm_ups)
     from benchmarks.trl_steps import TrlSteps
 
     with TrlSteps(work, LEARNING_RATE) as trl:
         contestants["trl"] = step("trl", trl.step)
-        return section.run(contestants, findings)
+        return section.run(contestants, findings, options.warm_ups)
 
 
 def _shares(metrics: dict[str, float | None]) -> dict[str, float]:
@@ -262,6 +271,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of every completion")
     parser.add_argument(
         "--micro-batch-tokens", type=int, help="of both sides; default: 16384, on a CPU 2048"
+    )
+    parser.add_argument(
+        "--warm-ups",
+        type=int,
+        default=1,
+        help="steps at the beginning of a turn that are not counted: a step after another contestant's pays "
+        "for memory that the other left in pieces, one after its like does not",
     )
     parser.add_argument("--without-trl", action="store_true", help="our own contestants only")
     parser.add_argument("--cache", choices=("dynamic", "static"), help="default: static on CUDA")

@@ -25,6 +25,8 @@ class TrlSteps:
 
     def __init__(self, work: Any, learning_rate: float) -> None:
         self._folder = tempfile.TemporaryDirectory()
+        from benchmarks.step import num_steps_of
+
         options = work.options
         device = torch.device(options.device)
         # the tuned preset: weights in bfloat16 where there is a GPU for it
@@ -33,7 +35,7 @@ class TrlSteps:
             "output_dir": self._folder.name,
             "learning_rate": learning_rate,
             "lr_scheduler_type": "constant",
-            "max_steps": options.rounds + 2,
+            "max_steps": num_steps_of(options),
             "bf16": self._dtype == torch.bfloat16,
             "gradient_checkpointing": False,
             "use_cpu": device.type == "cpu",

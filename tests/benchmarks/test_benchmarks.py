@@ -84,6 +84,20 @@ def test_contestants_take_turns_and_a_stopped_run_goes_on(tmp_path: Path) -> Non
     assert [r["a"]["units"] for r in kept["rounds"]] == [7, 7, 7]
 
 
+def test_a_turn_may_begin_with_uncounted_runs(tmp_path: Path) -> None:
+    calls: list[str] = []
+    units = {"a": iter(range(10)), "b": iter(range(10))}
+
+    def contestant(name: str) -> measuring.Contestant:
+        return lambda: calls.append(name) or next(units[name])
+
+    section = Section("s", options(tmp_path, rounds=2)).run(
+        {name: contestant(name) for name in "ab"}, lambda _rounds: {}, warm_ups=2
+    )
+    assert "".join(calls) == "ab" + "aaabbb" * 2
+    assert [r["a"]["units"] for r in section["rounds"]] == [3, 6]
+
+
 def test_no_round_begins_that_may_end_too_late(tmp_path: Path) -> None:
     bounded = options(tmp_path, rounds=100, minutes=0.25 / 60)
     section = Section("s", bounded).run({"a": lambda: time.sleep(0.1) or 1}, lambda _rounds: {})
@@ -194,7 +208,7 @@ def test_step_beside_trl_trains_on_the_same_tokens(run: Run) -> None:
     work = step.Work(Namespace(**{**section["setting"], "rounds": 1}))
     with TrlSteps(work, 1e-6) as trl:
         rollouts_, shown = trl.trainers
-        assert [len(row["input_ids"]) for row in shown.train_dataset] == [128 + 5] * 6
+        assert [len(row["input_ids"]) for row in shown.train_dataset] == [128 + 5] * 8
         expected = [(*prompt, *completion, 1) for prompt, completion in work.shown]
         assert [tuple(row["input_ids"]) for row in shown.train_dataset] == expected
         reward = rollouts_.reward_funcs[0]
@@ -205,4 +219,4 @@ def test_step_beside_trl_trains_on_the_same_tokens(run: Run) -> None:
 
         rollouts_.reward_funcs[0] = recorded
         trl.step()
-    assert [len(ids) for ids in seen] == [5] * 8
+    assert [len(ids) for ids in seen] == [5] * 2 * 8  # prompts, rollouts of each
