@@ -1,4 +1,4 @@
-"""Contestants measured in turns in one process, their ratios with spread, and where results are kept.
+"""Contestants measured in turns, their ratios with spread, and where results are kept.
 
 A machine's speed drifts by far more than what is to be seen, so contestants run A B C A B C … and are
 compared inside a round. Rounds are written as they come: a run that is stopped goes on where it was.
@@ -6,6 +6,7 @@ compared inside a round. Rounds are written as they come: a run that is stopped 
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ class Measurement:
     cpu_seconds: float
     """Of all threads: less sensitive to what else the machine does."""
     units: int
+    details: dict[str, float] = field(default_factory=dict[str, float])
+    """What else the turn says, by name."""
 
 
 Round = dict[str, Measurement]
@@ -67,42 +72,41 @@ class Section:
             ]
 
     def run(
-        self,
-        contestants: Mapping[str, Contestant],
-        finish: Callable[[list[Round]], dict[str, Any]],
-        warm_ups: int = 0,
+        self, contestants: Mapping[str, Contestant], finish: Callable[[list[Round]], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Measure in turns until there are enough rounds or the minutes are used up.
+        """Measure in this process; every contestant runs once before the first round, uncounted.
 
         Args:
-            contestants: Name → what to run. Each runs once before the first round, uncounted.
+            contestants: Name → what to run.
             finish: From all rounds to what else the section says (ratios, fits).
-            warm_ups: Uncounted runs at the beginning of every turn.
         """
         if len(self.rounds) < self.wanted_rounds:
             for contestant in contestants.values():
                 contestant()
+        turns = {name: partial(measure, c, self.device) for name, c in contestants.items()}
+        return self.take_turns(turns, finish)
+
+    def take_turns(
+        self,
+        turns: Mapping[str, Callable[[], Measurement]],
+        finish: Callable[[list[Round]], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """Take every contestant's turn until there are enough rounds or the minutes are used up.
+
+        Args:
+            turns: Name → what measures it once.
+            finish: As in `run`.
+        """
         longest = 0.0
         while len(self.rounds) < self.wanted_rounds:
             started = time.monotonic()
             if longest and started + longest > self.deadline:
                 break
-            self.rounds.append(
-                {name: self._measure(c, warm_ups) for name, c in contestants.items()}
-            )
+            self.rounds.append({name: turn() for name, turn in turns.items()})
             longest = max(longest, time.monotonic() - started)
             self.write(finish(self.rounds))
             print(f"{self.name}: round {len(self.rounds)} of {self.wanted_rounds}", file=sys.stderr)
         return self.write(finish(self.rounds))
-
-    def _measure(self, contestant: Contestant, warm_ups: int) -> Measurement:
-        for _ in range(warm_ups):
-            contestant()
-        synchronize(self.device)
-        wall, cpu = time.perf_counter(), time.process_time()
-        units = contestant()
-        synchronize(self.device)
-        return Measurement(time.perf_counter() - wall, time.process_time() - cpu, units)
 
     def write(self, findings: Mapping[str, Any]) -> dict[str, Any]:
         """Put the section into the results file, which is written aside and renamed."""
@@ -124,6 +128,31 @@ class Section:
         aside.write_text(json.dumps(results, indent=1) + "\n")
         aside.replace(self.path)
         return section
+
+
+def measure(contestant: Contestant, device: str) -> Measurement:
+    """Run it once."""
+    synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    units = contestant()
+    synchronize(device)
+    return Measurement(time.perf_counter() - wall, time.process_time() - cpu, units)
+
+
+def in_own_process(
+    take_turn: Callable[..., Measurement], *arguments: Any, preloaded: str
+) -> Measurement:
+    """Take a turn in a new process, which has a heap that nothing else has used.
+
+    Args:
+        take_turn: Of a module, for it is pickled; its arguments too.
+        arguments: Given to it.
+        preloaded: Module that the parent of such processes imports once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([preloaded])
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(take_turn, *arguments).result()
 
 
 def add_measuring_options(parser: argparse.ArgumentParser, *, rounds: int = 7) -> None:

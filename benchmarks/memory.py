@@ -7,6 +7,7 @@ measured peak is its largest resident memory above that after all imports; on CU
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,10 @@ def measure(config: str, words: Sequence[str]) -> int:
 
 def resident_peak() -> int:
     """Return the largest resident memory of this process so far, bytes: `ru_maxrss` would inherit its parent's."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
     assert found is not None
     return int(found[1]) * 1024
 

@@ -4,7 +4,7 @@
     python -m benchmarks.step                  # the 135M shape on a CPU
     python -m benchmarks.step --shape 0.6b --device cuda --dtype bfloat16 --prompts 32 --group-size 8 --tokens 192
 
-Contestants, all from the same weights, every completion exactly `--tokens` long:
+Contestants, all from the same weights, every completion exactly `--tokens` long, each turn in a process of its own:
 
 - `trl`: one optimiser step of GRPOTrainer on `--prompts` prompts, then one of SFTTrainer on `--demonstrations`.
 - `mix`: ours without a discriminator, one optimiser step on the same prompts and demonstrations.
@@ -20,12 +20,24 @@ import argparse
 import statistics
 import zlib
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.measuring import Round, Section, add_measuring_options, print_table, ratios
+from benchmarks.measuring import (
+    Measurement,
+    Round,
+    Section,
+    add_measuring_options,
+    in_own_process,
+    measure,
+    print_table,
+    ratios,
+)
+from benchmarks.memory import resident_peak
 from benchmarks.shapes import (
     END,
     SHAPES,
@@ -57,8 +69,8 @@ def distinct_words(prompts: list[str], completions: list[str], **columns: Any) -
 
 
 def num_steps_of(options: argparse.Namespace) -> int:
-    """Return how many steps a contestant takes at most: the first one, and those of its turns."""
-    steps: int = options.rounds * (options.warm_ups + 1) + 2
+    """Return how many steps there is work for: those of a turn, and one more, for which TRL's trainers wait."""
+    steps: int = options.warm_ups + 2
     return steps
 
 
@@ -87,7 +99,7 @@ class Work:
 
 
 class Ours:
-    """The package's own trainer on that work; the models are shared between methods."""
+    """The package's own trainer on that work."""
 
     def __init__(self, work: Work) -> None:
         options = work.options
@@ -167,67 +179,93 @@ def _turn(text: str) -> tuple[dict[str, str], ...]:
     return ({"role": "user", "content": text},)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the benchmark and return its section of the results."""
+CONTESTANTS = ("uniapl", "uniapl equal", "uniapl all", "mix")
+"""Ours; TRL comes after them."""
+
+
+def trainer_of(name: str, ours: Ours) -> Trainer:
+    """Return the trainer of one of our contestants."""
+    num_prompts, num_paired = ours.work.options.prompts, ours.work.options.paired
+    if name == "mix":
+        return ours.trainer("mix", num_prompts)
+    if name == "uniapl equal":
+        return ours.trainer("uniapl", num_prompts)
+    everything = {"pairs_per_prompt": None, "demonstrations_per_step": None}
+    return ours.trainer(
+        "uniapl", num_prompts + num_paired, **(everything if name == "uniapl all" else {})
+    )
+
+
+def take_turn(options: argparse.Namespace, name: str) -> Measurement:
+    """Take a contestant's steps and return what the last one took; for a process of its own.
+
+    Returns:
+        With the details `peak_memory_gib` and, of ours, the share of each stage, `share_of_*`.
+    """
     torch.set_num_threads(options.threads)
     work = Work(options)
-    ours = Ours(work)
-    num_prompts, num_paired = options.prompts, options.paired
-    trainers = {
-        "uniapl": ours.trainer("uniapl", num_prompts + num_paired),
-        "uniapl equal": ours.trainer("uniapl", num_prompts),
-        "uniapl all": ours.trainer(
-            "uniapl",
-            num_prompts + num_paired,
-            pairs_per_prompt=None,
-            demonstrations_per_step=None,
-        ),
-        "mix": ours.trainer("mix", num_prompts),
-    }
-    stages: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
-    peaks: dict[str, float] = {}
+    found: dict[str, float | None] = {}
+    with ExitStack() as context:
+        if name == "trl":  # its heap is glibc's, as when a user starts it
+            from benchmarks.trl_steps import TrlSteps
 
-    def step(name: str, train_step: Callable[[], Any]) -> Callable[[], int]:
-        def run() -> int:
-            if options.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            metrics = train_step()
-            if name in stages:
-                stages[name].append(_shares(metrics))
-            if options.device == "cuda":
-                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+            step: Callable[[], Any] = context.enter_context(TrlSteps(work, LEARNING_RATE)).step
+        else:
+            if options.device == "cpu":  # as a run does
+                context.enter_context(tuned_heap(for_speed=True))
+            step = trainer_of(name, Ours(work)).train_step
+
+        def contestant() -> int:
+            found.update(step() or {})
             return 1
 
-        return run
+        for _ in range(options.warm_ups):
+            contestant()
+        measured = measure(contestant, options.device)
+        on_cuda = options.device == "cuda"
+        peak = torch.cuda.max_memory_allocated() if on_cuda else resident_peak()
+    details = {"peak_memory_gib": peak / 2**30}
+    if found:
+        details |= {f"share_of_{stage}": share for stage, share in _shares(found).items()}
+    return replace(measured, details=details)
 
-    contestants = {name: step(name, trainer.train_step) for name, trainer in trainers.items()}
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark and return its section of the results."""
 
     def findings(rounds: list[Round]) -> dict[str, Any]:
+        def medians(value: Callable[[Measurement], float]) -> dict[str, float]:
+            return {n: statistics.median(value(r[n]) for r in rounds) for n in rounds[0]}
+
         found: dict[str, Any] = {
-            "seconds": {n: statistics.median(r[n].wall_seconds for r in rounds) for n in rounds[0]},
+            "seconds": medians(lambda turn: turn.wall_seconds),
             "stage_shares": {
-                name: _medians(shares[1 + options.warm_ups :: 1 + options.warm_ups])
-                for name, shares in stages.items()
+                name: {
+                    key.removeprefix("share_of_"): statistics.median(
+                        turns[name].details[key] for turns in rounds
+                    )
+                    for key in rounds[0][name].details
+                    if key.startswith("share_of_")
+                }
+                for name in CONTESTANTS
             },
-            "peak_memory_gib": peaks,
+            "peak_memory_gib": medians(lambda turn: turn.details["peak_memory_gib"]),
         }
-        if "trl" not in contestants:
+        if options.without_trl:
             return found
         for clock in ("wall_seconds", "cpu_seconds"):
             prefix = "" if clock == "wall_seconds" else "cpu_time_"
             found[f"{prefix}ratios"] = {
-                name: ratios(rounds, name, clock)[f"{name} / trl"] for name in trainers
+                name: ratios(rounds, name, clock)[f"{name} / trl"] for name in CONTESTANTS
             }
         return found | {"whole_step_ratio": found["ratios"]["uniapl"]}
 
-    section = Section(f"step {options.shape}", options)
-    if options.without_trl:
-        return section.run(contestants, findings, options.warm_ups)
-    from benchmarks.trl_steps import TrlSteps
-
-    with TrlSteps(work, LEARNING_RATE) as trl:
-        contestants["trl"] = step("trl", trl.step)
-        return section.run(contestants, findings, options.warm_ups)
+    names = CONTESTANTS if options.without_trl else (*CONTESTANTS, "trl")
+    turns = {
+        name: partial(in_own_process, take_turn, options, name, preloaded="benchmarks.step")
+        for name in names
+    }
+    return Section(f"step {options.shape}", options).take_turns(turns, findings)
 
 
 def _shares(metrics: dict[str, float | None]) -> dict[str, float]:
@@ -235,10 +273,6 @@ def _shares(metrics: dict[str, float | None]) -> dict[str, float]:
     names = ("rollout", "discriminator", "update")
     shares = {name: (metrics.get(f"time/{name}_seconds") or 0.0) / total for name in names}
     return shares | {"rest": 1 - sum(shares.values())}
-
-
-def _medians(shares: list[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(s[name] for s in shares) for name in (shares or [{}])[0]}
 
 
 def show(section: dict[str, Any]) -> None:
@@ -275,9 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--warm-ups",
         type=int,
-        default=1,
-        help="steps at the beginning of a turn that are not counted: a step after another contestant's pays "
-        "for memory that the other left in pieces, one after its like does not",
+        default=2,
+        help="steps of a turn before the one that counts: the first ones of a process pay for its memory",
     )
     parser.add_argument("--without-trl", action="store_true", help="our own contestants only")
     parser.add_argument("--cache", choices=("dynamic", "static"), help="default: static on CUDA")
@@ -286,9 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
         16384 if options.device == "cuda" else 2048
     )
     options.cache = options.cache or ("static" if options.device == "cuda" else "dynamic")
-    # as a run does; TRL's trainers gain by it too
-    with tuned_heap(for_speed=True) if options.device == "cpu" else nullcontext():
-        show(measure(options))
+    show(run(options))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -84,18 +85,27 @@ def test_contestants_take_turns_and_a_stopped_run_goes_on(tmp_path: Path) -> Non
     assert [r["a"]["units"] for r in kept["rounds"]] == [7, 7, 7]
 
 
-def test_a_turn_may_begin_with_uncounted_runs(tmp_path: Path) -> None:
-    calls: list[str] = []
-    units = {"a": iter(range(10)), "b": iter(range(10))}
+def process_of(turn_name: str) -> Measurement:
+    if turn_name == "failing":
+        raise ValueError("no such contestant")
+    return Measurement(1.0, 1.0, os.getpid(), {"threads": torch.get_num_threads()})
 
-    def contestant(name: str) -> measuring.Contestant:
-        return lambda: calls.append(name) or next(units[name])
 
-    section = Section("s", options(tmp_path, rounds=2)).run(
-        {name: contestant(name) for name in "ab"}, lambda _rounds: {}, warm_ups=2
-    )
-    assert "".join(calls) == "ab" + "aaabbb" * 2
-    assert [r["a"]["units"] for r in section["rounds"]] == [3, 6]
+def test_a_turn_in_a_process_of_its_own() -> None:
+    turns = [measuring.in_own_process(process_of, "a", preloaded="torch") for _ in range(2)]
+    assert len({os.getpid(), *(turn.units for turn in turns)}) == 3
+    assert turns[0].details["threads"] >= 1
+    with pytest.raises(ValueError, match="no such contestant"):
+        measuring.in_own_process(process_of, "failing", preloaded="torch")
+
+
+def test_what_a_turn_says_besides_is_kept(tmp_path: Path) -> None:
+    turns = {"a": lambda: Measurement(1.0, 2.0, 3, {"peak": 4.0})}
+    for rounds in (1, 2):
+        section = Section("s", options(tmp_path, rounds=rounds)).take_turns(
+            turns, lambda rounds: {"peaks": [r["a"].details["peak"] for r in rounds]}
+        )
+    assert section["peaks"] == [4.0, 4.0]
 
 
 def test_no_round_begins_that_may_end_too_late(tmp_path: Path) -> None:
@@ -194,6 +204,7 @@ def test_step_of_ours(run: Run) -> None:
         assert sum(shares.values()) == pytest.approx(1)
     assert section["stage_shares"]["uniapl"]["discriminator"] > 0.01
     assert section["stage_shares"]["mix"]["discriminator"] < 0.01
+    assert all(0.01 < peak < 10 for peak in section["peak_memory_gib"].values())
 
 
 @pytest.mark.slow
@@ -205,10 +216,11 @@ def test_step_beside_trl_trains_on_the_same_tokens(run: Run) -> None:
     seen: list[tuple[int, ...]] = []
     section = run(step, *STEP)
     assert set(section["whole_step_ratio"]) == {"median", "min", "max"}
-    work = step.Work(Namespace(**{**section["setting"], "rounds": 1}))
+    assert set(section["peak_memory_gib"]) == {*step.CONTESTANTS, "trl"}
+    work = step.Work(Namespace(**{**section["setting"], "warm_ups": 1}))
     with TrlSteps(work, 1e-6) as trl:
         rollouts_, shown = trl.trainers
-        assert [len(row["input_ids"]) for row in shown.train_dataset] == [128 + 5] * 8
+        assert [len(row["input_ids"]) for row in shown.train_dataset] == [128 + 5] * 6
         expected = [(*prompt, *completion, 1) for prompt, completion in work.shown]
         assert [tuple(row["input_ids"]) for row in shown.train_dataset] == expected
         reward = rollouts_.reward_funcs[0]
