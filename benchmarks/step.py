@@ -262,7 +262,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     names = CONTESTANTS if options.without_trl else (*CONTESTANTS, "trl")
     turns = {
-        name: partial(in_own_process, take_turn, options, name, preloaded="benchmarks.step")
+        name: partial(in_own_process, take_turn, options, name, preloaded="uniapl.training.trainer")
         for name in names
     }
     return Section(f"step {options.shape}", options).take_turns(turns, findings)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from uniapl.rollout.cache import RoomyLayer
+from uniapl.rollout.cache import PROMPTS, RoomyLayer, Rows
 
 
 def states(tokens: int, rows: int = 3) -> torch.Tensor:
@@ -51,3 +51,27 @@ def test_moved_rows_fill_the_free_places() -> None:
     held = layer.update(new, new)
     assert torch.equal(held[0], torch.cat([keys[[0, 4, 2]], new], dim=2))
     assert torch.equal(held[1], torch.cat([values[[0, 4, 2]], new], dim=2))
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_prompts_stay_in_one_place_where_attention_has_seen_them(is_seen: bool) -> None:
+    layer = RoomyLayer()
+    keys, values = layer.update(states(5), states(5))
+    getattr(keys, PROMPTS).is_seen = is_seen
+    rows = torch.tensor([2, 0, 0, 1, 2, 2])
+    shared = Rows(torch.tensor([6, 0, 1, 3, 7, 8]), group_size=3, padding=None)
+    layer.share(rows, room=7, shared=shared)
+    new = states(1, rows=6)
+    held, _ = layer.update(new, new)
+    prompts = getattr(held, PROMPTS)
+    assert layer.get_seq_length() == 6
+    element = 2 * 4 * 4  # heads, width, bytes
+    if is_seen:
+        assert torch.equal(held, new)
+        assert torch.equal(prompts.keys, keys)
+        assert torch.equal(prompts.values, values)
+        assert layer.num_bytes == 2 * (6 * 7 + 3 * 5) * element
+    else:
+        assert torch.equal(held, torch.cat([keys[rows], new], dim=2))
+        assert prompts.keys is None
+        assert layer.num_bytes == 2 * 6 * (5 + 7) * element

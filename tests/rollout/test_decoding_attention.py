@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from uniapl.rollout.cache import RoomyLayer
-from uniapl.rollout.decoding import decode, prefill
+from uniapl.rollout import decoding
+from uniapl.rollout.cache import RoomyLayer, Rows
+from uniapl.rollout.decoding import Decoded, decode, layers, prefill
 from uniapl.rollout.decoding_attention import NAME, decoding_attention
 from uniapl.rollout.transformers_generator import TransformersGenerator
 from uniapl.types import Prompt
@@ -55,6 +56,81 @@ def test_states_are_kept_in_the_number_type_of_an_autocast(
             assert layer.keys is not None
             assert layer.values is not None
             assert layer.keys.dtype == layer.values.dtype == dtype
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_shared_prompts_are_attended_to_like_copies(scaling: float | None) -> None:
+    """Prompts 0 to 2 of 5, 2 and 3 tokens; rows in any order, one of prompt 0's places given up."""
+    torch.manual_seed(0)
+    starts, rows = torch.tensor([0, 3, 2]), torch.tensor([2, 0, 1, 2])
+    places = torch.tensor([7, 1, 3, 6])
+    padding = torch.where(torch.arange(5) < starts[:, None], -torch.inf, 0.0)[:, None, None]
+    layer = RoomyLayer()
+    keys, values = torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8)
+    key, value = layer.update(keys, values)
+    decoding_attention(MODULE, torch.randn(3, 6, 5, 8), key, value, None)  # type: ignore[arg-type]
+    layer.share(rows, 4, Rows(places, 3, padding))
+    own_keys, own_values = torch.randn(4, 2, 2, 8), torch.randn(4, 2, 2, 8)
+    key, value = layer.update(own_keys, own_values)
+    assert key.shape[2] == 2
+    query = torch.randn(4, 6, 1, 8)
+    attended, _ = decoding_attention(MODULE, query, key, value, None, scaling)  # type: ignore[arg-type]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        torch.cat([keys[rows], own_keys], 2),
+        torch.cat([values[rows], own_values], 2),
+        attn_mask=(torch.arange(7) >= starts[rows][:, None])[:, None, None],
+        scale=scaling,
+        enable_gqa=True,
+    )
+    assert_close(attended, expected.transpose(1, 2))
+
+
+@torch.no_grad()
+def test_decoding_with_shared_prompts_equals_decoding_with_copies(
+    model: PreTrainedModel, prompts: list[Prompt]
+) -> None:
+    """In every architecture, with prompts of uneven length, groups of uneven size and rows that end."""
+    if not model._supports_sdpa:
+        pytest.skip("is decoded with its own attention")
+    rows = [prompt.token_ids for i, prompt in enumerate(prompts) for _ in range(1 + i)]
+    draws = 1 - torch.rand(len(rows), 16, generator=torch.Generator().manual_seed(3))
+
+    def decoded(attention: str) -> list[Decoded]:
+        model.set_attn_implementation(attention)
+        return decode(model, rows, draws, max_tokens=16, temperature=1.0, eos_token_ids=[5, 20, 33])
+
+    expected, found = decoded("sdpa"), decoded(NAME)
+    assert len({len(row.token_ids) for row in expected}) > 3
+    assert [row.token_ids for row in found] == [row.token_ids for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("architecture", "attention", "num_rows", "num_shared"),
+    [
+        ("llama", NAME, 4, 3),
+        ("llama", NAME, 3, 0),
+        ("llama", "sdpa", 4, 0),
+        ("gpt2", NAME, 4, 2),
+        ("gemma3", NAME, 4, 1),
+    ],
+    ids=["groups", "hardly any groups", "other attention", "no grouped queries", "sliding windows"],
+)
+def test_which_layers_share_prompts(
+    architecture: str,
+    attention: str,
+    num_rows: int,
+    num_shared: int,
+    build_model: Callable[..., PreTrainedModel],
+) -> None:
+    model = build_model(architecture)
+    model.set_attn_implementation(attention)
+    prompts = [[3, 4, 5], [6, 7], [6, 7], [3, 4, 5]][:num_rows]
+    rows = decoding._LiveRows(prefill(model, prompts), max_tokens=8)
+    assert sum(layer.keys.shape[-2] == 0 for layer in layers(rows.cache)) == num_shared  # type: ignore[union-attr]
 
 
 @torch.no_grad()

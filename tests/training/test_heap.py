@@ -11,7 +11,7 @@ import pytest
 from uniapl.training.heap import OWN_SETTINGS, tuned_heap
 
 MEBIBYTES = 128
-"""In blocks of 16: more than glibc keeps of itself."""
+"""Allocated at once: more than glibc keeps of itself."""
 
 PREAMBLE = f"""
 import ctypes, json, resource, torch
@@ -19,10 +19,10 @@ from uniapl.training.heap import tuned_heap
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages: one fault, one page
 
-def mapped_mib(times):
+def mapped_mib(times, block=BLOCK):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        blocks = [torch.zeros(2**22) for _ in range({MEBIBYTES} // 16)]
+        blocks = [torch.zeros(block * 2**18) for _ in range({MEBIBYTES} // block)]
         del blocks
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
     return faults * resource.getpagesize() / 2**20
@@ -39,6 +39,7 @@ with tuned_heap(for_speed=True):
     found["inside"] = mapped_mib(4)
     found["kept"] = resident_mib()
 found["given_back"] = found["kept"] - resident_mib()
+found["after"] = mapped_mib(4)
 print(json.dumps(found))
 """
 
@@ -52,10 +53,15 @@ with tuned_heap(for_speed=False):
 """
 
 
-def _output(program: str) -> str:
-    """Run in a process of its own, since what a heap does depends on what was freed before."""
+def _output(program: str, block: int = 16) -> str:
+    """Run in a process of its own, since what a heap does depends on what was freed before.
+
+    Args:
+        program: Python code.
+        block: MiB of one block that `mapped_mib` allocates.
+    """
     environment = {k: v for k, v in os.environ.items() if k not in OWN_SETTINGS}
-    command = [sys.executable, "-c", PREAMBLE + program]
+    command = [sys.executable, "-c", PREAMBLE.replace("BLOCK", str(block)) + program]
     return subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment
     ).stdout
@@ -67,11 +73,13 @@ on_glibc = pytest.mark.skipif(
 
 
 @on_glibc
-def test_freed_memory_is_kept_for_speed_until_the_end() -> None:
-    found = json.loads(_output(KEEPING))
+@pytest.mark.parametrize("block", [16, 64], ids=["small blocks", "mapped by default"])
+def test_freed_memory_is_kept_for_speed_until_the_end(block: int) -> None:
+    found = json.loads(_output(KEEPING, block))
     assert found["outside"] > MEBIBYTES
     assert found["inside"] < MEBIBYTES / 8
     assert found["given_back"] > MEBIBYTES / 2
+    assert found["after"] > MEBIBYTES
 
 
 @on_glibc

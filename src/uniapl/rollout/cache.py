@@ -1,8 +1,42 @@
 """The key/value cache of the decode loop: buffers with spare room, rows that can be shared and dropped."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
+
+
+@dataclass(slots=True)
+class Rows:
+    """Which prompt each row of a batch continues; one object for all layers of a cache."""
+
+    places: Tensor
+    """[rows]: prompt · `group_size` + a place among that prompt's rows, each taken once."""
+    group_size: int
+    """Rows of the prompt that has most."""
+    padding: Tensor | None
+    """[prompts, 1, 1, tokens], -inf on the left padding and 0 elsewhere; None if there is none."""
+
+
+@dataclass(slots=True)
+class SharedPrompts:
+    """The prompts' keys and values of one layer, which all rows of a prompt read.
+
+    What `RoomyLayer.update` returns carries it as `shared_prompts`, so that attention finds it.
+    """
+
+    is_seen: bool = False
+    """Whether attention has found it: only then may the rows go without copies."""
+    keys: Tensor | None = None
+    """[prompts, heads, tokens, width]; None while the layer's own keys hold everything."""
+    values: Tensor | None = None
+    rows: Rows | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a prompt, padding counted; 0 while nothing is shared."""
+        return 0 if self.keys is None else self.keys.shape[-2]
 
 
 class RoomyLayer(DynamicLayer):
@@ -12,6 +46,9 @@ class RoomyLayer(DynamicLayer):
     token is written in place, and the buffers move only when the room is used up. Sliding-window
     layers keep their whole past too: the model's mask, not the cache, hides what left the window.
     Inside an autocast states are kept as attention will read them, so that they are rounded once and not per token.
+
+    Where attention has shown in prefill that it knows how (`decoding_attention`), the rows of a prompt read its keys
+    and values in one place, and the layer's own are those of the completions; elsewhere every row gets a copy.
     """
 
     growth_tokens = 256
@@ -23,12 +60,13 @@ class RoomyLayer(DynamicLayer):
         self._key_buffer = key_states[:, :, :0]
         self._value_buffer = value_states[:, :, :0]
         self.keys, self.values = self._key_buffer, self._value_buffer
+        self._prompts = SharedPrompts()
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Append the new states; returns all keys and values so far."""
+        """Append the new states; returns all keys and values so far, but for shared prompts."""
         device = key_states.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -39,7 +77,7 @@ class RoomyLayer(DynamicLayer):
         assert self.values is not None
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
-        if start == 0:
+        if self._key_buffer.shape[-2] == 0:
             self._key_buffer, self._value_buffer = key_states, value_states
         else:
             if end > self._key_buffer.shape[-2]:
@@ -50,18 +88,37 @@ class RoomyLayer(DynamicLayer):
             self._value_buffer[:, :, start:end] = value_states
         self.keys = self._key_buffer[:, :, :end]
         self.values = self._value_buffer[:, :, :end]
+        setattr(self.keys, PROMPTS, self._prompts)
         return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Return the tokens of a row, shared ones among them."""
+        own: int = super().get_seq_length()
+        return own + self._prompts.num_tokens if self.is_initialized else own
 
     @property
     def num_bytes(self) -> int:
         """Memory of the buffers, spare room included."""
-        return self._key_buffer.nbytes + self._value_buffer.nbytes
+        own = self._key_buffer.nbytes + self._value_buffer.nbytes
+        keys, values = self._prompts.keys, self._prompts.values
+        return own if keys is None or values is None else own + keys.nbytes + values.nbytes
 
-    def share(self, rows: Tensor, room: int) -> None:
-        """Let new row i hold a copy of old row `rows[i]`, with room for `room` more tokens."""
+    def share(self, rows: Tensor, room: int, shared: Rows | None = None) -> None:
+        """Let new row i continue old row `rows[i]`, with room for `room` more tokens.
+
+        Args:
+            rows: [new rows].
+            room: Tokens.
+            shared: The same rows, for attention that reads the old ones in place; None: every new row is a copy.
+        """
         assert self.keys is not None
         assert self.values is not None
         length = self.keys.shape[-2]
+        if shared is not None and self._prompts.is_seen:
+            self._prompts.keys, self._prompts.values = self.keys, self.values
+            self._prompts.rows = shared
+            self.keys, self.values = self.keys[:, :, :0], self.values[:, :, :0]
+            length = 0
         self._key_buffer = _with_room(self.keys, room, rows)
         self._value_buffer = _with_room(self.values, room, rows)
         self.keys = self._key_buffer[:, :, :length]
@@ -79,6 +136,10 @@ class RoomyLayer(DynamicLayer):
         self._key_buffer = self._key_buffer[:num_rows]
         self._value_buffer = self._value_buffer[:num_rows]
         self.keys, self.values = self.keys[:num_rows], self.values[:num_rows]
+
+
+PROMPTS = "shared_prompts"
+"""The attribute of a layer's keys."""
 
 
 def _with_room(states: Tensor, room: int, rows: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from uniapl.rollout.cache import RoomyLayer
+from uniapl.rollout.cache import RoomyLayer, Rows
 from uniapl.types import InputError, TrainingError
 
 # Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
@@ -192,8 +192,9 @@ class _LiveRows:
     def __init__(self, prefilled: Prefilled, max_tokens: int) -> None:
         rows, longest = prefilled.rows, prefilled.cache.get_seq_length()
         self.cache = prefilled.cache
+        self.shared = _shared_rows(prefilled)
         for layer in layers(self.cache):
-            layer.share(rows, min(max_tokens, layer.growth_tokens))
+            layer.share(rows, min(max_tokens, layer.growth_tokens), self.shared)
         self.logits = prefilled.logits[rows]
         """[rows, vocabulary], after the last token."""
         self.positions = prefilled.lengths[rows]
@@ -240,7 +241,30 @@ class _LiveRows:
         self.has_ended = kept(self.has_ended)
         if self.mask is not None:
             self.mask = kept(self.mask)
+        if self.shared is not None:
+            self.shared.places = kept(self.shared.places)
         return kept(tokens)
+
+
+def _shared_rows(prefilled: Prefilled) -> Rows | None:
+    """Return which prompt each row continues; None if most prompts have a single row, which gains nothing."""
+    counts = prefilled.rows.bincount()
+    if len(prefilled.rows) < 2 * len(counts):
+        return None
+    group_size = int(counts.max())
+    # How many rows of the same prompt stand before each row.
+    order = prefilled.rows.argsort(stable=True)
+    firsts = counts.cumsum(0) - counts
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device) - firsts[prefilled.rows[order]]
+    padding = None
+    if prefilled.is_padded:
+        longest = int(prefilled.lengths.max())
+        columns = torch.arange(longest, device=order.device)
+        is_padding = columns < longest - prefilled.lengths[:, None]
+        padding = torch.zeros(is_padding.shape, device=order.device)
+        padding = padding.masked_fill_(is_padding, -torch.inf)[:, None, None]
+    return Rows(prefilled.rows * group_size + places, group_size, padding)
 
 
 def closed_ranks(has_ended: Sequence[bool]) -> tuple[Tensor, Tensor]:

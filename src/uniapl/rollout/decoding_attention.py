@@ -2,6 +2,12 @@
 
 There torch's kernel for grouped queries takes four times as long as the same attention with a group's heads laid
 out as queries of one head: one token sees the same keys with all of them.
+
+And what reads memory most is the prompt's keys and values, once per row. Rows of one prompt read them together here:
+their queries are laid out as those of one row, and the two softmaxes, over the prompt and over a row's own tokens, are
+joined by their normalisers: with a_p, a_o attended and l_p, l_o the logarithms of the sums of exponentials,
+
+    attended = σ(l_p − l_o) a_p + σ(l_o − l_p) a_o
 """
 
 from typing import Any
@@ -11,6 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+
+from uniapl.rollout.cache import PROMPTS, SharedPrompts
 
 NAME = "uniapl_decoding"
 
@@ -32,6 +40,11 @@ def decoding_attention(
     rows, num_heads, num_tokens, _ = query.shape
     is_shared = attention_mask is None or attention_mask.shape[1] == 1
     has_extras = any(kwargs.get(name) is not None for name in ("softcap", "position_bias"))
+    prompts: SharedPrompts | None = getattr(key, PROMPTS, None)
+    if prompts is not None and prompts.keys is not None:
+        return _attend_to_both(query, key, value, prompts, scaling).unsqueeze(1), None
+    if prompts is not None and is_shared and not has_extras:
+        prompts.is_seen = kwargs.get("sliding_window") is None  # else it is the mask that hides
     if num_tokens > 1 or num_heads == key.shape[1] or not is_shared or has_extras:
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
@@ -45,6 +58,40 @@ def decoding_attention(
         scale=scaling,
     )
     return attended.reshape(rows, 1, num_heads, -1), None
+
+
+def _attend_to_both(
+    query: Tensor, key: Tensor, value: Tensor, prompts: SharedPrompts, scaling: float | None
+) -> Tensor:
+    """Attend to a row's own tokens and to its prompt; returns [rows, heads, width]."""
+    rows, (num_rows, num_kept, _, width) = prompts.rows, key.shape
+    assert rows is not None
+    assert prompts.keys is not None
+    assert prompts.values is not None
+    num_prompts, size = len(prompts.keys), rows.group_size
+    query = query.to(key.dtype).reshape(num_rows, num_kept, -1, width)
+    own, own_normaliser = _flash(query, key, value, None, scaling)
+
+    # A place whose row has left the batch asks with zeros, and nothing reads its answer.
+    placed = query.new_zeros(num_prompts * size, *query.shape[1:])
+    placed.index_copy_(0, rows.places, query)
+    together = placed.unflatten(0, (num_prompts, size)).transpose(1, 2).flatten(2, 3)
+    found = _flash(together, prompts.keys, prompts.values, rows.padding, scaling)
+    shared, shared_normaliser = (
+        each.unflatten(2, (size, -1)).transpose(1, 2).flatten(0, 1).index_select(0, rows.places)
+        for each in found
+    )
+    share = torch.sigmoid(own_normaliser - shared_normaliser).unsqueeze(-1)
+    return torch.lerp(shared, own, share.to(own.dtype)).reshape(num_rows, -1, width)
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return what is attended and the logarithm of each query's sum of exponentials."""
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attended, normaliser = attend(query, key, value, 0.0, False, attn_mask=mask, scale=scaling)
+    return attended, normaliser
 
 
 def serves(device: torch.device) -> bool:

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt(3). Setting either one ends glibc's own adjusting of both."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Of mallopt(3). Setting either threshold ends glibc's own adjusting of both."""
 NEVER = -1
 
-LARGEST_IN_HEAP, LARGEST_FREE_END = 2**25, 2**26
-"""Bytes: what glibc ends at by itself where blocks of all sizes come and go."""
+LARGEST_IN_HEAP, LARGEST_FREE_END, MOST_MAPPED = 2**25, 2**26, 2**16
+"""Bytes, bytes and blocks: what glibc ends at by itself where blocks of all sizes come and go."""
 SMALLEST_MAPPED = 2**20
 """Bytes, where memory counts more than time."""
 
@@ -28,15 +28,15 @@ OWN_SETTINGS = (
 def tuned_heap(*, for_speed: bool) -> Iterator[None]:
     """Set the heap of glibc while a run lasts, and give back what it has kept.
 
-    Elsewhere, and where the user has set the heap, nothing changes. Afterwards the thresholds are those that glibc ends
+    Elsewhere, and where the user has set the heap, nothing changes. Afterwards the settings are those that glibc ends
     at by itself, but fixed. Not to be nested.
 
-    By default it gives its end back to the system whenever that is free, and the next step pays for mapping
-    and zeroing it page by page: gigabytes in every step. And blocks of up to 32 MiB that are freed between others
-    stay with the process as holes that fit nothing.
+    By default it gives its end, and every block of more than 32 MiB, back to the system when that is free, and the
+    next step pays for mapping and zeroing it page by page: gigabytes in every step. And smaller blocks that are freed
+    between others stay with the process as holes that fit nothing.
 
     Args:
-        for_speed: Keep the heap's end. Otherwise map every block of 1 MiB and more by itself, so that it is given
+        for_speed: Keep all that is freed. Otherwise map every block of 1 MiB and more by itself, so that it is given
             back when it is freed.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -45,16 +45,17 @@ def tuned_heap(*, for_speed: bool) -> Iterator[None]:
         yield
         return
 
-    def set_thresholds(mapped: int, free_end: int) -> None:
+    def set_heap(mapped: int, free_end: int, most_mapped: int = MOST_MAPPED) -> None:
         libc.mallopt(M_MMAP_THRESHOLD, mapped)
         libc.mallopt(M_TRIM_THRESHOLD, free_end)
+        libc.mallopt(M_MMAP_MAX, most_mapped)
         libc.malloc_trim(ctypes.c_size_t(0))  # also what was freed between blocks so far
 
     if for_speed:
-        set_thresholds(LARGEST_IN_HEAP, NEVER)
+        set_heap(LARGEST_IN_HEAP, NEVER, most_mapped=0)
     else:
-        set_thresholds(SMALLEST_MAPPED, LARGEST_FREE_END)
+        set_heap(SMALLEST_MAPPED, LARGEST_FREE_END)
     try:
         yield
     finally:
-        set_thresholds(LARGEST_IN_HEAP, LARGEST_FREE_END)
+        set_heap(LARGEST_IN_HEAP, LARGEST_FREE_END)
