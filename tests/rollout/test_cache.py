@@ -1,8 +1,11 @@
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from uniapl.rollout.cache import PROMPTS, RoomyLayer, Rows
+from uniapl.rollout.cache import PROMPTS, PromptRows, RoomyLayer
 
 
 def states(tokens: int, rows: int = 3) -> torch.Tensor:
@@ -53,20 +56,20 @@ def test_moved_rows_fill_the_free_places() -> None:
     assert torch.equal(held[1], torch.cat([values[[0, 4, 2]], new], dim=2))
 
 
-@pytest.mark.parametrize("is_seen", [False, True])
-def test_prompts_stay_in_one_place_where_attention_has_seen_them(is_seen: bool) -> None:
+@pytest.mark.parametrize("can_be_read", [None, False, True])
+def test_prompts_stay_in_one_place_where_attention_can_read_them(can_be_read: bool | None) -> None:
     layer = RoomyLayer()
     keys, values = layer.update(states(5), states(5))
-    getattr(keys, PROMPTS).is_seen = is_seen
+    getattr(keys, PROMPTS).can_be_read = can_be_read
     rows = torch.tensor([2, 0, 0, 1, 2, 2])
-    shared = Rows(torch.tensor([6, 0, 1, 3, 7, 8]), group_size=3, padding=None)
+    shared = PromptRows(torch.tensor([6, 0, 1, 3, 7, 8]), group_size=3, padding=None)
     layer.share(rows, room=7, shared=shared)
     new = states(1, rows=6)
     held, _ = layer.update(new, new)
     prompts = getattr(held, PROMPTS)
     assert layer.get_seq_length() == 6
     element = 2 * 4 * 4  # heads, width, bytes
-    if is_seen:
+    if can_be_read:
         assert torch.equal(held, new)
         assert torch.equal(prompts.keys, keys)
         assert torch.equal(prompts.values, values)
@@ -75,3 +78,18 @@ def test_prompts_stay_in_one_place_where_attention_has_seen_them(is_seen: bool) 
         assert torch.equal(held, torch.cat([keys[rows], new], dim=2))
         assert prompts.keys is None
         assert layer.num_bytes == 2 * 6 * (5 + 7) * element
+
+
+def test_a_cache_with_shared_prompts_goes_at_once() -> None:
+    """Not when cycles are collected next: by then another one may have been made."""
+    layer = RoomyLayer()
+    keys, _ = layer.update(states(5), states(5))
+    getattr(keys, PROMPTS).can_be_read = True
+    layer.share(torch.arange(3), room=2, shared=PromptRows(torch.arange(3), 1, None))
+    prompts = weakref.ref(getattr(layer.update(states(1), states(1))[0], PROMPTS).keys)
+    gc.disable()
+    try:
+        del layer, keys
+        assert prompts() is None
+    finally:
+        gc.enable()

@@ -10,13 +10,15 @@ from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from uniapl.rollout import decoding
-from uniapl.rollout.cache import RoomyLayer, Rows
+from uniapl.rollout.cache import PROMPTS, PromptRows, RoomyLayer
 from uniapl.rollout.decoding import Decoded, decode, layers, prefill
 from uniapl.rollout.decoding_attention import NAME, decoding_attention
 from uniapl.rollout.transformers_generator import TransformersGenerator
 from uniapl.types import Prompt
 
-MODULE = SimpleNamespace(num_key_value_groups=3, is_causal=True)
+MODULE = SimpleNamespace(
+    num_key_value_groups=3, is_causal=True, config=SimpleNamespace(), layer_idx=1
+)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 4])
@@ -69,7 +71,7 @@ def test_shared_prompts_are_attended_to_like_copies(scaling: float | None) -> No
     keys, values = torch.randn(3, 2, 5, 8), torch.randn(3, 2, 5, 8)
     key, value = layer.update(keys, values)
     decoding_attention(MODULE, torch.randn(3, 6, 5, 8), key, value, None)  # type: ignore[arg-type]
-    layer.share(rows, 4, Rows(places, 3, padding))
+    layer.share(rows, 4, PromptRows(places, 3, padding))
     own_keys, own_values = torch.randn(4, 2, 2, 8), torch.randn(4, 2, 2, 8)
     key, value = layer.update(own_keys, own_values)
     assert key.shape[2] == 2
@@ -88,9 +90,9 @@ def test_shared_prompts_are_attended_to_like_copies(scaling: float | None) -> No
 
 @torch.no_grad()
 def test_decoding_with_shared_prompts_equals_decoding_with_copies(
-    model: PreTrainedModel, prompts: list[Prompt]
+    model: PreTrainedModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In every architecture, with prompts of uneven length, groups of uneven size and rows that end."""
+    """In every architecture, with prompts of uneven length, groups of uneven size, rows that end, growth."""
     if not model._supports_sdpa:
         pytest.skip("is decoded with its own attention")
     rows = [prompt.token_ids for i, prompt in enumerate(prompts) for _ in range(1 + i)]
@@ -100,7 +102,9 @@ def test_decoding_with_shared_prompts_equals_decoding_with_copies(
         model.set_attn_implementation(attention)
         return decode(model, rows, draws, max_tokens=16, temperature=1.0, eos_token_ids=[5, 20, 33])
 
-    expected, found = decoded("sdpa"), decoded(NAME)
+    expected = decoded("sdpa")
+    monkeypatch.setattr(RoomyLayer, "growth_tokens", 1)
+    found = decoded(NAME)
     assert len({len(row.token_ids) for row in expected}) > 3
     assert [row.token_ids for row in found] == [row.token_ids for row in expected]
     for one, other in zip(found, expected, strict=True):
@@ -113,11 +117,19 @@ def test_decoding_with_shared_prompts_equals_decoding_with_copies(
     [
         ("llama", NAME, 4, 3),
         ("llama", NAME, 3, 0),
+        ("llama", NAME, 10, 0),
         ("llama", "sdpa", 4, 0),
         ("gpt2", NAME, 4, 2),
         ("gemma3", NAME, 4, 1),
     ],
-    ids=["groups", "hardly any groups", "other attention", "no grouped queries", "sliding windows"],
+    ids=[
+        "groups",
+        "hardly any groups",
+        "one large group",
+        "other attention",
+        "no grouped queries",
+        "sliding windows",
+    ],
 )
 def test_which_layers_share_prompts(
     architecture: str,
@@ -128,9 +140,34 @@ def test_which_layers_share_prompts(
 ) -> None:
     model = build_model(architecture)
     model.set_attn_implementation(attention)
-    prompts = [[3, 4, 5], [6, 7], [6, 7], [3, 4, 5]][:num_rows]
+    prompts = ([[3, 4, 5], [6, 7], [6, 7], [3, 4, 5]] + [[6, 7]] * 5 + [[5]])[:num_rows]
     rows = decoding._LiveRows(prefill(model, prompts), max_tokens=8)
     assert sum(layer.keys.shape[-2] == 0 for layer in layers(rows.cache)) == num_shared  # type: ignore[union-attr]
+
+
+def _can_be_read(module: SimpleNamespace, width: int = 8, calls: int = 1, **kwargs: object) -> bool:
+    """Return what attention finds of a layer in prefill."""
+    layer = RoomyLayer()
+    key, value = layer.update(torch.randn(1, 2, 5, 8), torch.randn(1, 2, 5, width))
+    for _ in range(calls):
+        decoding_attention(module, torch.randn(1, 6, 5, 8), key, value, None, **kwargs)  # type: ignore[arg-type]
+        kwargs = {}
+    return bool(getattr(key, PROMPTS).can_be_read)
+
+
+def test_what_cannot_be_joined_is_copied() -> None:
+    def of(**config: object) -> SimpleNamespace:
+        return SimpleNamespace(**{**vars(MODULE), "config": SimpleNamespace(**config)})
+
+    assert _can_be_read(MODULE)
+    assert _can_be_read(of(sliding_window=None))
+    assert _can_be_read(of(sliding_window=4, layer_types=["sliding_attention", "full_attention"]))
+    assert not _can_be_read(of(layer_types=["full_attention", "sliding_attention"]))
+    assert not _can_be_read(of(sliding_window=4))
+    assert not _can_be_read(SimpleNamespace(num_key_value_groups=3, is_causal=True))
+    assert not _can_be_read(MODULE, width=4)
+    assert not _can_be_read(MODULE, sliding_window=4)
+    assert not _can_be_read(MODULE, sliding_window=4, calls=2)  # one reader's no is final
 
 
 @torch.no_grad()
@@ -140,8 +177,8 @@ def test_bfloat16_sampling_stays_near_float32(
 ) -> None:
     """The log-probs of sampled tokens differ by rounding from those that a float32 forward gives them."""
     model = build_model(architecture)
-    prompts = [[3, 4, 5, 6], [7, 8], [7, 8]]
-    draws = 1 - torch.rand(3, 6, generator=torch.Generator().manual_seed(0))
+    prompts = [[3, 4, 5, 6], [7, 8], [7, 8], [3, 4, 5, 6]]  # shared, with padding
+    draws = 1 - torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
     model.set_attn_implementation(NAME)
     with torch.autocast("cpu", torch.bfloat16):
         decoded = decode(

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+PROMPTS = "shared_prompts"
+"""The attribute of the keys that `RoomyLayer.update` returns, by which attention finds the layer's `SharedPrompts`."""
+
 
 @dataclass(slots=True)
-class Rows:
+class PromptRows:
     """Which prompt each row of a batch continues; one object for all layers of a cache."""
 
     places: Tensor
@@ -21,17 +24,14 @@ class Rows:
 
 @dataclass(slots=True)
 class SharedPrompts:
-    """The prompts' keys and values of one layer, which all rows of a prompt read.
+    """The prompts' keys and values of one layer, which all rows of a prompt read."""
 
-    What `RoomyLayer.update` returns carries it as `shared_prompts`, so that attention finds it.
-    """
-
-    is_seen: bool = False
-    """Whether attention has found it: only then may the rows go without copies."""
+    can_be_read: bool | None = None
+    """Whether attention, having found this, can join it to a row's own tokens; None until it has found it."""
     keys: Tensor | None = None
     """[prompts, heads, tokens, width]; None while the layer's own keys hold everything."""
     values: Tensor | None = None
-    rows: Rows | None = None
+    rows: PromptRows | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -97,13 +97,18 @@ class RoomyLayer(DynamicLayer):
         return own + self._prompts.num_tokens if self.is_initialized else own
 
     @property
+    def can_share(self) -> bool:
+        """Whether the rows of a prompt may read it in one place."""
+        return self._prompts.can_be_read is True
+
+    @property
     def num_bytes(self) -> int:
         """Memory of the buffers, spare room included."""
         own = self._key_buffer.nbytes + self._value_buffer.nbytes
         keys, values = self._prompts.keys, self._prompts.values
         return own if keys is None or values is None else own + keys.nbytes + values.nbytes
 
-    def share(self, rows: Tensor, room: int, shared: Rows | None = None) -> None:
+    def share(self, rows: Tensor, room: int, shared: PromptRows | None = None) -> None:
         """Let new row i continue old row `rows[i]`, with room for `room` more tokens.
 
         Args:
@@ -114,8 +119,9 @@ class RoomyLayer(DynamicLayer):
         assert self.keys is not None
         assert self.values is not None
         length = self.keys.shape[-2]
-        if shared is not None and self._prompts.is_seen:
-            self._prompts.keys, self._prompts.values = self.keys, self.values
+        if shared is not None and self.can_share:
+            # Views of their own: `self.keys` carries the prompts, which would then hold each other.
+            self._prompts.keys, self._prompts.values = self._key_buffer[:], self._value_buffer[:]
             self._prompts.rows = shared
             self.keys, self.values = self.keys[:, :, :0], self.values[:, :, :0]
             length = 0
@@ -136,10 +142,6 @@ class RoomyLayer(DynamicLayer):
         self._key_buffer = self._key_buffer[:num_rows]
         self._value_buffer = self._value_buffer[:num_rows]
         self.keys, self.values = self.keys[:num_rows], self.values[:num_rows]
-
-
-PROMPTS = "shared_prompts"
-"""The attribute of a layer's keys."""
 
 
 def _with_room(states: Tensor, room: int, rows: Tensor | None = None) -> Tensor:

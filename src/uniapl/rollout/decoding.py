@@ -1,7 +1,7 @@
 """The decode loop: token ids of prompts in, sampled token ids with their log-probs out.
 
-Every distinct prompt is forwarded once; its keys and values are then copied to the rows that
-continue it. Rows that have ended leave the batch.
+Every distinct prompt is forwarded once; the rows that continue it read its keys and values or get
+copies of them. Rows that have ended leave the batch.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from uniapl.rollout.cache import RoomyLayer, Rows
+from uniapl.rollout.cache import PromptRows, RoomyLayer
 from uniapl.types import InputError, TrainingError
 
 # Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
@@ -192,7 +192,8 @@ class _LiveRows:
     def __init__(self, prefilled: Prefilled, max_tokens: int) -> None:
         rows, longest = prefilled.rows, prefilled.cache.get_seq_length()
         self.cache = prefilled.cache
-        self.shared = _shared_rows(prefilled)
+        can_share = any(layer.can_share for layer in layers(self.cache))
+        self.shared = _prompt_rows(prefilled) if can_share else None
         for layer in layers(self.cache):
             layer.share(rows, min(max_tokens, layer.growth_tokens), self.shared)
         self.logits = prefilled.logits[rows]
@@ -246,12 +247,13 @@ class _LiveRows:
         return kept(tokens)
 
 
-def _shared_rows(prefilled: Prefilled) -> Rows | None:
-    """Return which prompt each row continues; None if most prompts have a single row, which gains nothing."""
+def _prompt_rows(prefilled: Prefilled) -> PromptRows | None:
+    """Return which prompt each row continues; None if groups are so small or uneven that it gains nothing."""
     counts = prefilled.rows.bincount()
-    if len(prefilled.rows) < 2 * len(counts):
-        return None
     group_size = int(counts.max())
+    num_rows, num_places = len(prefilled.rows), group_size * len(counts)
+    if num_rows < 2 * len(counts) or num_places > 2 * num_rows:
+        return None
     # How many rows of the same prompt stand before each row.
     order = prefilled.rows.argsort(stable=True)
     firsts = counts.cumsum(0) - counts
@@ -264,7 +266,7 @@ def _shared_rows(prefilled: Prefilled) -> Rows | None:
         is_padding = columns < longest - prefilled.lengths[:, None]
         padding = torch.zeros(is_padding.shape, device=order.device)
         padding = padding.masked_fill_(is_padding, -torch.inf)[:, None, None]
-    return Rows(prefilled.rows * group_size + places, group_size, padding)
+    return PromptRows(prefilled.rows * group_size + places, group_size, padding)
 
 
 def closed_ranks(has_ended: Sequence[bool]) -> tuple[Tensor, Tensor]:

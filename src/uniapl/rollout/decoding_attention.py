@@ -43,8 +43,10 @@ def decoding_attention(
     prompts: SharedPrompts | None = getattr(key, PROMPTS, None)
     if prompts is not None and prompts.keys is not None:
         return _attend_to_both(query, key, value, prompts, scaling).unsqueeze(1), None
-    if prompts is not None and is_shared and not has_extras:
-        prompts.is_seen = kwargs.get("sliding_window") is None  # else it is the mask that hides
+    if prompts is not None:
+        is_plain = is_shared and not has_extras and kwargs.get("sliding_window") is None
+        can_be_read = is_plain and _sees_everything(module) and _suits_flash(query, key, value)
+        prompts.can_be_read = can_be_read and prompts.can_be_read is not False
     if num_tokens > 1 or num_heads == key.shape[1] or not is_shared or has_extras:
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
@@ -58,6 +60,19 @@ def decoding_attention(
         scale=scaling,
     )
     return attended.reshape(rows, 1, num_heads, -1), None
+
+
+def _sees_everything(module: nn.Module) -> bool:
+    """Whether no window hides old tokens; a mask that does need not show it before the prompt is long."""
+    config = getattr(module, "config", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return bool(kinds[module.layer_idx] == "full_attention")  # type: ignore[index]
+    return config is not None and getattr(config, "sliding_window", None) is None
+
+
+def _suits_flash(*states: Tensor) -> bool:
+    return len({each.shape[-1] for each in states}) == 1 and all(s.stride(-1) == 1 for s in states)
 
 
 def _attend_to_both(

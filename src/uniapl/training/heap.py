@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-"""Of mallopt(3). Setting either threshold ends glibc's own adjusting of both."""
+"""Of mallopt(3). Setting any of them ends glibc's own adjusting."""
 NEVER = -1
 
 LARGEST_IN_HEAP, LARGEST_FREE_END, MOST_MAPPED = 2**25, 2**26, 2**16
@@ -36,8 +36,8 @@ def tuned_heap(*, for_speed: bool) -> Iterator[None]:
     between others stay with the process as holes that fit nothing.
 
     Args:
-        for_speed: Keep all that is freed. Otherwise map every block of 1 MiB and more by itself, so that it is given
-            back when it is freed.
+        for_speed: Keep what is freed (but for blocks of 64 MiB and more in threads other than the main one). Otherwise
+            map every block of 1 MiB and more by itself, so that it is given back when it is freed.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     is_set = any(name in os.environ for name in OWN_SETTINGS)
