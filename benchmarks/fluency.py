@@ -2,7 +2,7 @@
 
     python -m benchmarks.fluency --model FOLDER before=FILE grpo=FILE uniapl=FILE
 
-FILE holds an evaluation's rows (`completions.jsonl` of a run or of `uniapl compare`). An answer's log-prob per token
+FILE holds an evaluation's rows (`evaluations/step_N/samples.jsonl` of a run). An answer's log-prob per token
 is taken after an assistant turn's bare beginning, without prompt or system prompt: so it tells fluent text from odd
 text and not whether the prompt was followed. Answers that loop, were cut off or are short do not count, for a model
 finds loops likely and short answers are hard to compare; how many count is reported. The expert's answers in the first
