@@ -63,19 +63,19 @@ def read_arms(named: Sequence[str]) -> dict[str, list[Answer]]:
             raise InputError(f"{each}: write NAME=FILE")
         try:
             rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
-            arms[name] = [_answer(row, row["response"]) for row in rows]
+            arms[name] = [
+                Answer(str(row["key"]), row["response"], row["finish_reason"] == "length")
+                for row in rows
+            ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no evaluation's rows: {error!r}") from error
         if len(arms) == 1:
-            shown = [row for row in rows if row.get("expert_completion")]
-            experts = [_answer(row, row["expert_completion"], is_cut_off=False) for row in shown]
+            experts = [
+                Answer(str(row["key"]), row["expert_completion"], is_cut_off=False)
+                for row in rows
+                if row.get("expert_completion")
+            ]
     return {**({EXPERT: experts} if experts else {}), **arms}
-
-
-def _answer(row: dict[str, Any], text: str, is_cut_off: bool | None = None) -> Answer:
-    if is_cut_off is None:
-        is_cut_off = row["finish_reason"] == "length"
-    return Answer(str(row["key"]), text, is_cut_off)
 
 
 def bare_beginning(chat: Chat) -> tuple[int, ...]:
