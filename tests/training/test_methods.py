@@ -13,7 +13,6 @@ from uniapl.training.methods import METHODS, resolve, uses_discriminator
 from uniapl.training.schedules import weight_at
 from uniapl.training.setup import other_roles, prepare_policy
 from uniapl.training.trainer import Players, Stopwatch, Trainer
-from uniapl.training.update import scores_while_updating
 from uniapl.types import InputError, MixedBatch, Prompt, Rollout
 
 
@@ -352,26 +351,6 @@ def test_uniapl_is_mix_step_for_step_until_its_discriminator_acts(form: str) -> 
     assert rows[1]["objective/loss"] == mix_rows[1]["objective/loss"]
     assert rows[2]["objective/loss"] != mix_rows[2]["objective/loss"]
     assert not all(torch.equal(value, heard[name]) for name, value in mix.items())
-
-
-@pytest.mark.parametrize("credit", ["token", "completion"])
-@pytest.mark.parametrize(
-    ("dtype", "old_logprobs", "is_computed"),
-    [
-        ("float32", "auto", False),
-        ("bfloat16", "auto", True),
-        ("float32", "computed", True),
-        ("bfloat16", "sampled", False),
-    ],
-)
-def test_rollouts_are_scored_while_updating_where_that_forward_is_needed(
-    dtype: str, old_logprobs: str, is_computed: bool, credit: str
-) -> None:
-    given = {"credit": credit, "old_logprobs": old_logprobs}
-    resolved = of_method("uniapl", model={"dtype": dtype}, discriminator=given)
-    assert scores_while_updating(resolved) is (is_computed and credit == "token")
-    scalar = of_method("uniapl", model={"dtype": dtype}, discriminator={"form": "scalar"})
-    assert not scores_while_updating(scalar)
 
 
 @pytest.mark.usefixtures("_double")

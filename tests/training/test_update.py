@@ -25,6 +25,7 @@ from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.training.update import (
     StepWeights,
     old_logprobs,
+    scores_while_updating,
 )
 
 __all__ = ["in_double"]
@@ -296,3 +297,23 @@ def test_old_logprobs_are_sampled_or_computed(dtype: str, source: str, is_sample
         assert_close(actual[:count], torch.cat(plain[: len(batch.rollouts)]))
     assert_close(actual[count:-3], torch.cat(plain[len(batch.rollouts) : -1]))
     assert actual[-3:].isnan().all()  # the expert without a pair
+
+
+@pytest.mark.parametrize("credit", ["token", "completion"])
+@pytest.mark.parametrize(
+    ("dtype", "old_logprobs", "is_computed"),
+    [
+        ("float32", "auto", False),
+        ("bfloat16", "auto", True),
+        ("float32", "computed", True),
+        ("bfloat16", "sampled", False),
+    ],
+)
+def test_rollouts_are_scored_while_updating_where_that_forward_is_needed(
+    dtype: str, old_logprobs: str, is_computed: bool, credit: str
+) -> None:
+    given = {"credit": credit, "old_logprobs": old_logprobs}
+    of_run = config(model={"dtype": dtype}, discriminator=given)
+    assert scores_while_updating(of_run) is (is_computed and credit == "token")
+    scalar = config(model={"dtype": dtype}, discriminator={"form": "scalar"})
+    assert not scores_while_updating(scalar)
