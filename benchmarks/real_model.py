@@ -249,6 +249,7 @@ def _rows(file: Path) -> list[dict[str, object]]:
 def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
     """Make prompts, demonstrations, and IFEval with the expert's answers; return whether all are there."""
     prompts, held_out = data / "prompts.jsonl", data / "held_out.jsonl"
+    run = load_config(CONFIG, options.words)
     expert = (
         "--local",
         str(options.model),
@@ -256,6 +257,8 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
         str(options.samples),
         "--temperature",
         "0.6",
+        "--dtype",
+        run.model.dtype,
         "--revise",
     )
     words = ("prompts", str(options.seeds), "--output", str(prompts), "--held-out", str(held_out))
@@ -265,7 +268,7 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
     first_lines(held_out, data / "validation.jsonl", VALIDATION_PROMPTS)
     demonstrations, answers = data / "demonstrations.jsonl", data / "answers.jsonl"
     # the expert has as many tokens as the policy in training
-    limit = str(load_config(CONFIG, options.words).rollout.max_completion_tokens)
+    limit = str(run.rollout.max_completion_tokens)
     words = (
         "collect",
         str(prompts),

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from servers import PATIENCE_SECONDS, Reply, Server, completion, forward_to, transformers_serve
+from torch.nn.modules.module import register_module_forward_hook
 
 from uniapl.cli import main
 from uniapl.data.chat import Chat
@@ -315,6 +317,7 @@ LOCAL = ("--local", str(MODEL))
         ((*URL, *LOCAL), "give an --endpoint, or a --local model; one of the two"),
         (URL[:2], "--endpoint needs --model"),
         ((*LOCAL, "--model", "m"), "--model has no effect on a --local model"),
+        ((*URL, "--dtype", "bfloat16"), "--dtype has no effect on an --endpoint"),
         ((*LOCAL, "--top-p", "0.5"), "--top-p has no effect on a --local model"),
         ((*URL, "--keep", "2"), "--keep must be between 1 and --samples 1, got 2"),
         ((*URL, "--keep", "0"), "--keep must be between 1 and --samples 1, got 0"),
@@ -412,6 +415,26 @@ def test_a_local_model_is_asked_only_for_what_is_new(tmp_path: Path):
     assert collect(prompts, *words) == 0
     assert summary(tmp_path / "out.jsonl")["num_from_cache"] == 1
     assert summary(tmp_path / "out.jsonl")["num_asked"] == 1
+
+
+def test_a_local_model_answers_in_the_dtype_that_is_asked_for(tmp_path: Path):
+    """The default on a CPU is float32; another dtype is another expert."""
+    prompts = plain(tmp_path / "prompts.jsonl", "Write about the sea.")
+    words = ("--output", tmp_path / "out.jsonl", *LOCAL, "--temperature", "0")
+    for dtype, more in (("float32", ()), ("bfloat16", ("--dtype", "bfloat16"))):
+        seen: set[torch.dtype] = set()
+        hook = register_module_forward_hook(
+            lambda module, _, output, seen=seen: (
+                seen.add(output.dtype) if isinstance(module, torch.nn.Linear) else None
+            )
+        )
+        try:
+            assert collect(prompts, *words, *more) == 0
+        finally:
+            hook.remove()
+        assert (torch.bfloat16 in seen) == (dtype == "bfloat16")
+        assert summary(tmp_path / "out.jsonl")["settings"]["request"]["dtype"] == dtype
+        assert summary(tmp_path / "out.jsonl")["num_asked"] == 1
 
 
 def test_prompts_that_do_not_fit_a_local_model_are_named(

@@ -84,6 +84,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="{}",
         help="further fields of a request; null leaves one out; local: chat_template_kwargs only",
     )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of a local model; default: a run's own, else float32 on a CPU and bfloat16 on CUDA",
+    )
     add("--concurrency", metavar="N", type=int, help="answers at a time; default: 8, local: 64")
     add("--requests-per-minute", metavar="N", type=float, help="retries count; default: no limit")
     add("--timeout", metavar="SECONDS", type=float, help="without a word; default: 600")
@@ -173,6 +178,8 @@ def _check(options: argparse.Namespace) -> None:
             if getattr(options, name) is not None:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag} has no effect on a --local model")
+    elif options.dtype is not None:
+        raise InputError("--dtype has no effect on an --endpoint")
     if not 1 <= options.keep <= options.samples:
         raise InputError(
             f"--keep must be between 1 and --samples {options.samples}, got {options.keep}"
@@ -278,7 +285,10 @@ def _local_expert(options: argparse.Namespace, prompts: Sequence[Prompt]) -> _Ex
     from uniapl.experts import GeneratorExpert
 
     model = load_answering_model(
-        options.local, system_prompt=options.system_prompt, template_arguments=template_arguments
+        options.local,
+        system_prompt=options.system_prompt,
+        template_arguments=template_arguments,
+        dtype_name=options.dtype,
     )
     limit = _fitting_limit(options, prompts, model)
     decoding = Decoding(

@@ -77,12 +77,14 @@ def load_answering_model(
     *,
     system_prompt: str | None = None,
     template_arguments: Mapping[str, Any] | None = None,
+    dtype_name: str | None = None,
 ) -> AnsweringModel:
     """Load a model folder, a hub id, or a run folder's policy.
 
     Args:
         system_prompt: Instead of the run's.
         template_arguments: Over the run's.
+        dtype_name: `float32` or `bfloat16`, instead of the run's.
 
     Raises:
         InputError: It cannot be loaded.
@@ -93,7 +95,7 @@ def load_answering_model(
     arguments = {**(config.data.template_arguments if config else {}), **(template_arguments or {})}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # what a run's evaluations used, so that numbers agree; bfloat16 is enough on an accelerator
-    dtype_name = config.model.dtype if config else _default_dtype(device)
+    dtype_name = dtype_name or (config.model.dtype if config else _default_dtype(device))
     policy, tokenizer = load_language_model(path, getattr(torch, dtype_name), device, 1024)
     chat = Chat(
         tokenizer,
