@@ -25,7 +25,7 @@ from benchmarks.measuring import print_table
 from uniapl.data.chat import Chat
 from uniapl.evaluation.answering import load_answering_model
 from uniapl.evaluation.bootstrap import draw, interval, mean
-from uniapl.evaluation.expert_match import repetition_fraction, words
+from uniapl.experts import repetition_fraction, words
 from uniapl.models.packing import TokenSequence, completion_offsets
 from uniapl.training.update import no_gradient_logprobs
 from uniapl.types import InputError

@@ -170,6 +170,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--asked", type=int, default=2000, help="prompts that the expert is to demonstrate")
     add("--samples", type=int, default=2, help="answers per prompt, the best of which is kept")
+    add("--max-repetition", type=float, default=1.0, help="of a kept answer, as collect takes it")
     add("--matched", type=int, default=541, help="IFEval prompts that the expert answers too")
     add("--tokens", type=int, default=512, help="of an answer to IFEval")
     add("--jobs", type=int, default=1, help="runs at the same time")
@@ -260,6 +261,8 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
         "--dtype",
         run.model.dtype,
         "--revise",
+        "--max-repetition",
+        str(options.max_repetition),
     )
     words = ("prompts", str(options.seeds), "--output", str(prompts), "--held-out", str(held_out))
     benchmark = ("--exclude", str(options.ifeval), "--max-instructions", "2")

@@ -323,6 +323,7 @@ LOCAL = ("--local", str(MODEL))
         ((*URL, "--keep", "0"), "--keep must be between 1 and --samples 1, got 0"),
         ((*URL, "--samples", "2", "--temperature", "0"), "--temperature 0 gives the same answer"),
         ((*URL, "--min-pass", "1.5"), "--min-pass must be between 0 and 1, got 1.5"),
+        ((*URL, "--max-repetition", "1.5"), "--max-repetition must be between 0 and 1, got 1.5"),
         ((*URL, "--temperature", "nan"), "--temperature must be between 0 and 2, got nan"),
         ((*URL, "--max-tokens", "0"), "--max-tokens must be at least 1, got 0"),
         ((*URL, "--extra-body", "{"), "--extra-body is not JSON: "),

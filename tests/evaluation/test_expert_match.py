@@ -11,9 +11,8 @@ from uniapl.evaluation.expert_match import (
     diversity,
     match_results,
     match_rows,
-    repetition_fraction,
-    words,
 )
+from uniapl.experts import repetition_fraction, words
 from uniapl.types import Demonstration, Prompt, Rollout
 
 PROMPTS = [

@@ -127,3 +127,33 @@ def test_an_answer_as_it_came_is_preferred_to_a_revised_one():
     assert select([one, other], 1, 1.0) == ["One two three."]
     assert select([one, other], 2, 1.0) == ["One two three.", "Red blue and green are colours."]
     assert is_settled([one], 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "max_repetition", "flaw"),
+    [
+        ("the sea is the sea is", 0.25, None),  # 1 of 4 3-grams came before
+        ("the sea is the sea is", 0.24, "repeats itself"),
+        ("the sea is the sea is the sea is the sea is", 0.0, "repeats itself"),
+        ("The sea. the SEA. the", 0.0, "repeats itself"),
+        ("the sea the sea", 0.0, None),  # pairs do not count
+        ("the sea is " * 50, 1.0, None),
+    ],
+)
+def test_an_answer_that_repeats_itself_is_no_demonstration(
+    content: str, max_repetition: float, flaw: str | None
+):
+    one = judge(answer(content), COLUMNS, max_repetition=max_repetition)
+    assert one.flaw == flaw
+    assert one.share == (0.0 if flaw else 1.0)
+    assert select([one], 1, 0.0) == ([] if flaw else [content.strip()])
+    assert is_settled([one], 1) == (flaw is None)
+
+
+def test_the_revision_is_what_must_not_repeat_itself():
+    """An answer that loops within its broken last sentence is whole without it."""
+    cut_off = answer("I like the sea. " + "the sea is " * 50, "length")
+    one = judge(cut_off, COLUMNS, revises=True, max_repetition=0.1)
+    assert (one.completion, one.flaw, one.is_revised) == ("I like the sea.", None, True)
+    looping = answer("I like the sea. " * 10, "length")
+    assert judge(looping, COLUMNS, revises=True, max_repetition=0.1).flaw == "repeats itself"

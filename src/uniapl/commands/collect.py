@@ -68,6 +68,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="edit an answer that fails, or was cut off, until it follows its instructions",
     )
+    add(
+        "--max-repetition",
+        metavar="SHARE",
+        type=float,
+        default=1.0,
+        help="of its 3-grams that a kept answer may have had before; default: 1, any; good text has under 0.1",
+    )
     add("--temperature", metavar="T", type=float, help="default: the endpoint's; local: 1")
     add("--top-p", metavar="P", type=float, help="default: the endpoint's")
     add(
@@ -125,6 +132,7 @@ def run(options: argparse.Namespace) -> None:
             keep=options.keep,
             min_pass=options.min_pass,
             revises=options.revise,
+            max_repetition=options.max_repetition,
             # one bad minute fails everything that is in flight
             max_failures_in_a_row=max(20, 2 * (options.concurrency or 0)),
         )
@@ -157,6 +165,7 @@ def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
         "keep": options.keep,
         "min_pass": options.min_pass,
         "revise": options.revise,
+        "max_repetition": options.max_repetition,
     }
 
 
@@ -186,7 +195,12 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.samples > 1 and options.temperature == 0:
         raise InputError(f"--temperature 0 gives the same answer {options.samples} times")
-    for name, high in (("min_pass", 1.0), ("temperature", 2.0), ("top_p", 1.0)):
+    for name, high in (
+        ("min_pass", 1.0),
+        ("max_repetition", 1.0),
+        ("temperature", 2.0),
+        ("top_p", 1.0),
+    ):
         value = getattr(options, name)
         if value is not None and not 0 <= value <= high:
             flag = name.replace("_", "-")

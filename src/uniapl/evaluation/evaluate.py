@@ -18,9 +18,8 @@ from uniapl.evaluation.expert_match import (
     diversity,
     match_results,
     match_rows,
-    repetition_fraction,
-    words,
 )
+from uniapl.experts import repetition_fraction, words
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
 from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError

@@ -6,7 +6,6 @@ how far from home policy and expert are.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 
 from uniapl.evaluation.bootstrap import kolmogorov_smirnov
+from uniapl.experts import ngrams, repetition_fraction, words
 from uniapl.types import Demonstration, Rollout
 
 MeanLogprobs = Callable[[Sequence[Demonstration | Rollout]], list[float]]
@@ -48,10 +48,6 @@ DEFINITIONS = {
     "same prompt (ROUGE-2 F1), mean over prompts.",
 }
 """One line per metric, as the report prints it."""
-
-REPEATED = 3
-"""Words of the n-grams whose repetition counts: pairs repeat in good text too."""
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def match_rows(
@@ -126,22 +122,6 @@ def diversity(completions: Sequence[str]) -> dict[str, float]:
     texts = [words(c) for c in completions]
     found = {n: [gram for text in texts for gram in ngrams(text, n)] for n in (1, 2)}
     return {f"distinct_{n}": len(set(grams)) / len(grams) for n, grams in found.items() if grams}
-
-
-def words(text: str) -> list[str]:
-    """Return words and marks, lower case."""
-    return _WORD.findall(text.lower())
-
-
-def ngrams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """Return all runs of n words."""
-    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
-
-
-def repetition_fraction(text: Sequence[str]) -> float:
-    """Return the share of 3-grams that occurred before in the same text; 0 if it is too short for one."""
-    grams = ngrams(text, REPEATED)
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def bigram_f1(text: Sequence[str], expert: Sequence[str]) -> float:

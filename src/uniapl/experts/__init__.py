@@ -9,6 +9,7 @@ from uniapl.experts.cache import AnswerCache
 from uniapl.experts.collection import Collection
 from uniapl.experts.endpoint import Endpoint, EndpointExpert, request_settings
 from uniapl.experts.local import GeneratorExpert
+from uniapl.experts.repetition import ngrams, repetition_fraction, words
 from uniapl.experts.selection import Judged, is_settled, judge, select
 from uniapl.experts.summary import Asked, Tally
 
@@ -28,7 +29,10 @@ __all__ = [
     "Tally",
     "is_settled",
     "judge",
+    "ngrams",
+    "repetition_fraction",
     "request_settings",
     "select",
     "without_thoughts",
+    "words",
 ]

@@ -43,6 +43,8 @@ class Collection:
     """Share of the instructions that a demonstration follows."""
     revises: bool = False
     """Whether answers that fail are edited until they follow their instructions; the cache keeps them as they came."""
+    max_repetition: float = 1.0
+    """Share of its 3-grams that a demonstration may have had before."""
     max_failures_in_a_row: int = 20
     """After so many, each after all its retries, the rest is not asked."""
 
@@ -113,7 +115,15 @@ class Collection:
             if answer is None:
                 break
             about = prompt.columns.get("seed_prompt") or prompt.text
-            judged.append(judge(answer, prompt.columns, revises=self.revises, prompt=str(about)))
+            judged.append(
+                judge(
+                    answer,
+                    prompt.columns,
+                    revises=self.revises,
+                    prompt=str(about),
+                    max_repetition=self.max_repetition,
+                )
+            )
         return judged
 
     def _request(self, prompt: Prompt, sample: int) -> Request:

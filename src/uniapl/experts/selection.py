@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from uniapl.experts.answers import Answer, without_thoughts
+from uniapl.experts.repetition import repetition_fraction, words
 from uniapl.instructions import Verdict, revise, verify
 
 
@@ -18,7 +19,7 @@ class Judged:
     flaw: str | None
     """Why it can be no demonstration whatever it follows; None if it can."""
     verdict: Verdict | None
-    """None where the prompt has no instructions; a flawed answer follows none."""
+    """None where the prompt has no instructions; an answer that is no whole text follows none."""
     raw_verdict: Verdict | None
     """The same on the answer before any revision."""
     is_revised: bool = False
@@ -37,7 +38,12 @@ class Judged:
 
 
 def judge(
-    answer: Answer, columns: Mapping[str, Any], *, revises: bool = False, prompt: str = ""
+    answer: Answer,
+    columns: Mapping[str, Any],
+    *,
+    revises: bool = False,
+    prompt: str = "",
+    max_repetition: float = 1.0,
 ) -> Judged:
     """Check an answer against its prompt's columns `instruction_id_list` and `kwargs`, if it has them.
 
@@ -46,6 +52,7 @@ def judge(
         columns: The prompt's.
         revises: An answer that fails, or was cut off, is replaced by its revision if there is one.
         prompt: Its text, for the revision.
+        max_repetition: Share of repeated 3-grams, of the revision if there is one, above which it is flawed.
     """
     completion = without_thoughts(answer.content).strip()
     flaw = _flaw(answer, completion)
@@ -54,7 +61,9 @@ def judge(
         verdict = verify(ids, columns["kwargs"], completion if flaw is None else None)
     judged = Judged(answer, completion, flaw, verdict, verdict)
     if revises and judged.share < 1 and (flaw is None or answer.finish_reason == "length"):
-        return _revised(judged, columns, prompt)
+        judged = _revised(judged, columns, prompt)
+    if judged.flaw is None and repetition_fraction(words(judged.completion)) > max_repetition:
+        return replace(judged, flaw="repeats itself")
     return judged
 
 
