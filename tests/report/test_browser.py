@@ -52,10 +52,10 @@ class Opened:
             self.page.wait_for_timeout(50)
 
     def chart(self, title: str) -> Any:
-        """Return the drawn chart of that title."""
+        """Return the chart of that title, drawn as its controls say."""
         figure = self.page.locator("figure", has=self.page.get_by_text(title, exact=True)).first
         figure.scroll_into_view_if_needed()
-        figure.locator(".main-svg").first.wait_for()
+        figure.locator(".plot[aria-busy=false] .main-svg").first.wait_for()
         return figure.locator(".plot")
 
     def names(self, title: str) -> list[str]:

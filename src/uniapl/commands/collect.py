@@ -75,6 +75,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="of its 3-grams that a kept answer may have had before; default: 1, any; good text has under 0.1",
     )
+    add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
+    add("--limit", metavar="N", type=int, help="only the first prompts")
+    _add_request_options(parser)
+    parser.set_defaults(handler=run)
+
+
+def _add_request_options(parser: argparse.ArgumentParser) -> None:
+    """Declare how the expert is asked."""
+    add = parser.add_argument
     add("--temperature", metavar="T", type=float, help="default: the endpoint's; local: 1")
     add("--top-p", metavar="P", type=float, help="default: the endpoint's")
     add(
@@ -100,9 +109,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--requests-per-minute", metavar="N", type=float, help="retries count; default: no limit")
     add("--timeout", metavar="SECONDS", type=float, help="without a word; default: 600")
     add("--retries", metavar="N", type=int, help="of a request that fails; default: 5")
-    add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
-    add("--limit", metavar="N", type=int, help="only the first prompts")
-    parser.set_defaults(handler=run)
 
 
 def run(options: argparse.Namespace) -> None:

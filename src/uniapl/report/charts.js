@@ -263,15 +263,20 @@ const Charts = (() => {
     const [traces, figure] = KINDS[chart.spec.kind](chart.spec);
     Plotly.react(chart.plot, traces, figure, { displayModeBar: false, responsive: true });
     summary(chart.spec, chart.summary);
-    chart.stale = false;
-    chart.drawn = true;
+    setStale(chart, false);
+  }
+
+  // A stale chart, as all are at first, is drawn when it comes near; until then it is busy, also to a screen reader.
+  function setStale(chart, isStale) {
+    chart.stale = isStale;
+    chart.plot.setAttribute("aria-busy", String(isStale));
   }
 
   const observer = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const chart = charts.find((one) => one.plot === entry.target);
       chart.near = entry.isIntersecting;
-      if (chart.near) plotly.then(() => { if (chart.near && (!chart.drawn || chart.stale)) draw(chart); });
+      if (chart.near) plotly.then(() => { if (chart.near && chart.stale) draw(chart); });
     }
   }, { rootMargin: "300px" });
 
@@ -297,7 +302,8 @@ const Charts = (() => {
     };
     const figure = make("figure", "chart"), head = make("div", "chart-head");
     const title = make("h4", spec.isName ? "name" : "", spec.title);
-    const chart = { spec, plot: make("div", "plot"), summary: make("div", "summary"), drawn: false, stale: false };
+    const chart = { spec, plot: make("div", "plot"), summary: make("div", "summary") };
+    setStale(chart, true);
     chart.plot.tabIndex = 0;
     chart.plot.setAttribute("role", "group");
     chart.plot.setAttribute("aria-label", `Chart of ${spec.title}`);
@@ -313,8 +319,8 @@ const Charts = (() => {
 
   function refresh() {
     for (const chart of charts) {
-      if (!chart.drawn) continue;
-      if (chart.near) draw(chart); else chart.stale = true;
+      if (chart.stale) continue;
+      if (chart.near) draw(chart); else setStale(chart, true);
     }
   }
 
