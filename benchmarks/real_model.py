@@ -169,8 +169,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="in place of the grids here, as uniapl compare takes it; one value is that arm's own setting",
     )
     add("--asked", type=int, default=2000, help="prompts that the expert is to demonstrate")
-    add("--samples", type=int, default=2, help="answers per prompt, the best of which is kept")
-    add("--max-repetition", type=float, default=1.0, help="of a kept answer, as collect takes it")
+    add("--samples", type=int, default=4, help="answers per prompt, the best of which is kept")
+    add("--max-repetition", type=float, default=0.1, help="of a kept answer, as collect takes it")
     add("--matched", type=int, default=541, help="IFEval prompts that the expert answers too")
     add("--tokens", type=int, default=512, help="of an answer to IFEval")
     add("--jobs", type=int, default=1, help="runs at the same time")
