@@ -395,4 +395,6 @@ except TrainingError:
 """
     command = [sys.executable, "-W", "error", "-X", "dev", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "stopped\n", "")
+    # asyncio in development mode also tells of callbacks that took long, as they do on a busy machine
+    complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, done.stdout, complaints) == (0, "stopped\n", [])

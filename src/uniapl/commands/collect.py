@@ -73,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         type=float,
         default=1.0,
-        help="of its 3-grams that a kept answer may have had before; default: 1, any; good text has under 0.1",
+        help="of its 3-grams that a kept answer may have had before; default: 1, any; 0.1 is strict",
     )
     add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
     add("--limit", metavar="N", type=int, help="only the first prompts")
