@@ -109,6 +109,33 @@ class Reward:
     """Unweighted value by reward name."""
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """The rollouts that one step learns from: groups of siblings, with what each rollout earned.
+
+    Example:
+        batch.rollouts[g * batch.group_size + i]  # sibling i of group g answers batch.prompts[g]
+    """
+
+    rollouts: tuple[Rollout, ...]
+    """Siblings adjacent."""
+    group_size: int
+    experts: tuple[Demonstration | None, ...]
+    """Per group the demonstration whose prompt it answers; None for a preference prompt."""
+    rewards: tuple[Reward, ...] = ()
+    """Per rollout; empty where nothing asks for rewards."""
+
+    @property
+    def num_groups(self) -> int:
+        """Prompts that were rolled out."""
+        return len(self.experts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Sampled tokens, those of truncated rollouts included."""
+        return sum(len(rollout.token_ids) for rollout in self.rollouts)
+
+
 class Generator(Protocol):
     """Samples completions from the policy's current weights."""
 

@@ -6,17 +6,12 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from uniapl.config.methods import CONFIGURED, METHODS
+from uniapl.config.recipe import Recipe
+from uniapl.config.schedules import is_ever_positive
+
 if TYPE_CHECKING:  # the schema imports this module
-    from uniapl.config.schema import Config, DiscriminatorConfig, RewardConfig
-
-WITHOUT_PREFERENCE_PROMPTS = frozenset({"sft", "a-sft", "gad"})
-"""Methods that roll out nothing or demonstration prompts only (method table in docs/method.md)."""
-
-ROLLS_OUT_BOTH = frozenset({"a-grpo", "uniapl"})
-"""Methods that mix demonstration and preference prompts in a step's rollouts."""
-
-ADVERSARIAL = frozenset({"a-sft", "a-grpo", "gad", "uniapl"})
-"""Methods with a discriminator; for the others `constraint.target` is idle."""
+    from uniapl.config.schema import Config, RewardConfig
 
 INSTRUCTION_METRICS = (
     "prompt_level_strict_acc",
@@ -85,7 +80,7 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
 def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
     """Return option → (does it act, why not)."""
     discriminator = config.discriminator
-    form = discriminator_form(config)
+    form = Recipe.of(config).config.discriminator.form
     scalar, likelihood = form == "scalar", form == "likelihood"
     no_form = f"has no effect with discriminator.form {form}"
     no_credit = f"has no effect with discriminator.credit {discriminator.credit}"
@@ -102,14 +97,6 @@ def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
         "std_floor": (scalar, no_form),
         "replay_rollouts": (scalar, no_form),
     }
-
-
-def discriminator_form(config: "Config") -> str:
-    """Return the form that will act: gad chooses `scalar` where the user chose nothing."""
-    discriminator: DiscriminatorConfig = config.discriminator
-    if config.method == "gad" and "form" not in discriminator.model_fields_set:
-        return "scalar"
-    return discriminator.form
 
 
 def _paths(config: "Config") -> Iterator[str]:
@@ -131,37 +118,48 @@ def _paths(config: "Config") -> Iterator[str]:
 
 
 def _data(config: "Config") -> Iterator[str]:
-    data = config.data
-    if data.prompts is None and config.method not in WITHOUT_PREFERENCE_PROMPTS:
-        yield f"data.prompts: required by method {config.method}, which rolls out preference prompts"
-    if data.pairs is not None and config.method not in ADVERSARIAL:
-        yield f"data.pairs: method {config.method} has no discriminator to learn from them; remove it"
-    elif data.pairs is not None and discriminator_form(config) != "scalar":
+    data, recipe, method = config.data, Recipe.of(config), config.method
+    if recipe.rollouts_on in ("preference", "both") and data.prompts is None:
+        yield f"data.prompts: required by method {method}, which rolls out preference prompts"
+    if data.pairs is not None and not recipe.has_discriminator:
+        yield f"data.pairs: method {method} has no discriminator to learn from them; remove it"
+    elif data.pairs is not None and recipe.form != "scalar":
         yield (
             "data.pairs: a likelihood ratio of expert and policy learns nothing from them; remove it, or "
             "set discriminator.form to scalar"
         )
-    if config.method in ROLLS_OUT_BOTH:
-        for other in ("demonstrations_per_step", "prompts_per_step"):
-            limit: int = getattr(data, other)
-            if data.demonstration_prompts_per_step > limit:
-                yield (
-                    f"data.demonstration_prompts_per_step: must be at most data.{other} "
-                    f"({limit}), got {data.demonstration_prompts_per_step}"
-                )
+    if recipe.rollouts_on == "both":
+        own = "demonstration_prompts_per_step"
+        if data.demonstration_prompts_per_step == 0:
+            yield f"data.{own}: must be at least 1 for method {method}, got 0"
+        limits = ("demonstrations_per_step", "prompts_per_step")
+    elif recipe.rollouts_on == "demonstration":
+        own, limits = "prompts_per_step", ("demonstrations_per_step",)
+    else:
+        return
+    for other in limits:
+        limit: int = getattr(data, other)
+        if recipe.num_demonstration_prompts > limit:
+            yield (
+                f"data.{own}: must be at most data.{other} ({limit}) for method {method}, "
+                f"got {recipe.num_demonstration_prompts}"
+            )
 
 
 def _discriminator(config: "Config") -> Iterator[str]:
-    learned, data = config.discriminator.demonstrations_per_step, config.data
-    if not isinstance(learned, int) or config.method not in ADVERSARIAL:
+    recipe, data = Recipe.of(config), config.data
+    row = METHODS[config.method]
+    if row.adversarial == CONFIGURED and not recipe.has_discriminator:
+        yield (
+            f"objective.adversarial_weight: must be above 0 for method {config.method}: without its "
+            "adversarial term it is another method"
+        )
+    learned, low = config.discriminator.demonstrations_per_step, recipe.num_demonstration_prompts
+    if not isinstance(learned, int) or not recipe.has_discriminator:
         return
-    paired = "prompts_per_step"
-    if config.method in ROLLS_OUT_BOTH:
-        paired = f"demonstration_{paired}"
-    low: int = getattr(data, paired)
     if not low <= learned <= data.demonstrations_per_step:
         yield (
-            f"discriminator.demonstrations_per_step: must be from data.{paired} ({low}), which are in pairs, "
+            f"discriminator.demonstrations_per_step: must be from {low}, the demonstrations in pairs, "
             f"to data.demonstrations_per_step ({data.demonstrations_per_step}), got {learned}"
         )
 
@@ -180,7 +178,10 @@ def _constraint(config: "Config") -> Iterator[str]:
     constraint = config.constraint
     if constraint.minimum >= constraint.maximum:
         yield f"constraint.minimum: must be below constraint.maximum ({constraint.maximum}), got {constraint.minimum}"
-    if constraint.target is None or config.method not in ADVERSARIAL:
+    if not Recipe.of(config).moves_lambda:
+        return
+    if METHODS[config.method].adversarial == 1:
+        yield f"constraint.target: method {config.method} fixes λ to 1; remove it, for it would move λ"
         return
     held_out, per_step = config.data.held_out_demonstrations, constraint.prompts_per_step
     if per_step < 1:
@@ -214,6 +215,9 @@ def _schedules(config: "Config") -> Iterator[str]:
 
 
 def _rewards(config: "Config") -> Iterator[str]:
+    if is_ever_positive(Recipe.of(config).config.objective.grpo_weight) and not config.rewards:
+        yield f"rewards: required by method {config.method}, got none"
+
     def name(reward: "RewardConfig") -> str:
         return reward.name or function_name(reward.function)
 

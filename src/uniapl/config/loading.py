@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from uniapl.config.checks import discriminator_form, keys_without_effect
+from uniapl.config.checks import keys_without_effect
 from uniapl.config.keys import section_of
 from uniapl.config.problems import describe_problems, did_you_mean
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.config.strict_yaml import dump_yaml, load_yaml
 from uniapl.types import InputError
@@ -119,7 +120,7 @@ def dump_config(config: Config) -> str:
     """Return YAML that loads back equal: every key, but for those that another option switches off."""
     data = config.model_dump(mode="json")
     left_out = list(keys_without_effect(config, explicit_only=False))
-    if discriminator_form(config) != config.discriminator.form:
+    if Recipe.of(config).config.discriminator.form != config.discriminator.form:
         left_out.append("discriminator.form")  # the method will choose it
     for key in left_out:
         *parents, name = key.split(".")

@@ -1,16 +1,20 @@
 """Every key of a run, typed: unknown keys and wrong values are refused before anything is loaded.
 
 Sections mirror the folders of the package. `loading.py` turns a YAML file and `key=value` words into a
-`Config`; `training/methods.py` fills in what the chosen method decides.
+`Config`; `recipe.py` derives what it and the chosen method imply.
 """
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from uniapl.config.checks import cross_field_problems
+from uniapl.config.methods import METHODS
 
-MethodName = Literal["sft", "grpo", "sft-grpo", "mix", "a-sft", "a-grpo", "gad", "uniapl"]
+if TYPE_CHECKING:  # a type checker takes no computed Literal
+    MethodName = str
+else:
+    MethodName = Literal[*METHODS]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]

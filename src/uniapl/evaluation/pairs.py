@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from uniapl.config import Config, load_config
-from uniapl.config.checks import discriminator_form
+from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.sources import Problems
@@ -97,7 +97,7 @@ def load_discriminator(run: Path, config: Config, device: torch.device) -> Score
         raise InputError(
             f"{run} has no discriminator/: its method has none, or the run has not ended yet"
         )
-    if discriminator_form(config) == "scalar":
+    if Recipe.of(config).form == "scalar":
         return load_reward_model(str(folder), device)
     dtype = getattr(torch, config.model.dtype)
     expert, _ = load_language_model(str(folder), dtype, device, LOGIT_CHUNK_TOKENS)

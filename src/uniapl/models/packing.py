@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from uniapl.types import Demonstration, Rollout
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
@@ -18,6 +20,11 @@ class TokenSequence:
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+
+
+def sequence_of(sample: Demonstration | Rollout) -> TokenSequence:
+    """Return the token ids of a demonstration or a rollout."""
+    return TokenSequence(sample.prompt.token_ids, sample.token_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from itertools import product
 from typing import Any
 
 from uniapl.config import load_config, overridden_keys
+from uniapl.config.methods import METHODS
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
-from uniapl.training.methods import METHODS, resolve
 from uniapl.types import InputError
 
 TUNING_SEED = 1000
@@ -129,7 +130,7 @@ def check_plan(plan: Plan, path: Any, config: Config) -> None:
         for setting in arm.settings:
             words = (f"method={arm.method}", *setting)
             try:
-                resolve(load_config(path, words), overridden_keys(words))
+                Recipe.of(load_config(path, words), overridden_keys(words))
             except InputError as error:
                 raise InputError(f"arm {arm.name}: {error}") from None
 

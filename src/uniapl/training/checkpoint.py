@@ -72,12 +72,15 @@ def save_checkpoint(
     return target
 
 
-def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+def write_folder(target: Path, write: Callable[[Path], bool | None]) -> bool:
     """Make a folder that appears under its name only when all of it is on disk.
 
     Args:
         target: What it will be called; a folder of that name is replaced.
-        write: Fills the empty folder whose path it is given.
+        write: Fills the empty folder whose path it is given; False: it has nothing to write.
+
+    Returns:
+        Whether there is a folder now.
 
     Raises:
         TrainingError: It could not be written; nothing is left of it.
@@ -87,13 +90,15 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        write(aside)
+        if write(aside) is False:
+            return False
         for path in (*sorted(aside.rglob("*")), aside):
             _sync(path)
         if target.exists():
             remove_checkpoint(target)
         os.replace(aside, target)
         _sync(target.parent)
+        return True
     except (OSError, RuntimeError, SafetensorError) as error:
         raise TrainingError(f"cannot write {target}: {_reason(error)}") from error
     finally:

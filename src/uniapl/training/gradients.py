@@ -20,17 +20,15 @@ PAIRS = tuple(combinations(TERMS, 2))
 class TermGradients:
     """Sums the gradients of the terms over the micro-batches of a step."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], acting: Iterable[str]) -> None:
-        """Start at nothing; terms that are not `acting`, their weight being 0, are left out."""
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        self.acting = set(acting)
         self.sums: dict[str, list[Tensor]] = {}
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add a micro-batch's share of each term; the graph stays for the step's own backward pass."""
-        for term in losses.keys() & self.acting:
+        for term, loss in losses.items():
             shares = torch.autograd.grad(
-                losses[term], self.parameters, retain_graph=True, materialize_grads=True
+                loss, self.parameters, retain_graph=True, materialize_grads=True
             )
             if term not in self.sums:
                 self.sums[term] = list(shares)

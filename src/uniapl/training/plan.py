@@ -13,20 +13,17 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture
 from uniapl.models.footprint import Footprint, counted, num_bytes, packed_bytes
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import Packed, TokenSequence, pack
+from uniapl.models.packing import Packed, TokenSequence, pack, sequence_of
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.decoding import decode_at_its_largest
 from uniapl.rollout.reordered_weights import reordered_bytes
-from uniapl.training.discriminator import num_experts_shown
-from uniapl.training.methods import METHODS, resolve, uses_discriminator
-from uniapl.training.rollout_batch import ranked, sequence_of
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
-from uniapl.training.update import scores_while_updating
 from uniapl.types import InputError, Prompt
 
 ADAM_STATES = 2
@@ -119,7 +116,8 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
     Raises:
         InputError: Config, data or model are such that the run would not start either.
     """
-    config = resolve(config, overridden)
+    recipe = Recipe.of(config, overridden)
+    config = recipe.config
     path = os.path.expanduser(config.model.path)
     try:
         model_config = AutoConfig.from_pretrained(path)
@@ -132,14 +130,14 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
         system_prompt=config.data.system_prompt,
         template_arguments=config.data.template_arguments,
     )
-    data = load_data(config, chat)
-    step = _Step.largest(config, data)
+    data = load_data(recipe, chat)
+    step = _Step.largest(recipe, data)
     device, available = _device(config)
     with torch.device("meta"):
         # as wide as `load_language_model` makes them
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
         num_weights = model.num_parameters()
-        rehearsal = _Rehearsal(config, model)
+        rehearsal = _Rehearsal(recipe, model)
     with counted() as footprint:
         phases = rehearsal.phases(step, footprint)
     return RunPlan(
@@ -169,33 +167,34 @@ class _Step:
     answers: list[Packed] = field(default_factory=list)
 
     @classmethod
-    def largest(cls, config: Config, data: Data) -> "_Step":
+    def largest(cls, recipe: Recipe, data: Data) -> "_Step":
         """Draw the first step's data, and let every rollout reach the limit of its length."""
-        step, limit = cls(), config.training.micro_batch_tokens
-        on, wanted = METHODS[config.method].rollouts_on, config.data
-        shared = wanted.demonstration_prompts_per_step if on == "both" else 0
-        num_pairs = {"both": shared, "demonstration": wanted.prompts_per_step}.get(on, 0)
-        num_prompts = wanted.prompts_per_step - shared if on in ("both", "preference") else 0
+        step, config = cls(), recipe.config
+        limit, room = config.training.micro_batch_tokens, config.rollout.max_completion_tokens
         mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
-        num_ranked = wanted.pairs_per_step if data.pairs else 0
-        drawn = mixture.next_batch(wanted.demonstrations_per_step, num_prompts, num_ranked)
+        drawn = mixture.next_batch(
+            recipe.num_demonstrations, recipe.num_preference_prompts, recipe.num_pairs
+        )
         experts = list(map(sequence_of, drawn.demonstrations))
-        prompts = [*(d.prompt for d in drawn.demonstrations[:num_pairs]), *drawn.prompts]
+        paired = drawn.demonstrations[: recipe.num_demonstration_prompts]
         size = config.rollout.group_size
-        rollouts = [
-            _answer(prompt, config.rollout.max_completion_tokens)
-            for prompt in prompts
+        step.rolled_out = [
+            prompt
+            for prompt in (*(d.prompt for d in paired), *drawn.prompts)
             for _ in range(size)
         ]
-        step.rolled_out = [prompt for prompt in prompts for _ in range(size)]
+        rollouts = [_answer(prompt, room) for prompt in step.rolled_out]
         step.update = pack([*rollouts, *experts], limit)
-        if uses_discriminator(config):
-            step._judge(config, rollouts, experts, num_pairs)
-            pairs = [(pair.best, *pair.others) for pair in map(ranked, drawn.pairs)]
-            step.taught += pack([s for pair in pairs for s in pair], limit, split_groups=False)
-            if config.constraint.target is not None:
-                held_out = data.held_out[: config.constraint.prompts_per_step]
-                step.rolled_out += [d.prompt for d in held_out for _ in range(size)]
+        if recipe.has_discriminator:
+            step._judge(recipe, rollouts, experts)
+            pairs = [
+                TokenSequence(pair.prompt.token_ids, ids)
+                for pair in drawn.pairs
+                for ids in (pair.chosen_ids, pair.rejected_ids)
+            ]
+            step.taught += pack(pairs, limit, split_groups=False)
+            held_out = data.held_out[: recipe.num_held_out]
+            step.rolled_out += [d.prompt for d in held_out for _ in range(size)]
         if data.evaluation:
             step.evaluated = list(data.evaluation.prompts)
             answers = [_answer(p, _answer_limit(config)) for p in step.evaluated]
@@ -203,22 +202,16 @@ class _Step:
         return step
 
     def _judge(
-        self,
-        config: Config,
-        rollouts: list[TokenSequence],
-        experts: list[TokenSequence],
-        num_pairs: int,
+        self, recipe: Recipe, rollouts: list[TokenSequence], experts: list[TokenSequence]
     ) -> None:
         """Say what the discriminator learns from: paired rollouts and the experts; it scores the others."""
+        config, num_pairs = recipe.config, recipe.num_demonstration_prompts
         size, per_prompt = config.rollout.group_size, config.discriminator.pairs_per_prompt
         learned = [
             i for i in range(num_pairs * size) if per_prompt is None or i % size < per_prompt
         ]
         scored = sorted(set(range(len(rollouts))) - set(learned))
-        taught = [
-            *(rollouts[i] for i in learned),
-            *experts[: num_experts_shown(config.discriminator, num_pairs)],
-        ]
+        taught = [*(rollouts[i] for i in learned), *experts[: recipe.num_shown]]
         limit = config.training.micro_batch_tokens
         self.taught = pack(taught, limit, split_groups=False)
         self.scored = pack([rollouts[i] for i in scored], limit, split_groups=False)
@@ -243,13 +236,13 @@ def _answer_limit(config: Config) -> int:
 class _Rehearsal:
     """The players without numbers, and what each phase of a step adds to them."""
 
-    def __init__(self, config: Config, model: PreTrainedModel) -> None:
-        self.config = config
+    def __init__(self, recipe: Recipe, model: PreTrainedModel) -> None:
+        self.config = config = recipe.config
         dtype = getattr(torch, config.model.dtype)
         plain = LanguageModel(model, dtype, config.training.logit_chunk_tokens)
         self.policy = prepare_policy(plain, config)
-        backbone, self.reference = other_roles(config, self.policy)
-        is_scalar = config.discriminator.form == "scalar"
+        backbone, self.reference = other_roles(recipe, self.policy)
+        is_scalar = recipe.form == "scalar"
         self.discriminator = ScalarModel(backbone) if backbone and is_scalar else backbone
         self.players: dict[str, LanguageModel | ScalarModel | None] = {
             "policy": self.policy,
@@ -281,13 +274,9 @@ class _Rehearsal:
             phases["rollout"] = self._decode(
                 step.rolled_out, config.rollout.max_completion_tokens, config.rollout.temperature
             )
-        scorer = None
         if self.discriminator:
-            if scores_while_updating(config):
-                scorer = self.discriminator
-            scored = [] if scorer else step.scored
-            phases["judge"] = self._pass(self.discriminator, step.taught, scored)
-        phases["update"] = self._pass(self.policy, step.update, [], scorer)
+            phases["judge"] = self._pass(self.discriminator, step.taught, step.scored)
+        phases["update"] = self._pass(self.policy, step.update, [])
         if self.discriminator:
             waiting = self.roles["discriminator"].trained
             phases["update"].needed += waiting
@@ -304,17 +293,13 @@ class _Rehearsal:
         model: LanguageModel | ScalarModel,
         taught: list[Packed],
         scored: list[Packed],
-        scorer: LanguageModel | ScalarModel | None = None,
     ) -> Phase:
-        """Forward and backward; after the first micro-batch its gradients are there beside the next one.
-
-        A `scorer` forwards what is taught in between.
-        """
+        """Forward and backward; after the first micro-batch its gradients are there beside the next one."""
         parameters = model.trainable_parameters()
         masks = packed_bytes(taught) + packed_bytes(scored)
         gradients = num_bytes(parameters)
-        needed = self._worst(model, taught[:1], scorer)
-        needed = max(needed, gradients + self._worst(model, taught[1:], scorer))
+        needed = self._worst(model, taught[:1])
+        needed = max(needed, gradients + self._worst(model, taught[1:]))
         with torch.no_grad():
             needed = max(needed, gradients + self._worst(model, scored))
         for parameter in parameters:
@@ -328,7 +313,6 @@ class _Rehearsal:
         self,
         model: LanguageModel | ScalarModel,
         micro_batches: list[Packed],
-        scorer: LanguageModel | ScalarModel | None = None,
     ) -> int:
         """Return what the largest needs on top of what is there."""
         if not micro_batches:
@@ -336,14 +320,9 @@ class _Rehearsal:
         largest = max(micro_batches, key=lambda p: len(p.input_ids))
         packed = self.footprint.packed(largest)
 
-        def forward(of: LanguageModel | ScalarModel) -> Tensor:
-            return of.logits(packed) if isinstance(of, ScalarModel) else of.logprobs(packed)
-
         def run() -> None:
-            values = forward(model)
-            if scorer:
-                with torch.no_grad():
-                    forward(scorer)
+            is_scalar = isinstance(model, ScalarModel)
+            values = model.logits(packed) if is_scalar else model.logprobs(packed)
             if values.requires_grad:
                 values.sum().backward()
 

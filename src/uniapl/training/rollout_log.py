@@ -3,27 +3,29 @@
 from typing import Any
 
 from uniapl.instructions import strict
-from uniapl.training.discriminator import Verdicts
-from uniapl.training.rollout_batch import RolloutBatch
-from uniapl.training.update import WeightedTokens
+from uniapl.models.packing import completion_offsets
+from uniapl.training.step import StepResult
 
 
-def logged_rows(
-    batch: RolloutBatch, tokens: WeightedTokens | None, verdicts: Verdicts | None, count: int
-) -> list[dict[str, Any]]:
-    """Return `count` rollouts of different groups first, then their siblings."""
+def logged_rows(done: StepResult, count: int) -> list[dict[str, Any]]:
+    """Return `count` rollouts of a step, those of different groups first, then their siblings."""
+    batch, tokens = done.rollouts, done.tokens
+    if batch is None or tokens is None:
+        return []
     size = batch.group_size
     order = [g * size + member for member in range(size) for g in range(batch.num_groups)]
-    starts = batch.offsets()
+    starts = completion_offsets(tokens.sequences)
     rows: list[dict[str, Any]] = []
     for index in order[:count]:
         rollout, reward = batch.rollouts[index], batch.rewards[index]
-        group = index // size
+        expert = batch.experts[index // size]
         columns = rollout.prompt.columns
         ids, kwargs = columns.get("instruction_id_list"), columns.get("kwargs")
         followed = strict(ids, kwargs, rollout.completion) if ids and kwargs else ()
-        advantage = tokens.reward_advantages[starts[index]].item() if tokens else None
-        logit = verdicts.rollout_logits.flatten()[index].item() if verdicts else None
+        advantage = tokens.reward_advantages_T[starts[index]].item()
+        logit = (
+            done.judgement.logits_GxN.flatten()[index].item() if done.judgement else None
+        )
         rows.append(
             {
                 "prompt_id": rollout.prompt.id,
@@ -34,11 +36,7 @@ def logged_rows(
                 "reward_breakdown": dict(reward.breakdown),
                 "advantage": advantage,
                 "discriminator_logit": logit,
-                "expert_completion": (
-                    batch.experts[group].completion
-                    if group < batch.num_pairs and batch.experts
-                    else None
-                ),
+                "expert_completion": expert.completion if expert else None,
                 "instructions": [
                     {"id": name, "kwargs": values, "followed": passed}
                     for name, values, passed in zip(ids or (), kwargs or (), followed, strict=False)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.data.chat import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import completion_offsets, pack
+from uniapl.models.packing import completion_offsets, pack, sequence_of
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.checkpoint import (
     ADAPTER,
@@ -33,15 +34,14 @@ from uniapl.training.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.training.health import HealthWatch, InstructionWatch
 from uniapl.training.heap import tuned_heap
 from uniapl.training.interrupts import interrupts
-from uniapl.training.methods import resolve
 from uniapl.training.metrics import MetricsFile, definitions, peak_gib
 from uniapl.training.model_card import model_card
 from uniapl.training.progress import RunProgress, results_table
-from uniapl.training.rollout_batch import sequence_of
+from uniapl.training.rollout_log import logged_rows
 from uniapl.training.run_folder import RunFolder, open_run_folder
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.training.trackers import Trackers, check_installed
-from uniapl.training.update import sampled_logprobs_are_exact
+from uniapl.training.step import StepResult
 from uniapl.types import Demonstration, Rollout
 
 PREVIEWED = 2
@@ -63,17 +63,18 @@ def train(
         TrainingError: The run cannot go on; its last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C; the step was finished and saved.
     """
-    config = resolve(config, overridden)
+    recipe = Recipe.of(config, overridden)
+    config = recipe.config
     check_installed(config.training.trackers)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     if preview:
-        _preview(config)
+        _preview(recipe)
         return Path(config.output_dir)
     folder = open_run_folder(config)
     try:
         with _deterministic():
-            run = _Run(config, folder)
+            run = _Run(recipe, folder)
             try:
                 run.go()
             finally:
@@ -83,10 +84,10 @@ def train(
     return folder.path
 
 
-def _preview(config: Config) -> None:
+def _preview(recipe: Recipe) -> None:
     """Show the first examples as the model will see them."""
-    _, chat = load_policy(config)
-    data = load_data(config, chat)
+    _, chat = load_policy(recipe.config)
+    data = load_data(recipe, chat)
     parts = [preview_text(data.demonstrations, chat.tokenizer, PREVIEWED)]
     for prompt in data.prompts[:PREVIEWED]:
         text = str(chat.tokenizer.decode(list(prompt.token_ids))).replace("\n", "\n  ")
@@ -124,17 +125,18 @@ def _deterministic() -> Iterator[None]:
 class _Run:
     """One call of `train`: the trainer, its files, and the evaluations around it."""
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         self.folder = folder
+        config = recipe.config
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
-        self.data = load_data(config, self.chat)
+        self.data = load_data(recipe, self.chat)
         self.before = EvaluationBefore(config)
         # where that lies is no part of what the run is: it is written neither to config.yaml nor to the model card
         evaluation = config.evaluation.model_copy(update={"before": None})
         self.config = config = config.model_copy(update={"evaluation": evaluation})
-        rewards = load_rewards(config, self.policy.device)
-        self.trainer = build_trainer(config, self.policy, self.chat, self.data, rewards)
+        rewards = load_rewards(recipe, self.policy.device)
+        self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
         self.health, self.instructions = HealthWatch(), InstructionWatch()
         if folder.state and folder.checkpoint:
@@ -163,16 +165,17 @@ class _Run:
             if trainer.step == 0:
                 self._evaluate(progress)
             while trainer.step < config.training.steps:
-                metrics = trainer.train_step()
+                done = trainer.train_step()
+                metrics = done.metrics
                 metrics["memory/peak_gib"] = peak_gib(self.policy.device)
                 self.metrics.write(trainer.step, metrics)
                 self.trackers.log(trainer.step, metrics)
-                self._log_rollouts()
+                self._log_rollouts(done)
                 progress.step(trainer.step, metrics)
                 warm = config.discriminator.warmup_steps + config.discriminator.ramp_steps
                 warnings = self.health.warnings(trainer.step, metrics, warm)
-                if trainer.batch is not None:
-                    warnings += self.instructions.warnings(trainer.step, trainer.batch.rollouts)
+                if done.rollouts is not None:
+                    warnings += self.instructions.warnings(trainer.step, done.rollouts.rollouts)
                 for line in warnings:
                     progress.say(f"warning: {line}")
                 is_last = trainer.step == config.training.steps
@@ -263,7 +266,7 @@ class _Run:
         )
         settings = {"temperature": temperature, "max_completion_tokens": limit}
         # sampling keeps log-probs at its temperature, greedily at 1
-        is_known = sampled_logprobs_are_exact(self.config) and temperature in (0, 1)
+        is_known = self.config.model.dtype == "float32" and temperature in (0, 1)
         own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
         base = self._base_logprobs if self.trainer.step else own
         with self.policy.autocast():
@@ -305,13 +308,13 @@ class _Run:
             for s in samples
         ]
 
-    def _log_rollouts(self) -> None:
-        batch, count = self.trainer.batch, self.config.training.rollouts_logged_per_step
-        if batch is None or not count:
+    def _log_rollouts(self, done: StepResult) -> None:
+        count = self.config.training.rollouts_logged_per_step
+        if done.rollouts is None or not count:
             return
         folder = self.folder.path / "rollouts"
         folder.mkdir(exist_ok=True)
-        rows = self.trainer.logged_rollouts(count)
+        rows = logged_rows(done, count)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         replace_file(folder / f"{step_name(self.trainer.step)}.jsonl", text)
 
@@ -358,13 +361,12 @@ class _Run:
         discriminator = self.trainer.players.discriminator
         if discriminator is None:
             return
-        if discriminator.can_be_saved:
-            dtype = getattr(torch, self.config.model.dtype)
-            write_folder(
-                self.folder.path / DISCRIMINATOR,
-                lambda path: discriminator.save(path, self.chat, dtype),
-            )
-        else:
+        dtype = getattr(torch, self.config.model.dtype)
+        is_saved = write_folder(
+            self.folder.path / DISCRIMINATOR,
+            lambda path: discriminator.save(path, self.chat, dtype),
+        )
+        if not is_saved:
             kind = type(self.policy.model).__name__
             progress.say(
                 f"no {DISCRIMINATOR}/: transformers has no sequence-classification model for {kind}"

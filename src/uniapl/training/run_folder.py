@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from uniapl import __version__
 from uniapl.config import dump_config, load_config, resolved
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.training.checkpoint import (
     checkpoint_steps,
@@ -28,7 +29,6 @@ from uniapl.training.checkpoint import (
     step_name,
     write_best,
 )
-from uniapl.training.methods import resolve
 from uniapl.types import InputError
 
 FORMAT = 1
@@ -209,7 +209,7 @@ def _check_settings(key: str, run: Path, config: Config) -> None:
     saved = load_config(run / "config.yaml")
     # what the method derives from the number of steps is no setting
     training = saved.training.model_copy(update={"steps": config.training.steps})
-    old = resolve(saved.model_copy(update={"training": training}))
+    old = Recipe.of(saved.model_copy(update={"training": training})).config
     if changed := changed_settings(old, resolved(config), MAY_CHANGE):
         raise InputError(f"{key}: {run} holds a run with other settings: {'; '.join(changed)}")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
@@ -17,6 +18,7 @@ from uniapl.data.readers import (
     load_demonstrations,
     load_prompts,
 )
+from uniapl.discriminators import build_discriminator
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
 from uniapl.instructions import validate_columns
@@ -31,10 +33,8 @@ from uniapl.rewards import (
     model_reward,
 )
 from uniapl.rollout import TransformersGenerator
-from uniapl.training.discriminator import Discriminator
-from uniapl.training.methods import METHODS, uses_discriminator
-from uniapl.training.schedules import is_ever_positive
-from uniapl.training.trainer import Players, Trainer
+from uniapl.training.players import Players
+from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, InputError, PreferencePair, Prompt
 
 
@@ -81,7 +81,7 @@ def _lora_shape(config: Config) -> LoraShape:
     return LoraShape(config.lora.rank, config.lora.alpha, config.lora.target_modules)
 
 
-def load_rewards(config: Config, device: torch.device) -> list[NamedReward]:
+def load_rewards(recipe: Recipe, device: torch.device) -> list[NamedReward]:
     """Load the reward functions, and the reward models onto the policy's device.
 
     Where the method samples nothing, no reward model takes up memory.
@@ -90,10 +90,10 @@ def load_rewards(config: Config, device: torch.device) -> list[NamedReward]:
         InputError: One of them is not there, or is not what it should be.
     """
     specs: list[dict[str, Any]] = []
-    for index, reward in enumerate(config.rewards):
+    for index, reward in enumerate(recipe.config.rewards):
         spec = reward.model_dump(exclude={"path"})
         if reward.path is not None:
-            if METHODS[config.method].rollouts_on == "none":
+            if not recipe.samples:
                 continue
             try:
                 spec["function"] = model_reward(load_reward_model(reward.path, device).rewards)
@@ -114,17 +114,17 @@ class Data:
     evaluation: EvaluationSet | None
 
 
-def load_data(config: Config, chat: Chat) -> Data:
+def load_data(recipe: Recipe, chat: Chat) -> Data:
     """Read and check everything before the first step.
 
     Raises:
         InputError: A file is missing or malformed, or does not fit the config.
     """
+    config = recipe.config
     limits: dict[str, Any] = {
         "max_prompt_tokens": config.data.max_prompt_tokens,
         "validate_row": validate_columns,
     }
-    on = METHODS[config.method].rollouts_on
     demonstrations, held_out = hold_out(
         load_demonstrations(config.data.demonstrations, chat, **limits),
         config.data.held_out_demonstrations,
@@ -132,7 +132,7 @@ def load_data(config: Config, chat: Chat) -> Data:
     if config.data.trained_turns == "all":
         demonstrations = every_turn(demonstrations, chat)
     prompts: list[Prompt] = []
-    if config.data.prompts is not None and on in ("preference", "both"):
+    if config.data.prompts is not None and recipe.num_preference_prompts:
         prompts = load_prompts(config.data.prompts, chat, **limits)
     pairs: list[PreferencePair] = []
     if config.data.pairs is not None:
@@ -148,32 +148,31 @@ def load_data(config: Config, chat: Chat) -> Data:
     return Data(demonstrations, held_out, prompts, pairs, evaluation)
 
 
-def _check_sizes(config: Config, data: Data, context: int | None) -> None:
+def _check_sizes(recipe: Recipe, data: Data, context: int | None) -> None:
     """Refuse before the first step what would stop a later one: too little data, too long texts."""
-    on, wanted = METHODS[config.method].rollouts_on, config.data
-    needs_experts = is_ever_positive(config.objective.sft_weight) or uses_discriminator(config)
-    if needs_experts and wanted.demonstrations_per_step > len(data.demonstrations):
+    config = recipe.config
+    if recipe.num_demonstrations > len(data.demonstrations):
         raise InputError(
             f"data.demonstrations_per_step: must be at most {len(data.demonstrations)}, the number of "
-            f"demonstrations to train on, got {wanted.demonstrations_per_step}"
+            f"demonstrations to train on, got {recipe.num_demonstrations}"
         )
-    shared = wanted.demonstration_prompts_per_step if on == "both" else 0
-    if on in ("preference", "both") and wanted.prompts_per_step - shared > len(data.prompts):
+    if recipe.num_preference_prompts > len(data.prompts):
+        paired = recipe.num_demonstration_prompts
         raise InputError(
-            f"data.prompts_per_step: must be at most {len(data.prompts) + shared} with "
-            f"{len(data.prompts)} preference prompts, got {wanted.prompts_per_step}"
+            f"data.prompts_per_step: must be at most {len(data.prompts) + paired} with "
+            f"{len(data.prompts)} preference prompts, got {config.data.prompts_per_step}"
         )
-    if wanted.pairs is not None and wanted.pairs_per_step > len(data.pairs):
+    if recipe.num_pairs > len(data.pairs):
         raise InputError(
             f"data.pairs_per_step: must be at most {len(data.pairs)}, the number of pairs, "
-            f"got {wanted.pairs_per_step}"
+            f"got {recipe.num_pairs}"
         )
     room = config.rollout.max_completion_tokens
     answered = config.evaluation.max_completion_tokens or room
     demonstrations = [*data.demonstrations, *data.held_out]
     needed = [
         *((d.prompt, len(d.token_ids)) for d in demonstrations),
-        *((d.prompt, room) for d in demonstrations if on in ("demonstration", "both")),
+        *((d.prompt, room) for d in demonstrations if recipe.num_demonstration_prompts),
         *((p, room) for p in data.prompts),
         *((p.prompt, max(len(p.chosen_ids), len(p.rejected_ids))) for p in data.pairs),
         *((p, answered) for p in (data.evaluation.prompts if data.evaluation else ())),
@@ -188,24 +187,21 @@ def _check_sizes(config: Config, data: Data, context: int | None) -> None:
 
 
 def other_roles(
-    config: Config, policy: LanguageModel
+    recipe: Recipe, policy: LanguageModel
 ) -> tuple[LanguageModel | None, LanguageModel | None]:
     """Return the discriminator's language model and the reference, with as few weights as they can share.
 
     A reference that costs nothing is there even if no term asks for it.
     """
-    has_discriminator = uses_discriminator(config)
-    adapts = has_discriminator and config.discriminator.backbone == "lora"
-    has_kl = METHODS[config.method].rollouts_on != "none" and is_ever_positive(
-        config.objective.kl_coef
-    )
-    reference = policy.reference() if adapts or has_kl or policy.role else None
+    config = recipe.config
+    adapts = recipe.has_discriminator and config.discriminator.backbone == "lora"
+    reference = policy.reference() if adapts or recipe.has_kl or policy.role else None
     backbone = None
     if adapts:
         assert reference is not None
         backbone = reference.with_adapter("discriminator", _lora_shape(config))
         reference = backbone.reference()
-    elif has_discriminator:
+    elif recipe.has_discriminator:
         backbone = policy.trainable_copy()
     return backbone, reference
 
@@ -225,25 +221,19 @@ def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> Transf
 
 
 def build_trainer(
-    config: Config, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
+    recipe: Recipe, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
 ) -> Trainer:
     """Bring the players together; the discriminator and the reference only where a term needs them."""
+    config = recipe.config
     text_config = policy.model.config.get_text_config()
-    _check_sizes(config, data, getattr(text_config, "max_position_embeddings", None))
-    on = METHODS[config.method].rollouts_on
-    rolled_out = [d.prompt for d in data.demonstrations] if on in ("demonstration", "both") else []
-    columns = column_names([*rolled_out, *data.prompts])
-    if on != "none":
+    _check_sizes(recipe, data, getattr(text_config, "max_position_embeddings", None))
+    rolled_out = data.demonstrations if recipe.num_demonstration_prompts else []
+    columns = column_names([*(d.prompt for d in rolled_out), *data.prompts])
+    if recipe.samples:
         check_columns(rewards, columns)
-    backbone, reference = other_roles(config, policy)
-    discriminator = backbone and Discriminator(
-        config.discriminator,
-        config.optimizer,
-        backbone,
-        config.training.micro_batch_tokens,
-        config.seed,
-    )
+    backbone, reference = other_roles(recipe, policy)
+    discriminator = build_discriminator(recipe, backbone)
     generator = build_generator(config, policy, chat)
     players = Players(policy, generator, discriminator, reference, rewards, columns)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
-    return Trainer(config, players, mixture, data.held_out)
+    return Trainer(recipe, players, mixture, data.held_out)

@@ -1,377 +1,242 @@
-"""The policy's part of a step: packed micro-batches, one forward and backward each for all three terms."""
+"""The policy's update: packed micro-batches, one forward and backward each for all terms, then one optimiser step."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from uniapl.config.schema import Config
+from uniapl.config.recipe import Recipe, TermWeights
+from uniapl.discriminators import Judgement
+from uniapl.discriminators.health import reward_table
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import Packed, TokenSequence, completion_offsets, pack
+from uniapl.models.packing import Packed, TokenSequence, pack, per_token, sequence_of
 from uniapl.objective.advantages import reward_advantages
-from uniapl.objective.policy_gradient import importance_weights, is_clipped, k3
-from uniapl.objective.unified import (
-    ExpertTokens,
-    RolloutTokens,
-    StepScale,
-    term_losses,
-    token_weights,
-    unified_objective,
-)
+from uniapl.objective.unified import Objective, RolloutTokens, Scale, unified_objective
+from uniapl.training.batch import StepData
 from uniapl.training.gradients import TERMS, TermGradients
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.types import Demonstration, TrainingError
 
 SAMPLED_WEIGHTS = 1024
 """So many of each tensor are watched: enough to see whether updates move the weights at all."""
 
+Metrics = dict[str, float | None]
+
 
 @dataclass(frozen=True, slots=True)
-class StepWeights:
-    """The weights of the terms as they act in one step."""
+class StepTokens:
+    """All rollout tokens of a step with what is said of them, fixed before the update's first forward."""
 
-    sft: float
-    grpo: float
-    adversarial: float
-    """λ, ramp included."""
-    kl: float
-
-
-@dataclass(slots=True)
-class WeightedTokens:
-    """Per rollout token of a batch what the surrogate needs, fixed for all passes over it."""
-
-    weights: Tensor
-    """w_t."""
-    reward_weights: Tensor
-    """The reward's part of w_t."""
-    is_counted: Tensor
-    is_rewarded: Tensor
-    reward_advantages: Tensor
+    sequences: list[TokenSequence]
+    reward_advantages_T: Tensor
     """A_reward of the token's completion."""
-    adversarial_advantages: Tensor | None
-    """A_adv,t."""
+    is_rewarded_T: Tensor
+    """The reward counts: there is one, and the completion is not a masked truncation."""
+    is_penalised_T: Tensor
+    """The KL penalty counts: the completion is not a masked truncation."""
+    sampling_logprobs_T: Tensor
+    old_logprobs_T: Tensor | None
+    """log π_old; None: this update is the first on the batch, so that the policy itself is π_old."""
+    ref_logprobs_T: Tensor | None
+    judgement: Judgement | None
 
+    @classmethod
+    def of(
+        cls, data: StepData, judgement: Judgement | None, recipe: Recipe, device: torch.device
+    ) -> "StepTokens | None":
+        """Spread what is known per rollout over its tokens; return None in a step without rollouts."""
+        batch, config = data.rollouts, recipe.config
+        if batch is None:
+            return None
+        sequences = list(map(sequence_of, batch.rollouts))
+        rewards_GxN, has_reward_GxN = reward_table(batch, device)
+        scale = config.objective.advantage_scale
+        advantages_GxN = reward_advantages(rewards_GxN, has_reward_GxN, scale)
+        masks = config.rollout.mask_truncated
+        counts = torch.tensor([not (r.is_truncated and masks) for r in batch.rollouts])
+        is_penalised_T = per_token(counts.to(device), sequences)
+        sampled = [x for r in batch.rollouts for x in r.sampling_logprobs]
+        return cls(
+            sequences=sequences,
+            reward_advantages_T=per_token(advantages_GxN.flatten(), sequences),
+            is_rewarded_T=per_token(has_reward_GxN.flatten(), sequences) & is_penalised_T,
+            is_penalised_T=is_penalised_T,
+            sampling_logprobs_T=torch.tensor(sampled, device=device),
+            old_logprobs_T=data.old_logprobs_T,
+            ref_logprobs_T=data.ref_logprobs_T,
+            judgement=judgement,
+        )
 
-def weigh_tokens(
-    batch: RolloutBatch,
-    credit: Tensor | None,
-    weights: StepWeights,
-    config: Config,
-    device: torch.device,
-) -> WeightedTokens:
-    """Turn rewards and the discriminator's credit (flat over rollouts) into w_t."""
-    rewards, has_reward = batch.reward_table(device)
-    advantages = reward_advantages(rewards, has_reward, config.objective.advantage_scale)
-    per_token = batch.per_rollout_token
-    is_counted = per_token(batch.is_counted(device))
-    is_rewarded = per_token(has_reward) & is_counted
-    reward_part = per_token(advantages)
-    return WeightedTokens(
-        weights=token_weights(
-            reward_part, is_rewarded, credit, is_counted, weights.grpo, weights.adversarial
-        ),
-        reward_weights=token_weights(
-            reward_part, is_rewarded, None, is_counted, weights.grpo, weights.adversarial
-        ),
-        is_counted=is_counted,
-        is_rewarded=is_rewarded,
-        reward_advantages=reward_part,
-        adversarial_advantages=credit,
-    )
-
-
-@dataclass(slots=True)
-class _Sums:
-    """What the metrics of an update are made of; tensors, so that nothing waits for the device."""
-
-    values: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            value = value.detach().double()
-            self.values[name] = self.values[name] + value if name in self.values else value
-
-    def mean(self, name: str, count: int) -> float | None:
-        return self.values[name].item() / count if name in self.values and count else None
-
-
-@dataclass(slots=True)
-class _Pass:
-    """What the micro-batches of one update share."""
-
-    batch: RolloutBatch | None
-    tokens: WeightedTokens | None
-    sampled: Tensor | None
-    """log π_sampled, flat over rollouts."""
-    scale: StepScale
-    is_first: bool
-    weigh: Callable[[Collection[int]], WeightedTokens] | None
-    gradients: TermGradients | None
-    sums: _Sums = field(default_factory=_Sums)
-
-
-class PolicyUpdate:
-    """Accumulates the gradient of the unified objective over a step and applies it."""
-
-    def __init__(
-        self, config: Config, policy: LanguageModel, optimizer: torch.optim.Optimizer
-    ) -> None:
-        self.config = config
-        self.policy = policy
-        self.optimizer = optimizer
-
-    def __call__(
-        self,
-        demonstrations: Sequence[Demonstration],
-        batch: RolloutBatch | None,
-        tokens: WeightedTokens | None,
-        weights: StepWeights,
-        *,
-        is_first_pass: bool,
-        measure_gradients: bool = False,
-        weigh: Callable[[Collection[int]], WeightedTokens] | None = None,
-    ) -> dict[str, float | None]:
-        """Take one optimiser step.
+    def part(self, places: Tensor, logprobs_T: Tensor) -> RolloutTokens:
+        """Return the tokens of a micro-batch.
 
         Args:
-            demonstrations: The expert's part; ignored if its weight is 0.
-            batch: The rollouts; None in a step without.
-            tokens: Their weights; with `weigh` those of rollouts that wait for it are not read.
-            weights: The terms' weights.
-            is_first_pass: Whether no step has learned from `batch` yet: π_old is then the policy itself,
-                and its log-probs are kept in the batch for later passes.
-            measure_gradients: Also measure the gradient of each term, on a first pass; what is learned
-                stays the same, bit for bit.
-            weigh: Only on a first pass: weighs the tokens of some rollouts once their log-probs are in the batch. It is
-                called for each micro-batch between its forward and its backward pass; None: `tokens` has all weights.
-
-        Returns:
-            The metrics of the update.
-
-        Raises:
-            TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
+            places: Their indices among all tokens of the step, [tokens].
+            logprobs_T: log π_θ of these tokens, with gradient.
         """
-        experts = list(demonstrations) if weights.sft else []
-        if batch and batch.old_logprobs is None:
-            shape = (batch.num_rollout_tokens,)
-            batch.old_logprobs = torch.full(shape, torch.nan, device=self.policy.device)
-        current = _Pass(
-            batch,
-            tokens,
-            batch.sampling_logprobs(self.policy.device) if batch else None,
-            self._scale(experts, tokens, weights),
-            is_first_pass,
-            weigh,
-            self._term_gradients(weights) if measure_gradients else None,
-        )
-        sequences = [*(batch.rollout_sequences if batch else []), *map(sequence_of, experts)]
-        num_packed = 0
-        for packed in pack(sequences, self.config.training.micro_batch_tokens):
-            num_packed += len(packed.input_ids)
-            self._accumulate(packed, current)
-        # every term's weight may be 0 in a step
-        norm, moved = self._apply(current.sums) if sequences else (0.0, None)
-        return self._metrics(current, norm) | {
-            **(current.gradients.metrics() if current.gradients else {}),
-            "optimizer/moved_fraction": moved,
-            "trained_tokens": num_packed,
-        }
-
-    def _scale(
-        self, experts: Sequence[Demonstration], tokens: WeightedTokens | None, weights: StepWeights
-    ) -> StepScale:
-        return StepScale(
-            sft_weight=weights.sft,
-            kl_coef=weights.kl,
-            clip_low=self.config.objective.clip_low,
-            clip_high=self.config.objective.clip_high,
-            num_sft_tokens=sum(len(d.token_ids) for d in experts),
-            num_rollout_tokens=int(tokens.is_counted.sum()) if tokens else 0,
+        # on the first update the ratio is taken against this very number, or ρ is not 1
+        old_T = logprobs_T.detach() if self.old_logprobs_T is None else self.old_logprobs_T[places]
+        judged, ref_T = self.judgement, self.ref_logprobs_T
+        return RolloutTokens(
+            logprobs_T=logprobs_T,
+            old_logprobs_T=old_T,
+            sampling_logprobs_T=self.sampling_logprobs_T[places],
+            reward_advantages_T=self.reward_advantages_T[places],
+            is_rewarded_T=self.is_rewarded_T[places],
+            credit_T=judged.credit_T[places] if judged else None,
+            is_credited_T=judged.is_credited_T[places] if judged else None,
+            is_penalised_T=self.is_penalised_T[places],
+            ref_logprobs_T=None if ref_T is None else ref_T[places],
         )
 
-    def _term_gradients(self, weights: StepWeights) -> TermGradients:
-        acting = [term for term in TERMS if getattr(weights, term)]
-        return TermGradients(self.policy.trainable_parameters(), acting)
-
-    def _accumulate(self, packed: Packed, current: _Pass) -> None:
-        batch, scale = current.batch, current.scale
-        num_rollouts = len(batch.rollouts) if batch else 0
-        members = [i for i in packed.sequences.tolist() if i < num_rollouts]
-        packed = packed.to(self.policy.device)
-        is_rollout = packed.token_index < (batch.num_rollout_tokens if batch else 0)
-        temperature = torch.where(is_rollout, self.config.rollout.temperature, 1.0)
-        logprobs = self.policy.logprobs(packed, temperature)
-        expert = ExpertTokens(logprobs[~is_rollout]) if not is_rollout.all() else None
-        rollouts = None
-        if batch and members:
-            assert batch.old_logprobs is not None
-            assert current.sampled is not None
-            places = packed.token_index[is_rollout]
-            own = logprobs[is_rollout]
-            if current.is_first:
-                # the value the ratio is taken against must be this very number, or ρ is not 1
-                batch.old_logprobs[places] = own.detach()
-                if current.weigh is not None:
-                    current.tokens = current.weigh(members)
-            tokens = current.tokens
-            assert tokens is not None
-            old, sampled = batch.old_logprobs[places], current.sampled[places]
-            weights, reward_weights = tokens.weights[places], tokens.reward_weights[places]
-            if cap := self.config.rollout.importance_cap:
-                importance = importance_weights(old, sampled, cap)
-                weights, reward_weights = weights * importance, reward_weights * importance
-            rollouts = RolloutTokens(
-                logprobs=own,
-                old_logprobs=old,
-                weights=weights,
-                is_counted=tokens.is_counted[places],
-                ref_logprobs=None if batch.ref_logprobs is None else batch.ref_logprobs[places],
-                reward_weights=reward_weights,
-            )
-            self._measure(rollouts, tokens, places, sampled, scale, current.sums)
-        loss = unified_objective(expert, rollouts, scale)
-        if current.gradients is not None:
-            current.gradients.add(term_losses(expert, rollouts, scale))
-        loss.backward()
-        current.sums.add(loss=loss)
-        if expert is not None:
-            current.sums.add(sft=-expert.logprobs.sum())
-
-    def _measure(
-        self,
-        rollouts: RolloutTokens,
-        tokens: WeightedTokens,
-        places: Tensor,
-        sampled: Tensor,
-        scale: StepScale,
-        sums: _Sums,
-    ) -> None:
-        with torch.no_grad():
-            is_counted = rollouts.is_counted
-            ratio = (rollouts.logprobs - rollouts.old_logprobs).exp()
-            sums.add(
-                grpo=-(ratio * tokens.reward_advantages[places])[tokens.is_rewarded[places]].sum(),
-                ratio=ratio[is_counted].sum(),
-                entropy=-rollouts.old_logprobs[is_counted].sum(),
-                gap=(rollouts.old_logprobs - sampled).abs()[is_counted].sum(),
-                clipped=is_clipped(
-                    rollouts.logprobs,
-                    rollouts.old_logprobs,
-                    rollouts.weights,
-                    scale.clip_low,
-                    scale.clip_high,
-                ).sum(),
-                weighted=(rollouts.weights != 0).sum(),
-            )
-            if tokens.adversarial_advantages is not None:
-                credit = tokens.adversarial_advantages[places]
-                sums.add(adversarial=-(ratio * credit)[is_counted].sum())
-            if rollouts.ref_logprobs is not None:
-                sums.add(kl=k3(rollouts.logprobs, rollouts.ref_logprobs)[is_counted].sum())
-
-    def _apply(self, sums: _Sums) -> tuple[float, float]:
-        """Update the weights; returns the gradient's norm and the share of weights that changed."""
-        loss = sums.values["loss"].item()
-        norm = nn.utils.clip_grad_norm_(
-            self.policy.trainable_parameters(), self.config.optimizer.max_grad_norm
-        ).item()
-        for name, value in (("loss", loss), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                self.optimizer.zero_grad(set_to_none=True)
-                raise TrainingError(
-                    f"the policy's {name} is {value}; the last checkpoint is kept; lower "
-                    "optimizer.learning_rate and start again in another output_dir"
-                )
-        before = self._some_weights()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm, (self._some_weights() != before).double().mean().item()
-
-    def _some_weights(self) -> Tensor:
-        """Return the first weights of each tensor that learns, in one row."""
-        learning = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return torch.cat([p.detach().flatten()[:SAMPLED_WEIGHTS] for p in learning])
-
-    def _metrics(self, current: _Pass, norm: float) -> dict[str, float | None]:
-        sums, scale, tokens = current.sums, current.scale, current.tokens
-        num_counted = scale.num_rollout_tokens
-        num_rewarded = int(tokens.is_rewarded.sum()) if tokens else 0
-        num_weighted = int(sums.values["weighted"]) if "weighted" in sums.values else 0
-        return {
-            "objective/loss": sums.mean("loss", 1),
-            "objective/sft": sums.mean("sft", scale.num_sft_tokens),
-            "objective/grpo": sums.mean("grpo", num_rewarded),
-            "objective/adversarial": sums.mean("adversarial", num_counted),
-            "policy/entropy": sums.mean("entropy", num_counted),
-            "policy/kl_reference": sums.mean("kl", num_counted),
-            "policy/ratio_mean": sums.mean("ratio", num_counted),
-            "policy/clip_fraction": sums.mean("clipped", num_weighted),
-            "policy/sampling_gap": sums.mean("gap", num_counted),
-            "optimizer/grad_norm": norm,
-        }
+    @property
+    def num_tokens(self) -> int:
+        """All of them, masked ones included."""
+        return len(self.sampling_logprobs_T)
 
 
-def sampled_logprobs_are_exact(config: Config) -> bool:
-    """Whether the generator's log-probs are a forward's but for rounding: in bfloat16 rounding is too much."""
-    return config.model.dtype == "float32"
-
-
-def computes_old_logprobs(config: Config) -> bool:
-    """Whether the likelihood form takes log π_old of rollouts from forwards, not from the generator."""
-    source = config.discriminator.old_logprobs
-    return source == "computed" or (source == "auto" and not sampled_logprobs_are_exact(config))
-
-
-def scores_while_updating(config: Config) -> bool:
-    """Whether rollouts that teach the discriminator nothing are scored between an update's forward and backward pass.
-
-    That forward then gives their log π_old, which would take one more before. A credit per completion is
-    centred in its group, whose rollouts may be in several micro-batches.
-    """
-    likelihood_form = config.discriminator.form == "likelihood"
-    return (
-        likelihood_form and config.discriminator.credit == "token" and computes_old_logprobs(config)
+def step_scale(
+    recipe: Recipe,
+    weights: TermWeights,
+    experts: Sequence[Demonstration],
+    tokens: StepTokens | None,
+) -> Scale:
+    """Return the terms' weights and the counts of their tokens in a step."""
+    config = recipe.config
+    judged = tokens.judgement if tokens else None
+    return Scale(
+        sft_weight=weights.sft,
+        grpo_weight=weights.grpo,
+        adversarial_weight=weights.adversarial,
+        kl_coef=weights.kl,
+        num_sft=sum(len(d.token_ids) for d in experts),
+        num_rewarded=int(tokens.is_rewarded_T.sum()) if tokens else 0,
+        num_credited=int(judged.is_credited_T.sum()) if judged else 0,
+        num_penalised=int(tokens.is_penalised_T.sum()) if tokens else 0,
+        clip_low=config.objective.clip_low,
+        clip_high=config.objective.clip_high,
+        importance_cap=config.rollout.importance_cap,
     )
 
 
-def old_logprobs(
+def accumulate(
     policy: LanguageModel,
-    batch: RolloutBatch,
-    config: Config,
-    rollouts: Sequence[int] | None = None,
-) -> Tensor:
-    """Log-probs of a batch's rollouts and experts under the weights that sampled, flat.
-
-    Rollouts keep what the generator computed where that is as exact as a forward. NaN on experts that are in no
-    pair: only their own likelihood under p_φ is ever asked for.
+    experts: Sequence[Demonstration],
+    tokens: StepTokens | None,
+    scale: Scale,
+    recipe: Recipe,
+    *,
+    measures_gradients: bool,
+) -> Metrics:
+    """Leave the gradient of the step's objective in the policy's weights; return what was measured.
 
     Args:
-        rollouts: Those to compute if any are, the others being NaN; None: all.
+        policy: The model that learns.
+        experts: Demonstrations of the SFT term.
+        tokens: The rollouts' tokens; None in a step without rollouts.
+        scale: Weights and counts.
+        recipe: The run.
+        measures_gradients: Also measure the gradient of each term; what is learned stays the same, bit for bit.
     """
-    flat = torch.full((batch.offsets()[-1],), torch.nan, device=policy.device)
-    first = len(batch.rollouts)
-    members = list(range(first, first + batch.num_pairs))
-    if computes_old_logprobs(config):
-        # together, so that an expert shares its prompt with the rollouts
-        members = [*(range(first) if rollouts is None else rollouts), *members]
-    else:
-        flat[: batch.num_rollout_tokens] = batch.sampling_logprobs(policy.device)
-    sequences = batch.sequences
-    flat[batch.token_places(members, policy.device)] = no_gradient_logprobs(
-        policy,
-        [sequences[i] for i in members],
-        config.training.micro_batch_tokens,
-        config.rollout.temperature,
-    )
-    return flat
+    sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
+    num_rollout_tokens = tokens.num_tokens if tokens else 0
+    by_term = TermGradients(policy.trainable_parameters())
+    totals: dict[str, Tensor] = {}
+    num_packed = 0
+    for packed in pack(sequences, recipe.config.training.micro_batch_tokens):
+        num_packed += len(packed.input_ids)
+        packed = packed.to(policy.device)
+        objective = _forward(policy, packed, tokens, num_rollout_tokens, scale, recipe)
+        if measures_gradients:
+            by_term.add({name: objective.terms[name] for name in objective.terms if _acts(name, scale)})
+        objective.loss.backward()
+        for name, value in objective.sums.items():
+            totals[name] = totals[name] + value if name in totals else value
+    return _metrics(totals, scale) | by_term.metrics() | {"trained_tokens": num_packed}
 
 
-def no_gradient_logprobs(
-    model: LanguageModel, sequences: Sequence[TokenSequence], max_tokens: int, temperature: float
-) -> Tensor:
-    """Log-probs of all completion tokens, flat and without gradient, `max_tokens` per forward."""
-    packed = [p.to(model.device) for p in pack(sequences, max_tokens)]
-    return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)
+def _forward(
+    policy: LanguageModel,
+    packed: Packed,
+    tokens: StepTokens | None,
+    num_rollout_tokens: int,
+    scale: Scale,
+    recipe: Recipe,
+) -> Objective:
+    is_rollout = packed.token_index < num_rollout_tokens
+    temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
+    logprobs_T = policy.logprobs(packed, temperature)
+    experts_T = None if is_rollout.all() else logprobs_T[~is_rollout]
+    rollouts = None
+    if tokens is not None and is_rollout.any():
+        rollouts = tokens.part(packed.token_index[is_rollout], logprobs_T[is_rollout])
+    return unified_objective(experts_T, rollouts, scale)
+
+
+def _acts(term: str, scale: Scale) -> bool:
+    weights = (scale.sft_weight, scale.grpo_weight, scale.adversarial_weight, scale.kl_coef)
+    return bool(dict(zip(TERMS, weights, strict=True))[term])
+
+
+def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
+    def mean(name: str, count: int) -> float | None:
+        return totals[name].item() / count if name in totals and count else None
+
+    num_weighted = int(totals["weighted"]) if "weighted" in totals else 0
+    return {
+        "objective/loss": mean("loss", 1),
+        "objective/sft": mean("sft", scale.num_sft),
+        "objective/grpo": mean("grpo", scale.num_rewarded),
+        "objective/adversarial": mean("adversarial", scale.num_credited),
+        "policy/entropy": mean("entropy", scale.num_penalised),
+        "policy/kl_reference": mean("kl", scale.num_penalised),
+        "policy/ratio_mean": mean("ratio", scale.num_penalised),
+        "policy/clip_fraction": mean("clipped", num_weighted),
+        "policy/sampling_gap": mean("gap", scale.num_penalised),
+    }
+
+
+def apply(
+    policy: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    loss: float | None,
+    learning_rate: float,
+    max_grad_norm: float,
+) -> Metrics:
+    """Update the policy with the gradient in its weights.
+
+    Args:
+        policy: The model that learns.
+        optimizer: Of its weights.
+        loss: The step's; None: there was nothing to learn from.
+        learning_rate: Of this step.
+        max_grad_norm: The gradient's norm is cut to it.
+
+    Raises:
+        TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
+    """
+    metrics: Metrics = {"optimizer/learning_rate": learning_rate}
+    if loss is None:
+        return metrics | {"optimizer/grad_norm": 0.0, "optimizer/moved_fraction": None}
+    norm = nn.utils.clip_grad_norm_(policy.trainable_parameters(), max_grad_norm).item()
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(
+                f"the policy's {name} is {value}; the last checkpoint is kept; lower "
+                "optimizer.learning_rate and start again in another output_dir"
+            )
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    before = _some_weights(optimizer)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    moved = (_some_weights(optimizer) != before).double().mean().item()
+    return metrics | {"optimizer/grad_norm": norm, "optimizer/moved_fraction": moved}
+
+
+def _some_weights(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the first weights of each tensor that learns, in one row."""
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
+    return torch.cat([p.detach().flatten()[:SAMPLED_WEIGHTS] for p in learning])

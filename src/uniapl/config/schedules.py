@@ -3,8 +3,15 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from uniapl.config.schema import OptimizerConfig, Weight
+if TYPE_CHECKING:  # the schema's checks read this module
+    from uniapl.config.schema import OptimizerConfig
+
+Points = tuple[tuple[float, float], ...]
+"""Piecewise linear: `(fraction of all steps, value)`, the fractions ascending; the same one twice is a jump."""
+Weight = float | Points
+"""A constant, or points of a schedule."""
 
 
 def weight_at(weight: Weight, step: int, steps: int) -> float:
@@ -32,7 +39,7 @@ def is_ever_positive(weight: Weight) -> bool:
     return any(value > 0 for _, value in weight)
 
 
-def learning_rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
+def learning_rate_factor(config: "OptimizerConfig", step: int, steps: int) -> float:
     """Share of the peak learning rate in `step` (from 0) of `steps`."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps

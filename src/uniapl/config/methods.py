@@ -1,0 +1,53 @@
+"""All methods as rows of one table: a method is what it sets in the one loop, and nothing else.
+
+To add a method, add a row here and a line to docs/method.md. Everything that a row implies is derived in `recipe.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from uniapl.config.schedules import Points, Weight
+
+RolloutsOn = Literal["none", "preference", "demonstration", "both"]
+
+CONFIGURED = "configured"
+"""The config's own value stands."""
+UNTIL_WARM = "until warm"
+"""1 while the discriminator warms up, then 0."""
+UNTIL_HALF: Points = ((0.5, 1.0), (0.5, 0.0))
+FROM_HALF: Points = ((0.5, 0.0), (0.5, 1.0))
+
+IN_WORDS: dict[object, str] = {
+    UNTIL_WARM: "1 during the warm-up of the discriminator, then 0",
+    UNTIL_HALF: "1 for the first half of the steps, then 0",
+    FROM_HALF: "0 for the first half of the steps, then 1",
+}
+"""How a message says the schedules of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row."""
+
+    sft: Weight | Literal["configured", "until warm"]
+    """`objective.sft_weight`."""
+    grpo: Weight | Literal["configured"]
+    """`objective.grpo_weight`."""
+    adversarial: Literal["configured", 0, 1]
+    """`objective.adversarial_weight`, λ; the warm-up and ramp of the discriminator act on top."""
+    rollouts_on: RolloutsOn
+    """Which prompts are rolled out, always `data.prompts_per_step` of them, in steps where a term needs rollouts."""
+    form: Literal["scalar"] | None = None
+    """`discriminator.form` if the method is defined by it."""
+
+
+METHODS: dict[str, Method] = {
+    "sft": Method(1.0, 0.0, 0, "none"),
+    "grpo": Method(0.0, CONFIGURED, 0, "preference"),
+    "sft-grpo": Method(UNTIL_HALF, FROM_HALF, 0, "preference"),
+    "mix": Method(CONFIGURED, CONFIGURED, 0, "preference"),
+    "a-sft": Method(1.0, 0.0, CONFIGURED, "demonstration"),
+    "a-grpo": Method(0.0, CONFIGURED, CONFIGURED, "both"),
+    "gad": Method(UNTIL_WARM, 0.0, 1, "demonstration", form="scalar"),
+    "uniapl": Method(CONFIGURED, CONFIGURED, CONFIGURED, "both"),
+}

@@ -1,0 +1,220 @@
+"""What a config and its method imply, derived once: checks, setup, step and plan read it and derive nothing again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from uniapl.config.methods import CONFIGURED, IN_WORDS, METHODS, UNTIL_WARM, Method, RolloutsOn
+from uniapl.config.schedules import is_ever_positive, learning_rate_factor, weight_at
+from uniapl.types import InputError
+
+if TYPE_CHECKING:  # the schema's checks read this module
+    from uniapl.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class TermWeights:
+    """The weights of the objective's terms as they act in one step."""
+
+    sft: float
+    grpo: float
+    adversarial: float
+    """λ, warm-up and ramp included."""
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A run, resolved.
+
+    The counts are those of one step. A batch of rollouts serves `updates_per_rollout` steps and holds as many times
+    as much.
+
+    Example:
+        recipe = Recipe.of(load_config("miniature"))
+        recipe.num_demonstration_prompts, recipe.num_preference_prompts  # 8, 14
+    """
+
+    config: "Config"
+    """With what the method decides filled in: it states what will run."""
+    rollouts_on: RolloutsOn
+    form: str | None
+    """The discriminator's form; None without a discriminator."""
+    has_kl: bool
+    """Whether the KL term ever acts, so that a reference is needed."""
+    moves_lambda: bool
+    """Whether a controller moves λ towards `constraint.target`."""
+    num_demonstrations: int
+    """Demonstrations that a step draws, if any of its terms or the discriminator learns from them."""
+    num_demonstration_prompts: int
+    """The first so many of them have their prompts rolled out."""
+    num_preference_prompts: int
+    """Preference prompts that are rolled out."""
+    num_pairs: int
+    """Chosen and rejected completions that a step draws."""
+    num_held_out: int
+    """Held-out demonstrations on which a step measures the constraint."""
+    num_shown: int | None
+    """Demonstrations, the rolled-out ones first, that the discriminator is given; None: all of the step's."""
+    old_logprobs: Literal["sampled", "computed"]
+    """Where log π_old of rollouts comes from: the generator in float32, a forward where its rounding is too coarse."""
+
+    @classmethod
+    def of(cls, config: "Config", overridden: frozenset[str] = frozenset()) -> "Recipe":
+        """Resolve a config; one that is resolved already stays as it is.
+
+        Args:
+            config: As loaded.
+            overridden: Dotted keys given on the command line. A weight in a file that several methods share
+                may lack effect for this one; asked for explicitly, it may not.
+
+        Raises:
+            InputError: An explicit key contradicts the method.
+        """
+        row = METHODS[config.method]
+        if problems := [*_contradictions(config, row, overridden)]:
+            lines = [f"method {config.method}: {problem}" for problem in problems]
+            raise InputError("\n".join(lines))
+        config = _filled_in(config, row)
+        data, rollout, objective = config.data, config.rollout, config.objective
+        has_discriminator = is_ever_positive(objective.adversarial_weight)
+        moves_lambda = has_discriminator and config.constraint.target is not None
+        shown = config.discriminator.demonstrations_per_step
+        paired = _num_demonstration_prompts(config, row)
+        source = config.discriminator.old_logprobs
+        if source == "auto":
+            source = "sampled" if config.model.dtype == "float32" else "computed"
+        return cls(
+            config=config,
+            rollouts_on=row.rollouts_on,
+            form=config.discriminator.form if has_discriminator else None,
+            has_kl=row.rollouts_on != "none" and is_ever_positive(objective.kl_coef),
+            moves_lambda=moves_lambda,
+            num_demonstrations=data.demonstrations_per_step
+            if has_discriminator or is_ever_positive(objective.sft_weight)
+            else 0,
+            num_demonstration_prompts=paired,
+            num_preference_prompts=data.prompts_per_step - paired
+            if row.rollouts_on in ("preference", "both")
+            else 0,
+            num_pairs=data.pairs_per_step if data.pairs is not None else 0,
+            num_held_out=config.constraint.prompts_per_step if moves_lambda else 0,
+            num_shown=paired
+            if config.discriminator.form == "scalar" or shown == "paired"
+            else shown,
+            old_logprobs=source,
+        )
+
+    @property
+    def has_discriminator(self) -> bool:
+        """Whether the adversarial term ever acts."""
+        return self.form is not None
+
+    @property
+    def samples(self) -> bool:
+        """Whether the policy is ever sampled in training."""
+        return self.rollouts_on != "none"
+
+    def weights_at(self, step: int, strength: float | None = None) -> TermWeights:
+        """Return the terms' weights in `step` (from 0).
+
+        Args:
+            step: Updates done before.
+            strength: λ before the ramp, where a controller moves it; None: the config's.
+        """
+        objective, steps = self.config.objective, self.config.training.steps
+        adversarial = 0.0
+        if self.has_discriminator:
+            if strength is None:
+                strength = weight_at(objective.adversarial_weight, step, steps)
+            adversarial = strength * self._ramp(step)
+        return TermWeights(
+            sft=weight_at(objective.sft_weight, step, steps),
+            grpo=weight_at(objective.grpo_weight, step, steps),
+            adversarial=adversarial,
+            kl=weight_at(objective.kl_coef, step, steps),
+        )
+
+    def rolls_out(self, weights: TermWeights) -> bool:
+        """Whether a step with these weights needs rollouts: for the reward term, or to teach the discriminator."""
+        return self.samples and (weights.grpo > 0 or self.has_discriminator)
+
+    def draws_demonstrations(self, weights: TermWeights) -> bool:
+        """Whether a step with these weights needs demonstrations."""
+        return weights.sft > 0 or self.has_discriminator
+
+    def learning_rates_at(self, step: int) -> tuple[float, float]:
+        """Return the learning rates of policy and discriminator in `step` (from 0)."""
+        optimizer = self.config.optimizer
+        factor = learning_rate_factor(optimizer, step, self.config.training.steps)
+        return optimizer.learning_rate * factor, self.config.discriminator.learning_rate * factor
+
+    def _ramp(self, step: int) -> float:
+        """Share of λ that acts in `step`: 0 during the discriminator's warm-up, then linear to 1."""
+        warm = self.config.discriminator
+        if step < warm.warmup_steps:
+            return 0.0
+        return min(1.0, (step - warm.warmup_steps + 1) / max(warm.ramp_steps, 1))
+
+
+def _num_demonstration_prompts(config: "Config", row: Method) -> int:
+    if row.rollouts_on == "both":
+        return config.data.demonstration_prompts_per_step
+    return config.data.prompts_per_step if row.rollouts_on == "demonstration" else 0
+
+
+def _filled_in(config: "Config", row: Method) -> "Config":
+    """Return the config with the values that the row fixes."""
+    warm = min(1.0, config.discriminator.warmup_steps / config.training.steps)
+    until_warm = ((warm, 1.0), (warm, 0.0))
+    fixed = {
+        f"{term}_weight": until_warm if value == UNTIL_WARM else value
+        for term, value in _weights(row).items()
+        if value != CONFIGURED
+    }
+    objective = config.objective.model_copy(update=fixed)
+    discriminator = config.discriminator
+    if row.form:
+        discriminator = discriminator.model_copy(update={"form": row.form})
+    return config.model_copy(update={"objective": objective, "discriminator": discriminator})
+
+
+def _weights(row: Method) -> dict[str, object]:
+    return {"sft": row.sft, "grpo": row.grpo, "adversarial": row.adversarial}
+
+
+def _contradictions(config: "Config", row: Method, overridden: frozenset[str]) -> Iterator[str]:
+    """Yield what is wrong with keys that the user gave explicitly and the method fixes or ignores."""
+    for term, own in _weights(row).items():
+        key, given = f"objective.{term}_weight", getattr(config.objective, f"{term}_weight")
+        if key in overridden and own not in (CONFIGURED, given):
+            yield f"fixes {key} to {IN_WORDS.get(own, own)}; remove {key}={given}"
+    if row.form and "discriminator.form" in overridden and config.discriminator.form != row.form:
+        yield f"needs discriminator.form={row.form}"
+    idle = _idle_keys(config, row)
+    yield from (f"{idle[key]}; remove {key}" for key in sorted(overridden & idle.keys()))
+    without: set[str] = {"discriminator", "constraint"} if row.adversarial == 0 else set()
+    if row.rollouts_on == "none":
+        without |= {"rollout", "rewards"}
+    for key in sorted(overridden - {"rollout.max_completion_tokens"}):  # evaluations read it
+        section = key.partition(".")[0].partition("[")[0]
+        if section in without:
+            yield f"has no {key.partition('.')[0]}; remove {key}"
+
+
+def _idle_keys(config: "Config", row: Method) -> dict[str, str]:
+    """Return key → reason for single options of which a method makes no use."""
+    idle: dict[str, str] = {}
+    if row.rollouts_on in ("none", "demonstration") and config.data.prompts is not None:
+        idle["data.prompts"] = "rolls out no preference prompts"
+    if row.rollouts_on != "both":
+        idle["data.demonstration_prompts_per_step"] = "does not mix kinds of prompts"
+    if row.grpo == 0.0:
+        idle["objective.advantage_scale"] = "has no reward term"
+    if row.rollouts_on == "none":
+        keys = ["clip_low", "clip_high", "advantage_scale"]
+        if is_ever_positive(config.objective.kl_coef):
+            keys.append("kl_coef")
+        idle |= dict.fromkeys((f"objective.{key}" for key in keys), "rolls out nothing")
+        idle["data.prompts_per_step"] = "rolls out nothing"
+    return idle

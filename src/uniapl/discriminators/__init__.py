@@ -1,0 +1,14 @@
+"""d(x, y), how much a completion looks like the expert's: one protocol, one small class per form.
+
+| form | d | credit | learns |
+|---|---|---|---|
+| `likelihood` | log p_φ - log π_old, p_φ a second language model on the demonstrations | per token | in every step |
+| `scalar` | a head on the last token, ranked against the expert's completion (GAD) | per completion | in every step |
+
+A new form is one more file with a class that has the protocol's methods, and its line in `build.py`.
+"""
+
+from uniapl.discriminators.build import build_discriminator
+from uniapl.discriminators.protocol import Discriminator, Judgement, PolicyLogprobs
+
+__all__ = ["Discriminator", "Judgement", "PolicyLogprobs", "build_discriminator"]

@@ -1,0 +1,80 @@
+"""The weights of a discriminator that learns: their optimiser, their update, their state."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from uniapl.config.schema import DiscriminatorConfig, OptimizerConfig
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.scalar_model import ScalarModel
+from uniapl.types import InputError, TrainingError
+
+
+class Learner:
+    """AdamW on the weights of a discriminator's model that learn."""
+
+    def __init__(
+        self,
+        model: LanguageModel | ScalarModel,
+        config: DiscriminatorConfig,
+        optimizer: OptimizerConfig,
+    ) -> None:
+        self.model = model
+        self.parameters: list[nn.Parameter] = model.trainable_parameters()
+        self.max_grad_norm = config.max_grad_norm
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.parameters[0].device
+
+    def update(self, learning_rate: float) -> dict[str, float]:
+        """Take one step with the gradients in the weights; return their norm before clipping.
+
+        Raises:
+            TrainingError: The gradient is not finite; the weights are unchanged.
+        """
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
+        if not torch.isfinite(torch.tensor(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(
+                f"discriminator: gradient norm is {norm}; lower discriminator.learning_rate"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"optimizer/discriminator_grad_norm": norm}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and optimiser."""
+        return {
+            "model": {name: p.detach() for name, p in self._named_parameters().items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            InputError: It holds other weights.
+        """
+        own = self._named_parameters()
+        if own.keys() != state["model"].keys():
+            raise InputError("the checkpoint's discriminator has other weights than this run's")
+        for name, parameter in own.items():
+            parameter.data.copy_(state["model"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the weights that learn by name; a shared backbone is nobody's to save."""
+        learning = set(map(id, self.parameters))
+        return {n: p for n, p in self.model.named_parameters() if id(p) in learning}

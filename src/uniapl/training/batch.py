@@ -1,0 +1,137 @@
+"""The first half of a step: draw data, sample the prompts, reward the rollouts.
+
+One batch serves `rollout.updates_per_rollout` steps. Each of them gets a part of its own: other demonstrations and
+other prompts, so that no rollout is learned from twice.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from uniapl.config.recipe import Recipe, TermWeights
+from uniapl.data.mixture import Mixture, Stream
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
+from uniapl.rewards import score
+from uniapl.training.players import Players
+from uniapl.types import Demonstration, MixedBatch, Prompt, RolloutBatch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """What one step learns from."""
+
+    drawn: MixedBatch
+    rollouts: RolloutBatch | None = None
+    held_out: RolloutBatch | None = None
+    """Rollouts on held-out demonstrations' prompts, which measure the constraint."""
+    old_logprobs_T: Tensor | None = None
+    """log π_old per rollout token; None where the step is the first to learn from its batch: π is still π_old."""
+    ref_logprobs_T: Tensor | None = None
+    """The reference's log-probs per rollout token; None without the KL term."""
+
+
+def draw_batch(
+    recipe: Recipe,
+    players: Players,
+    mixture: Mixture,
+    held_out: Stream[Demonstration],
+    weights: TermWeights,
+) -> list[StepData]:
+    """Return the parts of a new batch, one per step that it serves, in their order.
+
+    Args:
+        recipe: The run.
+        players: Sample and reward.
+        mixture: Where demonstrations, prompts and pairs come from.
+        held_out: Where the demonstrations that measure the constraint come from.
+        weights: The terms' weights while the batch serves.
+    """
+    rolls_out = recipe.rolls_out(weights)
+    num_parts = recipe.config.rollout.updates_per_rollout
+    drawn = [
+        mixture.next_batch(
+            recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
+            recipe.num_preference_prompts if rolls_out else 0,
+            recipe.num_pairs,
+        )
+        for _ in range(num_parts)
+    ]
+    if not rolls_out:
+        return [StepData(part) for part in drawn]
+    measured = [held_out.take(recipe.num_held_out) for _ in drawn]
+    asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
+    size = recipe.config.rollout.group_size
+    with players.policy.autocast():
+        sampled = players.generator.sample(
+            [p for part in asked for p in part] + [d.prompt for part in measured for d in part], size
+        )
+    num_own = size * sum(map(len, asked))
+    rewards = score(sampled[:num_own], players.rewards, players.columns)
+    own, rest = iter(sampled), iter(rewards)
+    batches = [
+        RolloutBatch(
+            rollouts=_take(own, size * len(prompts)),
+            group_size=size,
+            experts=_experts(part, len(prompts), recipe.num_demonstration_prompts),
+            rewards=_take(rest, size * len(prompts)),
+        )
+        for part, prompts in zip(drawn, asked, strict=True)
+    ]
+    held = [RolloutBatch(_take(own, size * len(part)), size, part) for part in measured]
+    return [
+        StepData(
+            drawn=part,
+            rollouts=batch,
+            held_out=held_out_batch if held_out_batch.rollouts else None,
+            old_logprobs_T=_old_logprobs(batch, recipe, players.policy) if num_parts > 1 else None,
+            ref_logprobs_T=_ref_logprobs(batch, recipe, players.reference) if weights.kl else None,
+        )
+        for part, batch, held_out_batch in zip(drawn, batches, held, strict=True)
+    ]
+
+
+def _prompts(part: MixedBatch, num_paired: int) -> list[Prompt]:
+    return [*(d.prompt for d in part.demonstrations[:num_paired]), *part.prompts]
+
+
+def _experts(
+    part: MixedBatch, num_groups: int, num_paired: int
+) -> tuple[Demonstration | None, ...]:
+    paired = part.demonstrations[:num_paired]
+    return (*paired, *[None] * (num_groups - len(paired)))
+
+
+def _take(source: Iterator[T], count: int) -> tuple[T, ...]:
+    return tuple(islice(source, count))
+
+
+def _old_logprobs(batch: RolloutBatch, recipe: Recipe, policy: LanguageModel) -> Tensor:
+    """Return log π_old where the policy will have moved before it learns from this part."""
+    if recipe.old_logprobs == "sampled":
+        sampled = [x for r in batch.rollouts for x in r.sampling_logprobs]
+        return torch.tensor(sampled, device=policy.device)
+    return flat_logprobs(policy, list(map(sequence_of, batch.rollouts)), recipe)
+
+
+def _ref_logprobs(
+    batch: RolloutBatch, recipe: Recipe, reference: LanguageModel | None
+) -> Tensor | None:
+    if reference is None:
+        return None
+    return flat_logprobs(reference, list(map(sequence_of, batch.rollouts)), recipe)
+
+
+def flat_logprobs(
+    model: LanguageModel, sequences: Sequence[TokenSequence], recipe: Recipe
+) -> Tensor:
+    """Return log-probs of all completion tokens at the rollouts' temperature: [tokens], nats, without gradient."""
+    limit, temperature = recipe.config.training.micro_batch_tokens, recipe.config.rollout.temperature
+    packed = [p.to(model.device) for p in pack(sequences, limit)]
+    return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)

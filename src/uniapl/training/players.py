@@ -1,0 +1,22 @@
+"""Who takes part in a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from uniapl.discriminators import Discriminator
+from uniapl.models.language_model import LanguageModel
+from uniapl.rewards import NamedReward
+from uniapl.types import Generator
+
+
+@dataclass(slots=True)
+class Players:
+    """The models and functions of a run; the discriminator and the reference only where a term needs them."""
+
+    policy: LanguageModel
+    generator: Generator
+    discriminator: Discriminator | None
+    reference: LanguageModel | None
+    rewards: Sequence[NamedReward]
+    columns: Sequence[str] = ()
+    """Columns of the data that reward functions receive; a row without one passes None."""
