@@ -1,60 +1,93 @@
-"""What tells a discriminator that works from one that does not: numbers about its logits."""
+"""What tells a discriminator that works from one that does not: numbers about what it says of rollouts."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from uniapl.discriminators.protocol import Judgement
+from uniapl.models.packing import per_token, sequence_of
 from uniapl.objective.adversarial import pair_accuracy
-from uniapl.objective.reductions import group_correlation, mean_group_std
+from uniapl.objective.reductions import group_correlation, mean_group_std, sequence_mean
 from uniapl.types import RolloutBatch
 
 
-def spread_and_correlations(
-    batch: RolloutBatch, logits_GxN: Tensor, is_counted_GxN: Tensor
-) -> dict[str, float]:
-    """Return how d varies inside groups, and whether it goes with length or reward there."""
+def health(batch: RolloutBatch, judgement: Judgement, old_logprobs_T: Tensor) -> dict[str, float]:
+    """Return `discriminator/*` metrics of a step: how d varies inside groups, and what it goes with there.
+
+    Args:
+        batch: The step's rollouts.
+        judgement: What was said of them.
+        old_logprobs_T: log π_old of their tokens, nats.
+    """
+    logits_GxN = completion_logits(batch, judgement, old_logprobs_T)
+    is_judged_GxN = judged_completions(batch, judgement)
     lengths = [float(len(r.token_ids)) for r in batch.rollouts]
     lengths_GxN = torch.tensor(lengths, device=logits_GxN.device).view_as(logits_GxN)
-    health = {
-        "discriminator/group_std": mean_group_std(logits_GxN, is_counted_GxN) or 0.0,
+    found = {
+        **judgement.health,
+        "discriminator/group_std": mean_group_std(logits_GxN, is_judged_GxN) or 0.0,
         "discriminator/length_correlation": group_correlation(
-            logits_GxN, lengths_GxN, is_counted_GxN
+            logits_GxN, lengths_GxN, is_judged_GxN
         ),
     }
     if batch.rewards:
         rewards_GxN, has_reward_GxN = reward_table(batch, logits_GxN.device)
-        health["discriminator/reward_correlation"] = group_correlation(
-            logits_GxN, rewards_GxN, has_reward_GxN & is_counted_GxN
+        found["discriminator/reward_correlation"] = group_correlation(
+            logits_GxN, rewards_GxN, has_reward_GxN & is_judged_GxN
         )
+    if judgement.expert_logprobs_T is not None:
+        ratios_T = judgement.expert_logprobs_T - old_logprobs_T
+        found["discriminator/log_ratio"] = ratios_T.mean().item()
+        if "discriminator/held_out_log_ratio" in found:
+            found["discriminator/margin"] = (
+                found["discriminator/held_out_log_ratio"] - found["discriminator/log_ratio"]
+            )
     is_paired = torch.tensor([e is not None for e in batch.experts], device=logits_GxN.device)
     for name, groups in (("demonstration", is_paired), ("preference", ~is_paired)):
-        logits = logits_GxN[groups][is_counted_GxN[groups]]
+        logits = logits_GxN[groups][is_judged_GxN[groups]]
         if len(logits):
-            health[f"discriminator/{name}_logit"] = logits.mean().item()
-    return finite(health)
+            found[f"discriminator/{name}_logit"] = logits.mean().item()
+    return finite(found)
+
+
+def completion_logits(
+    batch: RolloutBatch, judgement: Judgement, old_logprobs_T: Tensor
+) -> Tensor:
+    """Return d of each rollout, [groups, group_size]: in a log-ratio form the mean over its tokens, nats."""
+    if judgement.logits_GxN is not None:
+        return judgement.logits_GxN
+    assert judgement.expert_logprobs_T is not None
+    sequences = list(map(sequence_of, batch.rollouts))
+    index = torch.arange(len(sequences), device=old_logprobs_T.device)
+    ratios_T = judgement.expert_logprobs_T - old_logprobs_T
+    means = sequence_mean(ratios_T, per_token(index, sequences), len(sequences))
+    return means.view(-1, batch.group_size)
+
+
+def judged_completions(batch: RolloutBatch, judgement: Judgement) -> Tensor:
+    """[groups, group_size]: True where the rollout's tokens carry credit."""
+    ends = torch.tensor([len(r.token_ids) for r in batch.rollouts]).cumsum(0) - 1
+    last = ends.to(judgement.is_credited_T.device)
+    return judgement.is_credited_T[last].view(-1, batch.group_size)
 
 
 def ranking(
-    expert_logits_G: Tensor, logits_GxN: Tensor, is_counted_GxN: Tensor
+    expert_logits_P: Tensor, logits_PxN: Tensor, is_counted_PxN: Tensor
 ) -> dict[str, float]:
     """Return how often and by how much the expert ranks above rollouts of the same prompt.
 
     Args:
-        expert_logits_G: d of the expert's completion of each paired prompt, [pairs].
-        logits_GxN: d of the rollouts of these prompts, [pairs, group_size].
-        is_counted_GxN: Which of them count.
+        expert_logits_P: d of the expert's completion of each paired prompt, [prompts].
+        logits_PxN: d of the rollouts of these prompts, [prompts, group_size].
+        is_counted_PxN: Which of them count.
     """
-    experts = expert_logits_G[:, None].expand_as(logits_GxN)[is_counted_GxN]
-    rollouts = logits_GxN[is_counted_GxN]
+    experts = expert_logits_P[:, None].expand_as(logits_PxN)[is_counted_PxN]
+    rollouts = logits_PxN[is_counted_PxN]
     if not len(rollouts):
         return {}
-    return finite(
-        {
-            "discriminator/accuracy": pair_accuracy(experts, rollouts).mean().item(),
-            "discriminator/margin": (experts - rollouts).mean().item(),
-        }
-    )
+    accuracy = pair_accuracy(experts, rollouts).mean().item()
+    return finite({"accuracy": accuracy, "margin": (experts - rollouts).mean().item()})
 
 
 def reward_table(batch: RolloutBatch, device: torch.device) -> tuple[Tensor, Tensor]:

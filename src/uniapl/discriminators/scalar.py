@@ -9,7 +9,7 @@ from torch import Tensor
 
 from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
-from uniapl.discriminators import health
+from uniapl.discriminators.health import ranking
 from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
 from uniapl.models.language_model import LanguageModel
@@ -32,60 +32,66 @@ class Scalar:
 
     def __init__(self, recipe: Recipe, backbone: LanguageModel) -> None:
         self.config = recipe.config.discriminator
-        self.mask_truncated = recipe.config.rollout.mask_truncated
         self.micro_batch_tokens = recipe.config.training.micro_batch_tokens
         self.model = ScalarModel(backbone)
         self.learner = Learner(self.model, self.config, recipe.config.optimizer)
         self.running_std: float | None = None
 
     def judge(
-        self, batch: RolloutBatch, data: MixedBatch | None, policy_logprobs: PolicyLogprobs
+        self, batch: RolloutBatch, data: MixedBatch, policy_logprobs: PolicyLogprobs
     ) -> Judgement:
-        """As `Discriminator.judge`; the expert's completions of the prompts are scored in the same forward.
+        """As `Discriminator.judge`; the expert's completions of the same prompts are scored in the same forward.
 
-        `data.pairs` add the mean loss over all of their own pairs.
+        `data.pairs` add the mean loss over all of their own pairs. A truncated rollout is neither ranked nor
+        credited: its last token is not its end.
         """
-        rollouts = list(map(sequence_of, batch.rollouts))
-        experts = [sequence_of(e) for e in batch.experts if e is not None]
-        is_counted_GxN = self._is_counted(batch)
-        num_pairs, size = len(experts), batch.group_size
-        pairs = [
-            (len(rollouts) + group, group * size + i)
-            for group in range(num_pairs)
-            for i in is_counted_GxN[group].nonzero().flatten().tolist()[
-                : self.config.pairs_per_prompt
-            ]
-        ]
-        sequences = [*rollouts, *experts]
-        logits, loss = self._scores(sequences, pairs, learns=data is not None)
-        logits_GxN, expert_logits_G = logits[: len(rollouts)].view(-1, size), logits[len(rollouts) :]
-        found = health.spread_and_correlations(batch, logits_GxN, is_counted_GxN)
-        found |= health.ranking(
-            expert_logits_G, logits_GxN[:num_pairs], is_counted_GxN[:num_pairs]
-        )
-        if data is not None:
-            added, accuracy = self._learn_pairs(data)
-            found |= accuracy | {"discriminator/loss": loss + added}
-            self._follow(logits_GxN, is_counted_GxN)
-        credit_GxN = completion_credit(
-            logits_GxN, is_counted_GxN, self.running_std or 0.0, self.config.std_floor
-        )
-        return Judgement(
-            credit_T=per_token(credit_GxN.flatten(), rollouts),
-            is_credited_T=per_token(is_counted_GxN.flatten(), rollouts),
-            logits_GxN=logits_GxN,
-            health=found,
-        )
-
-    def _is_counted(self, batch: RolloutBatch) -> Tensor:
-        """[groups, group_size]: False on truncated rollouts, whose last token is not their end."""
-        flags = [not (r.is_truncated and self.mask_truncated) for r in batch.rollouts]
-        return torch.tensor(flags, device=self.learner.device).view(-1, batch.group_size)
-
-    def _follow(self, logits_GxN: Tensor, is_counted_GxN: Tensor) -> None:
-        std = mean_group_std(logits_GxN, is_counted_GxN)
+        logits_GxN, is_whole_GxN, found, loss = self._rank(batch, learns=True)
+        added, accuracy = self._learn_pairs(data)
+        found |= accuracy | {"loss": loss + added}
+        std = mean_group_std(logits_GxN, is_whole_GxN)
         if std is not None:
             self.running_std = smooth(self.running_std, std, STD_SMOOTHING)
+        credit_GxN = completion_credit(
+            logits_GxN, is_whole_GxN, self.running_std or 0.0, self.config.std_floor
+        )
+        rollouts = list(map(sequence_of, batch.rollouts))
+        return Judgement(
+            is_credited_T=per_token(is_whole_GxN.flatten(), rollouts),
+            credit_T=per_token(credit_GxN.flatten(), rollouts),
+            logits_GxN=logits_GxN,
+            health={f"discriminator/{name}": value for name, value in found.items()},
+        )
+
+    def measure(
+        self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs
+    ) -> dict[str, float]:
+        """Return how often it ranks held-out demonstrations above rollouts of their prompts."""
+        if not held_out.rollouts:
+            return {}
+        *_, found, _ = self._rank(held_out, learns=False)
+        return {f"discriminator/held_out_{name}": value for name, value in found.items()}
+
+    def _rank(
+        self, batch: RolloutBatch, *, learns: bool
+    ) -> tuple[Tensor, Tensor, dict[str, float], float]:
+        """Return d of the rollouts, which are whole, how the experts rank above them, and the loss."""
+        rollouts = list(map(sequence_of, batch.rollouts))
+        experts = [sequence_of(e) for e in batch.experts if e is not None]
+        size, num_paired = batch.group_size, len(experts)
+        flags = [not r.is_truncated for r in batch.rollouts]
+        is_whole_GxN = torch.tensor(flags, device=self.learner.device).view(-1, size)
+        pairs = [
+            (len(rollouts) + group, group * size + i)
+            for group, is_whole in enumerate(is_whole_GxN[:num_paired].tolist())
+            # siblings are drawn alike, so the first ones are as good as any
+            for i in [i for i in range(size) if is_whole[i]][: self.config.pairs_per_prompt]
+        ]
+        logits, loss = self._scores([*rollouts, *experts], pairs, learns=learns)
+        logits_GxN = logits[: len(rollouts)].view(-1, size)
+        found = ranking(
+            logits[len(rollouts) :], logits_GxN[:num_paired], is_whole_GxN[:num_paired]
+        )
+        return logits_GxN, is_whole_GxN, found, loss
 
     def _scores(
         self, sequences: Sequence[TokenSequence], pairs: Pairs, *, learns: bool
@@ -135,7 +141,7 @@ class Scalar:
         pairs = [(2 * i, 2 * i + 1) for i in range(len(data.pairs))]
         logits, loss = self._scores(sequences, pairs, learns=True)
         accuracy = pair_accuracy(logits[0::2], logits[1::2]).mean().item()
-        return loss, {"discriminator/pairs_accuracy": accuracy}
+        return loss, {"pairs_accuracy": accuracy}
 
     def learn(self, learning_rate: float) -> dict[str, float]:
         """As `Discriminator.learn`."""

@@ -1,34 +1,14 @@
-"""The discriminator's loss, its verdict on rollouts, and A_adv.
+"""The discriminator's pair loss, and A_adv: what its judgement of rollouts is worth per token.
 
-`d(x, y)` is a logit per sequence, high = looks like the expert. The `likelihood` form (the structured
-discriminator of AIRL, arXiv 1710.11248) makes it from token log-ratios; the `scalar` form (GAD, arXiv
-2511.10643) has a head.
+`d(x, y)` is a logit per completion, high = looks like the expert. Log-ratio forms have k_t = log p_expert - log π_old
+per token, nats; the `scalar` form (GAD, arXiv 2511.10643) has a head.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from uniapl.objective.reductions import group_mean, group_std, sequence_mean
-
-
-def log_ratios(expert_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """k_t = log p_φ(y_t) - log π_old(y_t), per token; gradient flows into p_φ only."""
-    return expert_logprobs - old_logprobs.detach()
-
-
-def likelihood_logits(
-    ratios: Tensor, sequence_index: Tensor, num_sequences: int, logit_scale: float
-) -> Tensor:
-    """Return d = τ · mean_t k_t of each sequence: [tokens] to [sequences].
-
-    Args:
-        ratios: k_t per token.
-        sequence_index: Sequence of each token.
-        num_sequences: How many there are.
-        logit_scale: τ.
-    """
-    return logit_scale * sequence_mean(ratios, sequence_index, num_sequences)
+from uniapl.objective.reductions import group_mean, group_std
 
 
 def bradley_terry_loss(
@@ -69,10 +49,10 @@ def token_credit(ratios: Tensor, credit_clamp: float) -> Tensor:
 
 
 def centred_credit(values: Tensor, is_counted: Tensor) -> Tensor:
-    """A_adv per completion of the `likelihood` form: its mean log-ratio, centred in its group, no std.
+    """Values per completion, centred in their group.
 
     Args:
-        values: mean_t k_t of rollouts, [groups, group_size], nats.
+        values: [groups, group_size].
         is_counted: False leaves a rollout out of the mean and gives it 0.
     """
     return (values - group_mean(values, is_counted)).masked_fill(~is_counted, 0.0)
