@@ -4,7 +4,9 @@
     L   = - Σ_rollout tokens min(ρ_t w_t, clip(ρ_t, 1 - clip_low, 1 + clip_high) w_t)
           + sft_weight / N_sft · Σ_expert tokens -log π_θ(y*_t) + kl_coef / N_rollout · Σ k3_t
 
-The counts are those of the whole step, so micro-batches add up to the same loss however they are cut.
+N_reward, N_adv, N_sft and N_rollout count the tokens of the whole step that carry the term, so micro-batches add up
+to the same loss however they are cut. L is in nats per token, but for the weights; it is minimised. The clip is PPO's
+(arXiv 1707.06347), on the weight of both terms together; k3 is `policy_gradient.k3`.
 """
 
 from dataclasses import dataclass, replace
@@ -17,26 +19,26 @@ from uniapl.objective.policy_gradient import clipped_surrogate, k3
 
 @dataclass(frozen=True, slots=True)
 class ExpertTokens:
-    """The expert's tokens of a micro-batch."""
+    """The expert's tokens of a micro-batch, all of which count."""
 
     logprobs: Tensor
-    """log π_θ(y*_t), with gradient."""
+    """log π_θ(y*_t), [T], nats, with gradient."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutTokens:
-    """The rollout tokens of a micro-batch, all [tokens]."""
+    """The rollout tokens of a micro-batch, all [T]."""
 
     logprobs: Tensor
-    """log π_θ(y_t), with gradient."""
+    """log π_θ(y_t), nats, with gradient."""
     old_logprobs: Tensor
-    """log π_old(y_t); `logprobs.detach()` on the first pass."""
+    """log π_old(y_t), nats; `logprobs.detach()` on the first pass."""
     weights: Tensor
-    """w_t of `token_weights`, importance weight included."""
+    """w_t of `token_weights`, importance weight included; 0 leaves the token out of the surrogate."""
     is_counted: Tensor
-    """False on masked truncations."""
+    """False on masked truncations, which must have weight 0: it leaves the token out of the KL penalty."""
     ref_logprobs: Tensor | None = None
-    """The reference's; None if kl_coef is 0."""
+    """log π_ref(y_t), nats; None if kl_coef is 0."""
     reward_weights: Tensor | None = None
     """The reward's part of `weights`, the rest being the discriminator's; only `term_losses` asks for it."""
 
@@ -46,9 +48,13 @@ class StepScale:
     """What is the same for all micro-batches of a step."""
 
     sft_weight: float
+    """Weight of the SFT term; 0 leaves the expert's tokens out."""
     kl_coef: float
+    """Weight of the KL penalty; 0 leaves it out."""
     clip_low: float
+    """The ratio's lower bound is 1 minus this."""
     clip_high: float
+    """The ratio's upper bound is 1 plus this."""
     num_sft_tokens: int
     """N_sft of the whole step."""
     num_rollout_tokens: int
@@ -63,15 +69,21 @@ def token_weights(
     grpo_weight: float,
     adversarial_weight: float,
 ) -> Tensor:
-    """w_t of every rollout token of the step.
+    """Return w_t of every rollout token of the step, as the module's docstring defines it.
+
+    The counts are taken from the tokens given, so these must be all of the step, or weights would depend on how it
+    is cut.
 
     Args:
-        reward_advantages: A_reward of the token's completion, [tokens].
-        is_rewarded: True where the completion has a reward, [tokens].
-        adversarial_advantages: A_adv,t [tokens]; None without a discriminator.
-        is_counted: False on masked truncations, which get weight 0 and enter no count, [tokens].
+        reward_advantages: A_reward of the token's completion, [T].
+        is_rewarded: True where the completion has a reward, [T].
+        adversarial_advantages: A_adv,t, [T]; None without a discriminator.
+        is_counted: False on masked truncations, which get weight 0 and enter no count, [T].
         grpo_weight: Weight of the reward term.
         adversarial_weight: λ as it acts.
+
+    Returns:
+        [T], without gradient if the advantages have none; a term's part is 0 where no token carries it.
     """
     rewarded = is_rewarded & is_counted
     num_reward = rewarded.sum().clamp(min=1)
@@ -86,7 +98,16 @@ def token_weights(
 def unified_objective(
     expert: ExpertTokens | None, rollouts: RolloutTokens | None, scale: StepScale
 ) -> Tensor:
-    """This micro-batch's share of the step's loss L; the shares of a step sum to L."""
+    """Return this micro-batch's share of the step's loss L; the shares of a step sum to L.
+
+    Args:
+        expert: The expert's tokens; None without, and left out where `sft_weight` is 0.
+        rollouts: The rollouts' tokens; None without. One part at least must be there.
+        scale: What all micro-batches of the step share.
+
+    Returns:
+        A tensor without dimensions, with gradient: sums over tokens, divided by the counts of the step.
+    """
     losses: list[Tensor] = []
     if expert is not None and scale.sft_weight:
         losses.append(-expert.logprobs.sum() * (scale.sft_weight / max(scale.num_sft_tokens, 1)))
@@ -100,7 +121,7 @@ def unified_objective(
         )
         losses.append(-surrogate.sum())
         if rollouts.ref_logprobs is not None and scale.kl_coef:
-            kl = k3(rollouts.logprobs, rollouts.ref_logprobs).masked_fill(~rollouts.is_counted, 0.0)
+            kl = k3(rollouts.logprobs, rollouts.ref_logprobs, rollouts.is_counted)
             losses.append(kl.sum() * (scale.kl_coef / max(scale.num_rollout_tokens, 1)))
     return sum(losses[1:], start=losses[0])
 
@@ -112,6 +133,15 @@ def term_losses(
 
     They sum to `unified_objective` where nothing is clipped, as on a first pass, where ρ_t = 1: the clip
     looks at the whole weight, so beyond it there is no part of one term.
+
+    Args:
+        expert: As in `unified_objective`.
+        rollouts: As in `unified_objective`, with `reward_weights`.
+        scale: As in `unified_objective`.
+
+    Returns:
+        Some of `sft`, `grpo`, `adversarial` and `kl`, in this order, each a tensor without dimensions, with gradient;
+        a term that the step does not have is absent.
     """
     losses: dict[str, Tensor] = {}
     if expert is not None and scale.sft_weight:
