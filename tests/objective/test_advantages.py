@@ -2,7 +2,16 @@ import pytest
 import torch
 from exact import assert_close
 
-from uniapl.objective.advantages import STD_EPSILON, reward_advantages, zero_std_fraction
+from uniapl.objective.advantages import (
+    STD_EPSILON,
+    constant_length_count,
+    has_signal,
+    overlong_penalty,
+    reward_advantages,
+    zero_std_fraction,
+)
+from uniapl.objective.unified import token_weights
+from uniapl.types import InputError
 
 
 def everybody(rewards: torch.Tensor) -> torch.Tensor:
@@ -84,3 +93,84 @@ def test_zero_std_fraction_counts_rewarded_groups() -> None:
     # group 0 equal, 1 not, 2 has one reward only (equal), 3 has none and does not count
     assert zero_std_fraction(rewards, has_reward) == pytest.approx(2 / 3)
     assert zero_std_fraction(rewards, torch.zeros_like(has_reward)) == 0.0
+
+
+# equal, different, different among those with a reward, one reward only, no reward, equal among those with one
+REWARDS = torch.tensor(
+    [[1, 1, 1], [0, 0, 1], [2, 9, 3], [4, 5, 6], [7, 8, 9], [0.1, 0.1, 9]], dtype=torch.float64
+)
+HAS_REWARD = torch.tensor(
+    [
+        [True, True, True],
+        [True, True, True],
+        [True, False, True],
+        [False, True, False],
+        [False, False, False],
+        [True, True, False],
+    ]
+)
+
+
+def test_signal_is_a_sibling_with_another_reward() -> None:
+    expected = [[False] * 3, [True] * 3, [True, False, True], *[[False] * 3] * 3]
+    assert has_signal(REWARDS, HAS_REWARD).tolist() == expected
+
+
+def test_rewards_that_do_not_count_say_nothing_of_the_signal() -> None:
+    wild = torch.where(HAS_REWARD, REWARDS, float("nan"))
+    assert has_signal(wild, HAS_REWARD).tolist() == has_signal(REWARDS, HAS_REWARD).tolist()
+
+
+def test_dropping_groups_without_signal_changes_their_count_and_nothing_else() -> None:
+    advantages = reward_advantages(REWARDS, HAS_REWARD).flatten()
+    everybody = torch.ones_like(advantages, dtype=torch.bool)
+    credit = torch.linspace(-1, 1, advantages.numel())
+
+    def weights(is_rewarded: torch.Tensor, grpo: float, adversarial: float) -> torch.Tensor:
+        return token_weights(
+            advantages, is_rewarded.flatten(), credit, everybody, grpo, adversarial
+        )
+
+    signal = has_signal(REWARDS, HAS_REWARD)
+    # one token per completion: 11 have a reward, 5 of them a signal
+    assert (int(HAS_REWARD.sum()), int(signal.sum())) == (11, 5)
+    assert_close(weights(signal, 1.0, 0.0), weights(HAS_REWARD, 1.0, 0.0) * 11 / 5)
+    assert weights(signal, 0.0, 1.0).tolist() == weights(HAS_REWARD, 0.0, 1.0).tolist()
+
+
+def test_overlong_penalty_by_hand() -> None:
+    lengths = [0, 5, 6, 7, 8, 9, 10, 11, 99]
+    # max 10, buffer 4: from 6 to 10 by a quarter per token
+    expected = [0.0, 0.0, 0.0, -0.25, -0.5, -0.75, -1.0, -1.0, -1.0]
+    assert overlong_penalty(lengths, 10, 4).tolist() == expected
+    table = torch.tensor(lengths).reshape(3, 3)
+    assert overlong_penalty(table, 10, 4).tolist() == torch.tensor(expected).reshape(3, 3).tolist()
+
+
+def test_overlong_penalty_has_no_negative_zero_and_works_over_the_whole_length() -> None:
+    assert str(overlong_penalty([0, 1], 10, 4).tolist()) == "[0.0, 0.0]"
+    assert_close(overlong_penalty([0, 1, 5, 10], 10, 10), [0.0, -0.1, -0.5, -1.0])
+    assert overlong_penalty([9, 10], 10, 1).tolist() == [0.0, -1.0]
+
+
+@pytest.mark.parametrize("buffer_length", [0, -1, 11])
+def test_an_impossible_overlong_buffer_is_refused(buffer_length: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"from 1 to max_length \(10\) tokens, got {buffer_length}"
+    ):
+        overlong_penalty([1], 10, buffer_length)
+
+
+def test_constant_length_counts_completions_not_tokens() -> None:
+    count = constant_length_count(HAS_REWARD, 256)
+    assert (count.item(), count.dtype) == (11 * 256, torch.int64)
+    # parts of a step sum to it, also where one has nothing rewarded
+    parts = [constant_length_count(HAS_REWARD[i : i + 1], 256).item() for i in range(6)]
+    assert parts == [768, 768, 512, 256, 0, 512]
+    assert sum(parts) == count.item()
+
+
+@pytest.mark.parametrize("constant_length", [0, -256])
+def test_an_impossible_constant_length_is_refused(constant_length: int) -> None:
+    with pytest.raises(InputError, match=f"must be at least 1 token, got {constant_length}"):
+        constant_length_count(HAS_REWARD, constant_length)

@@ -10,7 +10,9 @@ from uniapl.objective.adversarial import (
     completion_credit,
     likelihood_logits,
     log_ratios,
+    margin,
     pair_accuracy,
+    reverse_kl,
     token_credit,
 )
 
@@ -123,3 +125,42 @@ def test_centred_credit_keeps_its_size() -> None:
     values = torch.tensor([[0.01, 0.03, 0.02], [10.0, 20.0, 60.0]])
     everybody = torch.ones(2, 3, dtype=torch.bool)
     assert_close(centred_credit(values, everybody), [[-0.01, 0.01, 0.0], [-20.0, -10.0, 30.0]])
+
+
+def test_reverse_kl_is_minus_the_mean_over_counted_tokens() -> None:
+    ratios = torch.tensor([0.5, -2.0, float("nan"), -1.5])
+    assert_close(reverse_kl(ratios, torch.tensor([True, True, False, True])), 1.0)
+    assert reverse_kl(ratios, torch.zeros(4, dtype=torch.bool)) is None
+    assert reverse_kl(ratios[:0], torch.zeros(0, dtype=torch.bool)) is None
+
+
+def test_reverse_kl_estimates_the_divergence() -> None:
+    """Its mean over all samples of a small vocabulary, each as often as the policy draws it."""
+    policy, expert = torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.25, 0.25, 0.5])
+    drawn = torch.tensor([0, 0, 1, 2])
+    ratios = log_ratios(expert.log()[drawn], policy.log()[drawn])
+    assert_close(
+        reverse_kl(ratios, torch.ones(4, dtype=torch.bool)),
+        (policy * (policy / expert).log()).sum().item(),
+    )
+
+
+def test_reverse_kl_of_equal_models_is_zero_without_a_sign() -> None:
+    assert str(reverse_kl(torch.zeros(2), torch.ones(2, dtype=torch.bool))) == "0.0"
+
+
+def test_margin_by_hand() -> None:
+    demonstrations, rollouts = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([-1.0, 0.5, 0.0, 9.0])
+    is_demonstration = torch.tensor([True, True, False])
+    is_rollout = torch.tensor([True, True, True, False])
+    # 3 / 2 - (-0.5 / 3): means over tokens, both sides of their own length
+    assert_close(margin(demonstrations, is_demonstration, rollouts, is_rollout), 1.5 + 0.5 / 3)
+    assert_close(margin(rollouts, is_rollout, demonstrations, is_demonstration), -1.5 - 0.5 / 3)
+
+
+def test_margin_without_tokens_on_one_side_is_none() -> None:
+    ratios = torch.tensor([1.0, 2.0])
+    everybody, nobody = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    assert margin(ratios, everybody, ratios, nobody) is None
+    assert margin(ratios, nobody, ratios, everybody) is None
+    assert margin(ratios, everybody, ratios, everybody) == 0.0

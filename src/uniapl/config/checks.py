@@ -13,6 +13,9 @@ from uniapl.config.schedules import is_ever_positive
 if TYPE_CHECKING:  # the schema imports this module
     from uniapl.config.schema import Config, RewardConfig
 
+LEAST_WEIGHT = 0.01
+"""Least λ that a constraint leaves; above 0 so that λ can grow again."""
+
 INSTRUCTION_METRICS = (
     "prompt_level_strict_acc",
     "inst_level_strict_acc",
@@ -30,6 +33,7 @@ def cross_field_problems(config: "Config") -> list[str]:
         _multiples,
         _discriminator,
         _constraint,
+        _policy_gradient,
         _schedules,
         _rewards,
         _evaluation,
@@ -79,24 +83,8 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
 
 def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
     """Return option → (does it act, why not)."""
-    discriminator = config.discriminator
     form = Recipe.of(config).config.discriminator.form
-    scalar, likelihood = form == "scalar", form == "likelihood"
-    no_form = f"has no effect with discriminator.form {form}"
-    no_credit = f"has no effect with discriminator.credit {discriminator.credit}"
-    return {
-        "old_logprobs": (likelihood, no_form),
-        "demonstrations_per_step": (likelihood, no_form),
-        "credit": (likelihood, no_form),
-        "logit_scale": (likelihood, no_form),
-        "likelihood_weight": (likelihood, no_form),
-        "credit_clamp": (
-            likelihood and discriminator.credit == "token",
-            no_credit if likelihood else no_form,
-        ),
-        "std_floor": (scalar, no_form),
-        "replay_rollouts": (scalar, no_form),
-    }
+    return {"credit_clamp": (form == "likelihood", f"has no effect with discriminator.form {form}")}
 
 
 def _paths(config: "Config") -> Iterator[str]:
@@ -108,7 +96,6 @@ def _paths(config: "Config") -> Iterator[str]:
         "data.pairs": config.data.pairs,
         "evaluation.prompts": config.evaluation.prompts,
         "evaluation.validation_prompts": config.evaluation.validation_prompts,
-        "evaluation.before": config.evaluation.before,
         "training.resume": config.training.resume,
         **{f"rewards.{i}.path": reward.path for i, reward in enumerate(config.rewards)},
     }
@@ -147,20 +134,11 @@ def _data(config: "Config") -> Iterator[str]:
 
 
 def _discriminator(config: "Config") -> Iterator[str]:
-    recipe, data = Recipe.of(config), config.data
-    row = METHODS[config.method]
-    if row.adversarial == CONFIGURED and not recipe.has_discriminator:
+    is_configured = METHODS[config.method].adversarial == CONFIGURED
+    if is_configured and not Recipe.of(config).has_discriminator:
         yield (
             f"objective.adversarial_weight: must be above 0 for method {config.method}: without its "
             "adversarial term it is another method"
-        )
-    learned, low = config.discriminator.demonstrations_per_step, recipe.num_demonstration_prompts
-    if not isinstance(learned, int) or not recipe.has_discriminator:
-        return
-    if not low <= learned <= data.demonstrations_per_step:
-        yield (
-            f"discriminator.demonstrations_per_step: must be from {low}, the demonstrations in pairs, "
-            f"to data.demonstrations_per_step ({data.demonstrations_per_step}), got {learned}"
         )
 
 
@@ -175,32 +153,49 @@ def _multiples(config: "Config") -> Iterator[str]:
 
 
 def _constraint(config: "Config") -> Iterator[str]:
-    constraint = config.constraint
-    if constraint.minimum >= constraint.maximum:
-        yield f"constraint.minimum: must be below constraint.maximum ({constraint.maximum}), got {constraint.minimum}"
-    if not Recipe.of(config).moves_lambda:
+    constraint, recipe = config.constraint, Recipe.of(config)
+    held_out = config.data.held_out_demonstrations
+    if recipe.num_held_out and held_out is not None and 0 < held_out < recipe.num_held_out:
+        yield (
+            f"data.held_out_demonstrations: must be 0 or at least constraint.prompts_per_step "
+            f"({recipe.num_held_out}), got {held_out}"
+        )
+    if constraint.target is None or not recipe.moves_lambda:
         return
     if METHODS[config.method].adversarial == 1:
         yield f"constraint.target: method {config.method} fixes λ to 1; remove it, for it would move λ"
         return
-    held_out, per_step = config.data.held_out_demonstrations, constraint.prompts_per_step
-    if per_step < 1:
-        yield "constraint.prompts_per_step: must be at least 1 where constraint.target is set, got 0"
-    elif held_out < per_step:
+    if recipe.form == "scalar" and not 0.5 < constraint.target < 1:
         yield (
-            f"data.held_out_demonstrations: must be at least constraint.prompts_per_step ({per_step}) "
-            f"where constraint.target is set, got {held_out}"
+            "constraint.target: with discriminator.form scalar it is a pair accuracy between 0.5 and 1, "
+            f"got {constraint.target}"
         )
+    if held_out == 0:
+        yield "data.held_out_demonstrations: constraint.target is measured on them; must not be 0"
     weight = config.objective.adversarial_weight
     if isinstance(weight, tuple):
         yield (
             "objective.adversarial_weight: must be one number where constraint.target is set "
             "(the controller moves it), got points"
         )
-    elif not constraint.minimum <= weight <= constraint.maximum:
+    elif not LEAST_WEIGHT <= weight <= constraint.maximum:
         yield (
-            f"objective.adversarial_weight: must be from constraint.minimum ({constraint.minimum}) to "
+            f"objective.adversarial_weight: must be from {LEAST_WEIGHT} to "
             f"constraint.maximum ({constraint.maximum}) where constraint.target is set, got {weight}"
+        )
+
+
+def _policy_gradient(config: "Config") -> Iterator[str]:
+    objective, updates = config.objective, config.rollout.updates_per_rollout
+    if updates == 1 and objective.policy_gradient != "ppo":
+        yield (
+            f"objective.policy_gradient: {objective.policy_gradient} equals ppo where "
+            "rollout.updates_per_rollout is 1; raise that, or leave it out"
+        )
+    if config.rollout.overlong_buffer_tokens > config.rollout.max_completion_tokens:
+        yield (
+            "rollout.overlong_buffer_tokens: must be at most rollout.max_completion_tokens "
+            f"({config.rollout.max_completion_tokens}), got {config.rollout.overlong_buffer_tokens}"
         )
 
 
@@ -229,8 +224,6 @@ def _rewards(config: "Config") -> Iterator[str]:
 
 def _evaluation(config: "Config") -> Iterator[str]:
     evaluation = config.evaluation
-    if evaluation.before is not None and evaluation.prompts is None:
-        yield "evaluation.before: needs evaluation.prompts, which is null"
     yield from _duplicates(
         evaluation.metrics, function_name, lambda index: f"evaluation.metrics.{index}"
     )

@@ -28,7 +28,6 @@ _PATH_KEYS = (
     "training.resume",
     "evaluation.prompts",
     "evaluation.validation_prompts",
-    "evaluation.before",
 )
 """Keys whose value may be a local file or folder; `path` of a reward is one more."""
 
@@ -99,7 +98,7 @@ def resolved(config: Config) -> Config:
         value = _get(config, key)
         if value is None or (key == "training.resume" and value in ("never", "auto")):
             continue
-        is_local = key in ("output_dir", "training.resume", "evaluation.before")
+        is_local = key in ("output_dir", "training.resume")
         changed = _with(changed, key, _absolute(value, is_local=is_local))
     if any(reward.path for reward in config.rewards):
         rewards = tuple(

@@ -16,9 +16,12 @@ _KNOWN_ELSEWHERE = {
     "epsilon": "objective.clip_low",
     "epsilon_high": "objective.clip_high",
     "kl_coefficient": "objective.kl_coef",
+    "importance_sampling_level": "objective.policy_gradient",
     "learning_rate_schedule": "optimizer.schedule",
+    "loss_type": "objective.reward_normalisation",
     "lr": "optimizer.learning_rate",
     "lr_scheduler_type": "optimizer.schedule",
+    "mask_truncated_completions": "rollout.mask_truncated",
     "max_completion_length": "rollout.max_completion_tokens",
     "max_new_tokens": "rollout.max_completion_tokens",
     "max_steps": "training.steps",
@@ -27,10 +30,33 @@ _KNOWN_ELSEWHERE = {
     "num_iterations": "rollout.updates_per_rollout",
     "output_path": "output_dir",
     "reward_funcs": "rewards",
+    "scale_rewards": "objective.advantage_scale",
     "save_steps": "training.checkpoint_every",
     "eval_steps": "training.evaluate_every",
 }
 """What other libraries call it."""
+
+_GONE = {
+    "discriminator.credit": "a likelihood discriminator credits tokens, a scalar one completions; remove it",
+    "discriminator.demonstrations_per_step": "p_φ learns every demonstration of the step; remove it",
+    "discriminator.label_smoothing": "no form uses it; remove it",
+    "discriminator.likelihood_weight": "p_φ learns by likelihood alone; remove it",
+    "discriminator.logit_penalty": "no form uses it; remove it",
+    "discriminator.logit_scale": "p_φ learns by likelihood alone; remove it",
+    "discriminator.max_grad_norm": "is now optimizer.max_grad_norm, for policy and discriminator",
+    "discriminator.old_logprobs": "log π_old is the policy's own; remove it",
+    "discriminator.pairs_per_prompt": "a scalar discriminator learns from all rollouts; remove it",
+    "discriminator.ramp_steps": "λ rises over as many steps as discriminator.warmup_steps; remove it",
+    "discriminator.replay_rollouts": "older rollouts are not learned from again; remove it",
+    "discriminator.std_floor": "it is 0.1; remove it",
+    "constraint.minimum": "it is 0.01; remove it",
+    "constraint.smoothing": "it is 0.8; remove it",
+    "evaluation.before": "uniapl compare shares the evaluation by itself; remove it",
+    "optimizer.beta1": "it is 0.9; remove it",
+    "optimizer.beta2": "it is 0.95; remove it",
+    "training.logit_chunk_tokens": "it is 1024; remove it",
+}
+"""Keys of earlier versions, and what to do."""
 
 _PLAIN = {
     "int_type": "must be an integer",
@@ -76,7 +102,9 @@ def describe_problems(error: ValidationError, data: Any) -> list[str]:
     missing: list[str] = []
     for details in error.errors(include_url=False):
         path, key = _locate(details["loc"])
-        if details["type"] == "extra_forbidden":
+        if path in _GONE:
+            lines.append(f"{path}: is no longer a key: {_GONE[path]}")
+        elif details["type"] == "extra_forbidden":
             suggestions = suggest_keys(path)
             suggested.update(suggestions)
             lines.append(f"{path}: unknown key{did_you_mean(suggestions)}")

@@ -1,5 +1,6 @@
 """What a config and its method imply, derived once: checks, setup, step and plan read it and derive nothing again."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,9 @@ from uniapl.types import InputError
 
 if TYPE_CHECKING:  # the schema's checks read this module
     from uniapl.config.schema import Config
+
+HELD_OUT_SHARE = 0.05
+"""Of the demonstrations, where the config does not say how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ class Recipe:
     """Chosen and rejected completions that a step draws."""
     num_held_out: int
     """Held-out demonstrations on which a step measures the constraint."""
-    num_shown: int | None
-    """Demonstrations, the rolled-out ones first, that the discriminator is given; None: all of the step's."""
+    samples_held_out: bool
+    """Whether their prompts are rolled out too: a discriminator that ranks completions is measured so."""
     old_logprobs: Literal["sampled", "computed"]
     """Where log π_old of rollouts comes from: the generator in float32, a forward where its rounding is too coarse."""
 
@@ -76,18 +80,16 @@ class Recipe:
             lines = [f"method {config.method}: {problem}" for problem in problems]
             raise InputError("\n".join(lines))
         config = _filled_in(config, row)
-        data, rollout, objective = config.data, config.rollout, config.objective
+        data, objective = config.data, config.objective
         has_discriminator = is_ever_positive(objective.adversarial_weight)
         moves_lambda = has_discriminator and config.constraint.target is not None
-        shown = config.discriminator.demonstrations_per_step
         paired = _num_demonstration_prompts(config, row)
-        source = config.discriminator.old_logprobs
-        if source == "auto":
-            source = "sampled" if config.model.dtype == "float32" else "computed"
+        form = config.discriminator.form if has_discriminator else None
+        is_measured = moves_lambda or (form == "likelihood" and data.held_out_demonstrations != 0)
         return cls(
             config=config,
             rollouts_on=row.rollouts_on,
-            form=config.discriminator.form if has_discriminator else None,
+            form=form,
             has_kl=row.rollouts_on != "none" and is_ever_positive(objective.kl_coef),
             moves_lambda=moves_lambda,
             num_demonstrations=data.demonstrations_per_step
@@ -98,11 +100,9 @@ class Recipe:
             if row.rollouts_on in ("preference", "both")
             else 0,
             num_pairs=data.pairs_per_step if data.pairs is not None else 0,
-            num_held_out=config.constraint.prompts_per_step if moves_lambda else 0,
-            num_shown=paired
-            if config.discriminator.form == "scalar" or shown == "paired"
-            else shown,
-            old_logprobs=source,
+            num_held_out=config.constraint.prompts_per_step if is_measured else 0,
+            samples_held_out=moves_lambda and form == "scalar",
+            old_logprobs="sampled" if config.model.dtype == "float32" else "computed",
         )
 
     @property
@@ -143,18 +143,26 @@ class Recipe:
         """Whether a step with these weights needs demonstrations."""
         return weights.sft > 0 or self.has_discriminator
 
+    def held_out(self, num_demonstrations: int) -> int:
+        """Return how many of the data's demonstrations are held out."""
+        asked = self.config.data.held_out_demonstrations
+        if asked is not None:
+            return asked
+        return math.ceil(HELD_OUT_SHARE * num_demonstrations) if self.num_held_out else 0
+
     def learning_rates_at(self, step: int) -> tuple[float, float]:
         """Return the learning rates of policy and discriminator in `step` (from 0)."""
         optimizer = self.config.optimizer
         factor = learning_rate_factor(optimizer, step, self.config.training.steps)
-        return optimizer.learning_rate * factor, self.config.discriminator.learning_rate * factor
+        own = self.config.discriminator.learning_rate
+        return optimizer.learning_rate * factor, (own or optimizer.learning_rate) * factor
 
     def _ramp(self, step: int) -> float:
         """Share of λ that acts in `step`: 0 during the discriminator's warm-up, then linear to 1."""
         warm = self.config.discriminator
         if step < warm.warmup_steps:
             return 0.0
-        return min(1.0, (step - warm.warmup_steps + 1) / max(warm.ramp_steps, 1))
+        return min(1.0, (step - warm.warmup_steps + 1) / max(warm.warmup_steps, 1))
 
 
 def _num_demonstration_prompts(config: "Config", row: Method) -> int:

@@ -78,8 +78,9 @@ class DataConfig(Section):
     """How many of `prompts_per_step` come from the step's demonstrations, where the method rolls out both."""
     pairs_per_step: PositiveInt = 16
     """Pairs from which the discriminator learns in every step; the mean over them is their part of its loss."""
-    held_out_demonstrations: NonNegativeInt = 0
-    """Demonstrations, the last of the file, that neither the policy nor the discriminator trains on."""
+    held_out_demonstrations: NonNegativeInt | None = None
+    """Demonstrations that nothing trains on: they tell whether the discriminator is right. None: a twentieth where
+    the method has a `likelihood` discriminator or `constraint.target` is set, else 0."""
     max_prompt_tokens: PositiveInt = 1024
     """A longer prompt is an error: no prompt is ever cut silently."""
     trained_turns: Literal["last", "all"] = "last"
@@ -100,9 +101,13 @@ class RolloutConfig(Section):
     max_completion_tokens: PositiveInt = 256
     """A rollout that reaches it is truncated: masked out of every term if `mask_truncated`."""
     mask_truncated: bool = True
-    """Leave truncated rollouts out of the loss (their reward still counts in the group's mean)."""
+    """Leave truncated rollouts out of the reward term and the KL penalty (their reward still counts in the group's
+    mean)."""
+    overlong_buffer_tokens: NonNegativeInt = 0
+    """Above 0: a reward `overlong` falls from 0 to -1 over the last so many tokens before the limit (DAPO)."""
     updates_per_rollout: PositiveInt = 1
-    """Steps that one batch of rollouts serves; above 1 the clipped ratio starts to act."""
+    """Steps that one batch of rollouts serves, each with a part of its own (`prompts_per_step` counts a step); above 1
+    the clipped ratio starts to act."""
     max_rows: PositiveInt = 256
     """Completions decoded at the same time; lower needs less memory."""
     cache: Literal["dynamic", "static"] = "dynamic"
@@ -132,59 +137,31 @@ class RewardConfig(Section):
 class DiscriminatorConfig(Section):
     """d(x, y), high = looks like the expert; used by the methods with an adversarial term."""
 
-    form: Literal["scalar", "likelihood"] = "likelihood"
-    """`scalar`: a head on the last token; `likelihood`: log p_expert - log π_old from a second language model."""
+    form: Literal["likelihood", "scalar"] = "likelihood"
+    """`likelihood`: log p_φ - log π_old per token, p_φ a second language model that learns the demonstrations;
+    `scalar`: a head on the last token, ranked against the expert's completion."""
     backbone: Literal["copy", "lora"] = "copy"
     """`copy`: own weights that start as the policy's; `lora`: an adapter on the frozen weights of the reference."""
-    old_logprobs: Literal["auto", "sampled", "computed"] = "auto"
-    """Only `likelihood`: log π_old of rollouts as `sampled`, or `computed` by a forward; `auto`: as
-    sampled with `model.dtype: float32`, where both agree to 1e-4 nats (bfloat16 sampling is off by the signal)."""
-    pairs_per_prompt: PositiveInt | None = 2
-    """Rollouts of a demonstration prompt that it learns from, the others being scored only; None: all of them."""
-    demonstrations_per_step: PositiveInt | Literal["paired"] | None = "paired"
-    """Only `likelihood`: the step's demonstrations that p_φ learns, `paired` ones alone or so many, those in pairs
-    first; None: all of them."""
-    credit: Literal["token", "completion"] = "token"
-    """Only `likelihood`: one advantage per token (clamped), or one per completion (centred in its group)."""
-    learning_rate: PositiveFloat = 2e-4
-    """AdamW's rate for the discriminator."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Clip of the discriminator's gradient norm."""
+    learning_rate: PositiveFloat | None = None
+    """AdamW's rate for the discriminator; None: the policy's."""
     warmup_steps: NonNegativeInt = 10
-    """Steps in which the discriminator learns while λ is still 0."""
-    ramp_steps: NonNegativeInt = 10
-    """Steps over which λ then rises linearly from 0 to its value."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Share s of every pair that is counted the wrong way round; keeps the discriminator unsure."""
-    logit_penalty: NonNegativeFloat = 0.0
-    """ρ of the penalty on squared logits."""
-    logit_scale: PositiveFloat = 5.0
-    """Only `likelihood`: τ, from the mean log-ratio per token to the Bradley-Terry logit."""
-    likelihood_weight: NonNegativeFloat = 1.0
-    """Only `likelihood`: weight of -log p_φ(y*), which calibrates p_φ."""
+    """Steps in which the discriminator learns while λ is still 0; over as many steps λ then rises linearly."""
     credit_clamp: PositiveFloat = 3.0
-    """Only `credit: token`: bound of a token's log-ratio, nats."""
-    std_floor: PositiveFloat = 0.1
-    """Only `scalar`: least standard deviation by which centred logits are divided: noise is never blown up."""
-    replay_rollouts: NonNegativeInt = 0
-    """Only `scalar`: older rollouts kept for its pairs; each step mixes in as many as are fresh."""
+    """Only `likelihood`: bound of a token's log-ratio as credit, nats."""
 
 
 class ConstraintConfig(Section):
     """How λ, the weight of the adversarial term, is set."""
 
-    target: Annotated[float, Field(gt=0.5, lt=1)] | None = None
-    """Pair accuracy of the discriminator that counts as close enough (0.5 = cannot tell); None: λ is fixed."""
+    target: PositiveFloat | None = None
+    """Distance to the expert that counts as close enough; None: λ is fixed. `likelihood`: ε of KL(π ‖ expert), nats
+    per token; `scalar`: accuracy with which the discriminator ranks the expert first, above 0.5 (cannot tell)."""
     rate: PositiveFloat = 0.5
-    """Only with a target: η of λ ← λ·exp(η·(accuracy - target))."""
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.8
-    """Only with a target: weight of the past in the moving average of the accuracy."""
-    minimum: PositiveFloat = 0.01
-    """Only with a target: least λ; above 0 so that it can grow again."""
+    """Only with a target: η of λ ← λ·exp(η·(distance - target))."""
     maximum: PositiveFloat = 1.0
     """Only with a target: greatest λ; reaching it reads as `saturated`."""
-    prompts_per_step: NonNegativeInt = 4
-    """Held-out demonstration prompts rolled out per step to measure the accuracy (only with a target)."""
+    prompts_per_step: PositiveInt = 8
+    """Held-out demonstrations on which a step measures the discriminator."""
 
 
 class ObjectiveConfig(Section):
@@ -204,6 +181,12 @@ class ObjectiveConfig(Section):
     """The ratio is clipped above 1 + clip_high where the weight is positive; acts if updates_per_rollout > 1."""
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """Centred rewards are divided by the standard deviation of their group, of the batch, or not at all."""
+    reward_normalisation: Literal["tokens", "signal", "constant"] = "tokens"
+    """N_reward counts the rewarded tokens; those of groups whose rewards differ (DAPO drops the others); or rewarded
+    completions times `rollout.max_completion_tokens` (Dr. GRPO)."""
+    policy_gradient: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """`ppo`: a clipped ratio per token; `gspo`: per completion (GSPO-token); `cispo`: clips the ratio, keeps every
+    token's gradient. They differ if updates_per_rollout > 1."""
 
 
 class OptimizerConfig(Section):
@@ -213,12 +196,8 @@ class OptimizerConfig(Section):
     """Peak rate."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled decay, also the discriminator's."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the gradient's mean."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Decay of the gradient's square."""
     max_grad_norm: PositiveFloat = 1.0
-    """Clip of the policy's gradient norm."""
+    """Clip of the gradient norm, also of the discriminator's."""
     warmup_steps: NonNegativeInt = 0
     """Steps in which the rate rises linearly from 0 (also the discriminator's)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -234,8 +213,6 @@ class TrainingConfig(Section):
     """Optimiser updates of the policy."""
     micro_batch_tokens: PositiveInt = 16384
     """Tokens of one packed forward and backward; lower needs less memory and changes no result."""
-    logit_chunk_tokens: PositiveInt = 1024
-    """Positions whose full-vocabulary logits exist at the same time."""
     gradient_checkpointing: bool = False
     """Run each layer again in the backward pass instead of keeping its activations: less memory, slower."""
     checkpoint_every: NonNegativeInt = 50
@@ -267,8 +244,6 @@ class EvaluationConfig(Section):
     """Prompts in the same format on which `uniapl compare` chooses settings, so that `prompts` choose nothing."""
     metrics: tuple[FunctionPath, ...] = ()
     """Further metrics, `module:function` with a reward's signature; their first docstring line explains them."""
-    before: str | None = None
-    """Folder in which runs that start alike share the evaluation before training; `uniapl compare` gives them one."""
     limit: PositiveInt | None = None
     """Only the first so many prompts."""
     temperature: NonNegativeFloat = 0.0

@@ -1,6 +1,7 @@
 """What tells a discriminator that works from one that does not: numbers about what it says of rollouts."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,13 +13,19 @@ from uniapl.objective.reductions import group_correlation, mean_group_std, seque
 from uniapl.types import RolloutBatch
 
 
-def health(batch: RolloutBatch, judgement: Judgement, old_logprobs_T: Tensor) -> dict[str, float]:
+def step_health(
+    batch: RolloutBatch,
+    judgement: Judgement,
+    old_logprobs_T: Tensor,
+    held_out: Mapping[str, float],
+) -> dict[str, float]:
     """Return `discriminator/*` metrics of a step: how d varies inside groups, and what it goes with there.
 
     Args:
         batch: The step's rollouts.
         judgement: What was said of them.
         old_logprobs_T: log π_old of their tokens, nats.
+        held_out: What `Discriminator.measure` found.
     """
     logits_GxN = completion_logits(batch, judgement, old_logprobs_T)
     is_judged_GxN = judged_completions(batch, judgement)
@@ -26,6 +33,7 @@ def health(batch: RolloutBatch, judgement: Judgement, old_logprobs_T: Tensor) ->
     lengths_GxN = torch.tensor(lengths, device=logits_GxN.device).view_as(logits_GxN)
     found = {
         **judgement.health,
+        **held_out,
         "discriminator/group_std": mean_group_std(logits_GxN, is_judged_GxN) or 0.0,
         "discriminator/length_correlation": group_correlation(
             logits_GxN, lengths_GxN, is_judged_GxN
@@ -87,7 +95,7 @@ def ranking(
     if not len(rollouts):
         return {}
     accuracy = pair_accuracy(experts, rollouts).mean().item()
-    return finite({"accuracy": accuracy, "margin": (experts - rollouts).mean().item()})
+    return finite({"accuracy": accuracy, "pair_margin": (experts - rollouts).mean().item()})
 
 
 def reward_table(batch: RolloutBatch, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from uniapl.config.schema import DiscriminatorConfig, OptimizerConfig
+from uniapl.config.recipe import Recipe
+from uniapl.models.adamw import adamw
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.types import InputError, TrainingError
@@ -17,19 +18,12 @@ class Learner:
     def __init__(
         self,
         model: LanguageModel | ScalarModel,
-        config: DiscriminatorConfig,
-        optimizer: OptimizerConfig,
+        recipe: Recipe,
     ) -> None:
         self.model = model
         self.parameters: list[nn.Parameter] = model.trainable_parameters()
-        self.max_grad_norm = config.max_grad_norm
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self.max_grad_norm = recipe.config.optimizer.max_grad_norm
+        self.optimizer = adamw(self.parameters, recipe.config.optimizer.weight_decay)
 
     @property
     def device(self) -> torch.device:

@@ -30,7 +30,7 @@ class Likelihood:
         self.temperature = config.rollout.temperature
         self.micro_batch_tokens = config.training.micro_batch_tokens
         self.model = model
-        self.learner = Learner(model, config.discriminator, config.optimizer)
+        self.learner = Learner(model, recipe)
 
     def judge(
         self, batch: RolloutBatch, data: MixedBatch, policy_logprobs: PolicyLogprobs

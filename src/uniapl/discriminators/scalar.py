@@ -22,6 +22,8 @@ from uniapl.types import MixedBatch, RolloutBatch
 
 STD_SMOOTHING = 0.9
 """Weight of the past in the running group deviation."""
+STD_FLOOR = 0.1
+"""Least standard deviation by which centred logits are divided: noise is never blown up."""
 
 Pairs = Sequence[tuple[int, int]]
 """Indices of a better and a worse completion of one prompt in a list of sequences."""
@@ -31,10 +33,9 @@ class Scalar:
     """d(x, y) from the hidden state of a completion's last token; learns by Bradley-Terry in every step."""
 
     def __init__(self, recipe: Recipe, backbone: LanguageModel) -> None:
-        self.config = recipe.config.discriminator
         self.micro_batch_tokens = recipe.config.training.micro_batch_tokens
         self.model = ScalarModel(backbone)
-        self.learner = Learner(self.model, self.config, recipe.config.optimizer)
+        self.learner = Learner(self.model, recipe)
         self.running_std: float | None = None
 
     def judge(
@@ -52,7 +53,7 @@ class Scalar:
         if std is not None:
             self.running_std = smooth(self.running_std, std, STD_SMOOTHING)
         credit_GxN = completion_credit(
-            logits_GxN, is_whole_GxN, self.running_std or 0.0, self.config.std_floor
+            logits_GxN, is_whole_GxN, self.running_std or 0.0, STD_FLOOR
         )
         rollouts = list(map(sequence_of, batch.rollouts))
         return Judgement(
@@ -83,8 +84,8 @@ class Scalar:
         pairs = [
             (len(rollouts) + group, group * size + i)
             for group, is_whole in enumerate(is_whole_GxN[:num_paired].tolist())
-            # siblings are drawn alike, so the first ones are as good as any
-            for i in [i for i in range(size) if is_whole[i]][: self.config.pairs_per_prompt]
+            for i in range(size)
+            if is_whole[i]
         ]
         logits, loss = self._scores([*rollouts, *experts], pairs, learns=learns)
         logits_GxN = logits[: len(rollouts)].view(-1, size)
@@ -123,9 +124,7 @@ class Scalar:
         if not own:
             return 0.0
         better, worse = torch.tensor(own, device=logits.device).unbind(1)
-        loss = bradley_terry_loss(
-            logits[better], logits[worse], self.config.label_smoothing, self.config.logit_penalty
-        ).sum() / len(pairs)
+        loss = bradley_terry_loss(logits[better], logits[worse]).sum() / len(pairs)
         loss.backward()
         return loss.item()
 

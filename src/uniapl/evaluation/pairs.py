@@ -24,9 +24,6 @@ from uniapl.models.language_model import load_language_model
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.types import InputError, PreferencePair, TrainingError
 
-LOGIT_CHUNK_TOKENS = 1024
-"""Positions whose full-vocabulary logits exist at the same time."""
-
 
 @dataclass(frozen=True, slots=True)
 class PairsResult:
@@ -100,8 +97,8 @@ def load_discriminator(run: Path, config: Config, device: torch.device) -> Score
     if Recipe.of(config).form == "scalar":
         return load_reward_model(str(folder), device)
     dtype = getattr(torch, config.model.dtype)
-    expert, _ = load_language_model(str(folder), dtype, device, LOGIT_CHUNK_TOKENS)
-    policy, tokenizer = load_language_model(str(run / "policy"), dtype, device, LOGIT_CHUNK_TOKENS)
+    expert, _ = load_language_model(str(folder), dtype, device)
+    policy, tokenizer = load_language_model(str(run / "policy"), dtype, device)
     chat = Chat(
         tokenizer,
         generation_config=policy.model.generation_config,

@@ -19,7 +19,7 @@ from uniapl.models.sequence_classifier import (
     SequenceClassifier,
     load_sequence_classifier,
 )
-from uniapl.objective.adversarial import likelihood_logits, log_ratios
+from uniapl.objective.reductions import sequence_mean
 from uniapl.types import InputError, Message
 
 Given = str | Sequence[Message]
@@ -80,7 +80,7 @@ class RewardModel:
 
 
 class LikelihoodRatio:
-    """d(x, y) of a run's `likelihood` discriminator: τ · mean of log p_φ - log π, both as they are now."""
+    """d(x, y) of a run's `likelihood` discriminator: the mean of log p_φ - log π over tokens, both as they are now."""
 
     def __init__(
         self, expert: LanguageModel, policy: LanguageModel, chat: Chat, config: Config
@@ -105,12 +105,13 @@ class LikelihoodRatio:
         """As `Scorer`."""
         device, num_tokens = self._policy.device, completion_offsets(texts)[-1]
         packed = [p.to(device) for p in pack(texts, self._config.training.micro_batch_tokens)]
-        # π as in training: at the temperature of the rollouts
-        policy = self._policy.flat_logprobs(packed, num_tokens, self._config.rollout.temperature)
-        ratios = log_ratios(self._expert.flat_logprobs(packed, num_tokens), policy)
+        temperature = self._config.rollout.temperature  # as in training
+        expert, policy = (
+            model.flat_logprobs(packed, num_tokens, temperature)
+            for model in (self._expert, self._policy)
+        )
         index = per_token(torch.arange(len(texts), device=device), texts)
-        scale = self._config.discriminator.logit_scale
-        return likelihood_logits(ratios, index, len(texts), scale).tolist()
+        return sequence_mean(expert - policy, index, len(texts)).tolist()
 
 
 def load_reward_model(path: str, device: torch.device) -> RewardModel:

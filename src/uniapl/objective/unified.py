@@ -4,45 +4,61 @@
     L   = - Σ_rollout tokens min(ρ_t w_t, clip(ρ_t, 1 - clip_low, 1 + clip_high) w_t)
           + sft_weight / N_sft · Σ_expert tokens -log π_θ(y*_t) + kl_coef / N_kl · Σ k3_t
 
-Each N counts the completion tokens of the whole step that carry the term, so micro-batches add up to the same loss
-however they are cut. `_T` in a name means one value per completion token.
+Each N counts the tokens of the whole step that carry the term, so micro-batches add up to the same loss however they
+are cut. L is in nats per token, but for the weights; it is minimised. The clip is PPO's (arXiv 1707.06347), on the
+weight of both terms together.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from uniapl.objective.policy_gradient import clipped_surrogate, importance_weights, is_clipped, k3
+from uniapl.objective.policy_gradient import (
+    cispo_surrogate,
+    importance_weights,
+    is_ratio_clipped,
+    k3,
+    ratio_surrogate,
+    sequence_ratio,
+    token_ratio,
+)
+
+DUAL_CLIP = 3.0
+"""Ratio up to which a negative weight acts: PPO alone leaves it unbounded (dual clip, arXiv 1912.09729)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutTokens:
-    """The rollout tokens of a micro-batch, or of a whole step: everything is [tokens]."""
+    """The rollout tokens of a micro-batch: everything that ends in `_T` is [T]."""
 
     logprobs_T: Tensor
-    """log π_θ(y_t), with gradient, nats."""
+    """log π_θ(y_t), nats, with gradient."""
     old_logprobs_T: Tensor
-    """log π_old(y_t), under the weights that sampled; `logprobs_T.detach()` before the first update."""
+    """log π_old(y_t), nats, under the weights that sampled; `logprobs_T.detach()` before the first update."""
     sampling_logprobs_T: Tensor
-    """log π(y_t) as the generator computed it."""
+    """log π(y_t) as the generator computed it, nats."""
     reward_advantages_T: Tensor
     """A_reward of the token's completion."""
     is_rewarded_T: Tensor
-    """True where the reward counts; N_reward counts them."""
-    credit_T: Tensor | None
-    """A_adv,t; None without a discriminator."""
-    is_credited_T: Tensor | None
-    """True where the discriminator's credit counts; N_adv counts them."""
+    """True where the reward counts: N_reward counts these tokens."""
     is_penalised_T: Tensor
-    """True where the KL penalty counts; N_kl counts them."""
+    """True where the KL penalty counts: N_kl counts these tokens."""
+    credit_T: Tensor | None = None
+    """A_adv,t; None without a discriminator."""
+    is_credited_T: Tensor | None = None
+    """True where the discriminator's credit counts: N_adv counts these tokens."""
     ref_logprobs_T: Tensor | None = None
-    """The reference's; None without the KL term."""
+    """The reference's log-probs, nats; None without the KL term."""
+    sequence_index_T: Tensor | None = None
+    """The token's completion; only a ratio per sequence asks for it."""
+    num_sequences: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What is the same for all micro-batches of a step: the terms' weights and the counts of their tokens."""
+    """What is the same for all micro-batches of a step: the terms' weights, the counts of their tokens, the clip."""
 
     sft_weight: float = 0.0
     grpo_weight: float = 0.0
@@ -51,15 +67,20 @@ class Scale:
     kl_coef: float = 0.0
     num_sft: int = 0
     num_rewarded: int = 0
+    """N_reward."""
     num_credited: int = 0
+    """N_adv."""
     num_penalised: int = 0
+    """N_kl."""
     clip_low: float = 0.2
     clip_high: float = 0.2
+    policy_gradient: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """A clipped ratio per token (PPO), per completion (GSPO-token), or clipped without losing gradients (CISPO)."""
     importance_cap: float | None = None
     """Truncated importance weights min(π_old / π_sampled, cap) on every w_t; None: none."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Objective:
     """A micro-batch's share of the step's loss, and what was measured on the way."""
 
@@ -75,80 +96,96 @@ class Objective:
 def unified_objective(
     experts_T: Tensor | None, rollouts: RolloutTokens | None, scale: Scale
 ) -> Objective:
-    """Compute a micro-batch's share of the step's loss, its terms and its metrics in one go.
+    """Return a micro-batch's share of the step's loss, with its terms and what was measured.
 
     Args:
-        experts_T: log π_θ(y*_t) of the expert's tokens, with gradient; None without any.
-        rollouts: The rollout tokens; None without any.
+        experts_T: log π_θ(y*_t) of the expert's tokens, nats, with gradient; None where there are none.
+        rollouts: The rollout tokens; None where there are none.
         scale: Weights and counts of the whole step.
     """
+    losses: list[Tensor] = []
     terms: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
-    losses: list[Tensor] = []
     if experts_T is not None:
-        nll = -experts_T.sum()
-        sums["sft"] = nll
-        if scale.sft_weight:
-            terms["sft"] = nll * (scale.sft_weight / max(scale.num_sft, 1))
-            losses.append(terms["sft"])
+        sums["sft"] = -experts_T.sum()
+        terms["sft"] = sums["sft"] * (scale.sft_weight / max(scale.num_sft, 1))
+        losses.append(terms["sft"])
     if rollouts is not None:
-        _add_rollouts(rollouts, scale, losses, terms, sums)
+        reward_weights_T, weights_T = token_weights(rollouts, scale)
+        losses.append(-_surrogate(rollouts, weights_T, scale).sum())
+        terms["grpo"] = -_surrogate(rollouts, reward_weights_T, scale).sum()
+        terms["adversarial"] = -_surrogate(rollouts, weights_T - reward_weights_T, scale).sum()
+        if rollouts.ref_logprobs_T is not None:
+            kl_T = k3(rollouts.logprobs_T, rollouts.ref_logprobs_T, rollouts.is_penalised_T)
+            sums["kl"] = kl_T.sum()
+            terms["kl"] = sums["kl"] * (scale.kl_coef / max(scale.num_penalised, 1))
+            losses.append(terms["kl"])
+        sums |= _measured(rollouts, reward_weights_T, weights_T, scale)
     loss = sum(losses[1:], start=losses[0])
     sums["loss"] = loss
     return Objective(loss, terms, {name: value.detach().double() for name, value in sums.items()})
 
 
-def _add_rollouts(
-    tokens: RolloutTokens,
-    scale: Scale,
-    losses: list[Tensor],
-    terms: dict[str, Tensor],
-    sums: dict[str, Tensor],
-) -> None:
-    """Add the surrogate on w_t and the KL penalty, with their metrics."""
-    reward_weights_T, weights_T = token_weights(tokens, scale)
-    clip = (scale.clip_low, scale.clip_high)
-    now, old = tokens.logprobs_T, tokens.old_logprobs_T
-    surrogate = clipped_surrogate(now, old, weights_T, *clip)
-    losses.append(-surrogate.sum())
-    terms["grpo"] = -clipped_surrogate(now, old, reward_weights_T, *clip).sum()
-    if tokens.credit_T is not None:
-        own_T = weights_T - reward_weights_T
-        terms["adversarial"] = -clipped_surrogate(now, old, own_T, *clip).sum()
-    with torch.no_grad():
-        counted = tokens.is_penalised_T
-        ratio_T = (now - old).exp()
-        sums["grpo"] = -(ratio_T * tokens.reward_advantages_T)[tokens.is_rewarded_T].sum()
-        sums["ratio"] = ratio_T[counted].sum()
-        sums["entropy"] = -old[counted].sum()
-        sums["gap"] = (old - tokens.sampling_logprobs_T).abs()[counted].sum()
-        sums["clipped"] = is_clipped(now, old, weights_T, *clip).sum()
-        sums["weighted"] = (weights_T != 0).sum()
-        if tokens.credit_T is not None and tokens.is_credited_T is not None:
-            sums["adversarial"] = -(ratio_T * tokens.credit_T)[tokens.is_credited_T].sum()
-    if tokens.ref_logprobs_T is not None:
-        kl = k3(now, tokens.ref_logprobs_T)[counted].sum()
-        sums["kl"] = kl
-        if scale.kl_coef:
-            terms["kl"] = kl * (scale.kl_coef / max(scale.num_penalised, 1))
-            losses.append(terms["kl"])
-
-
 def token_weights(tokens: RolloutTokens, scale: Scale) -> tuple[Tensor, Tensor]:
-    """Return the reward's part of w_t and the whole w_t, [tokens] each.
+    """Return the reward's part of w_t, and w_t itself, [T] each, importance weights included.
 
-    A token that does not count for a term gets nothing of it.
+    A token that does not count for a term gets nothing of it, whatever its place holds.
     """
     rewards_T = tokens.reward_advantages_T.masked_fill(~tokens.is_rewarded_T, 0.0)
     reward_weights_T = scale.grpo_weight * rewards_T / max(scale.num_rewarded, 1)
     weights_T = reward_weights_T
-    if tokens.credit_T is not None:
-        assert tokens.is_credited_T is not None
+    if tokens.credit_T is not None and tokens.is_credited_T is not None:
         credit_T = tokens.credit_T.masked_fill(~tokens.is_credited_T, 0.0)
         weights_T = weights_T + scale.adversarial_weight * credit_T / max(scale.num_credited, 1)
     if scale.importance_cap:
         importance_T = importance_weights(
-            tokens.old_logprobs_T, tokens.sampling_logprobs_T, scale.importance_cap
+            tokens.old_logprobs_T, tokens.sampling_logprobs_T, scale.importance_cap, weights_T != 0
         )
         return reward_weights_T * importance_T, weights_T * importance_T
     return reward_weights_T, weights_T
+
+
+def _ratio(tokens: RolloutTokens, is_counted_T: Tensor | None, scale: Scale) -> Tensor:
+    """ρ_t as the surrogate sees it, [T]."""
+    log_ratios_T = tokens.logprobs_T - tokens.old_logprobs_T.detach()
+    if scale.policy_gradient != "gspo":
+        return token_ratio(log_ratios_T, is_counted_T)
+    assert tokens.sequence_index_T is not None
+    everything_T = torch.ones_like(log_ratios_T, dtype=torch.bool)
+    return sequence_ratio(
+        log_ratios_T, tokens.sequence_index_T, tokens.num_sequences, everything_T
+    )
+
+
+def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor:
+    """What is maximised, per token, [T]."""
+    clip = (scale.clip_low, scale.clip_high)
+    if scale.policy_gradient == "cispo":
+        return cispo_surrogate(tokens.logprobs_T, tokens.old_logprobs_T, weights_T, *clip)
+    ratio_T = _ratio(tokens, weights_T != 0, scale)
+    return ratio_surrogate(ratio_T, weights_T, *clip, DUAL_CLIP)
+
+
+@torch.no_grad()
+def _measured(
+    tokens: RolloutTokens, reward_weights_T: Tensor, weights_T: Tensor, scale: Scale
+) -> dict[str, Tensor]:
+    """Sums over the micro-batch's tokens that tell how the update goes."""
+    ratio_T = _ratio(tokens, None, scale)
+    counts_T, old_T = tokens.is_penalised_T, tokens.old_logprobs_T
+    is_clipped_T = is_ratio_clipped(
+        ratio_T, weights_T, scale.clip_low, scale.clip_high, DUAL_CLIP
+    )
+    sums = {
+        "grpo": -(ratio_T * tokens.reward_advantages_T)[tokens.is_rewarded_T].sum(),
+        "ratio": ratio_T[counts_T].sum(),
+        "entropy": -old_T[counts_T].sum(),
+        "gap": (old_T - tokens.sampling_logprobs_T).abs()[counts_T].sum(),
+        "clipped": is_clipped_T.sum(),
+        "weighted": (weights_T != 0).sum(),
+        "grpo_weights": reward_weights_T.abs().sum(),
+        "adversarial_weights": (weights_T - reward_weights_T).abs().sum(),
+    }
+    if tokens.credit_T is not None and tokens.is_credited_T is not None:
+        sums["adversarial"] = -(ratio_T * tokens.credit_T)[tokens.is_credited_T].sum()
+    return sums

@@ -30,7 +30,7 @@ class StepData:
     drawn: MixedBatch
     rollouts: RolloutBatch | None = None
     held_out: RolloutBatch | None = None
-    """Rollouts on held-out demonstrations' prompts, which measure the constraint."""
+    """Held-out demonstrations, with rollouts on their prompts where the discriminator ranks completions."""
     old_logprobs_T: Tensor | None = None
     """log π_old per rollout token; None where the step is the first to learn from its batch: π is still π_old."""
     ref_logprobs_T: Tensor | None = None
@@ -67,10 +67,11 @@ def draw_batch(
         return [StepData(part) for part in drawn]
     measured = [held_out.take(recipe.num_held_out) for _ in drawn]
     asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
+    ranked = [[d.prompt for d in part if recipe.samples_held_out] for part in measured]
     size = recipe.config.rollout.group_size
     with players.policy.autocast():
         sampled = players.generator.sample(
-            [p for part in asked for p in part] + [d.prompt for part in measured for d in part], size
+            [prompt for part in (*asked, *ranked) for prompt in part], size
         )
     num_own = size * sum(map(len, asked))
     rewards = score(sampled[:num_own], players.rewards, players.columns)
@@ -84,12 +85,15 @@ def draw_batch(
         )
         for part, prompts in zip(drawn, asked, strict=True)
     ]
-    held = [RolloutBatch(_take(own, size * len(part)), size, part) for part in measured]
+    held = [
+        RolloutBatch(_take(own, size * len(prompts)), size, part)
+        for part, prompts in zip(measured, ranked, strict=True)
+    ]
     return [
         StepData(
             drawn=part,
             rollouts=batch,
-            held_out=held_out_batch if held_out_batch.rollouts else None,
+            held_out=held_out_batch if held_out_batch.experts else None,
             old_logprobs_T=_old_logprobs(batch, recipe, players.policy) if num_parts > 1 else None,
             ref_logprobs_T=_ref_logprobs(batch, recipe, players.reference) if weights.kl else None,
         )

@@ -25,6 +25,7 @@ from uniapl.evaluation.outcomes import outcomes
 from uniapl.training.arms import TUNING_SEED, Arm, Plan, Setting, budget, check_plan
 from uniapl.training.checkpoint import POLICY, replace_file, step_name
 from uniapl.training.comparison_table import comparison_tables
+from uniapl.training.evaluation_before import FOLDER
 from uniapl.training.metrics import read_rows
 from uniapl.training.processes import Command, run_all, threads_per_job
 from uniapl.training.progress import output_console
@@ -198,7 +199,9 @@ class _Comparison:
             )
         by_log = {self._log(job): job for job in todo}
         errors: dict[str, str] = {}
-        for command, status in run_all([self._command(job) for job in todo], at_once):
+        variables = {FOLDER: str((self.folder / "before").absolute())}
+        commands = [self._command(job) for job in todo]
+        for command, status in run_all(commands, at_once, variables):
             job = by_log[command.log]
             if status == 0:
                 self._collect(job)
@@ -221,8 +224,6 @@ class _Comparison:
             f"output_dir={self._run_folder(job)}",
             "training.resume=auto",
         ]
-        if self.config.evaluation.before is None:
-            words.append(f"evaluation.before={(self.folder / 'before').absolute()}")
         if job.tunes:
             words.append(f"evaluation.prompts={self.config.evaluation.validation_prompts}")
         return Command(tuple(words), self._log(job))

@@ -1,7 +1,8 @@
-"""The evaluation before training: runs that start alike make it once and share it (`evaluation.before`)."""
+"""The evaluation before training: runs that start alike make it once and share it."""
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -17,8 +18,12 @@ Evaluated = tuple[dict[str, Any], list[dict[str, Any]]]
 """What `evaluate` returns: results and samples."""
 
 
+FOLDER = "UNIAPL_EVALUATION_BEFORE"
+"""Environment variable with the folder that the runs of a comparison share."""
+
+
 class EvaluationBefore:
-    """A file in `evaluation.before`, named by all that the evaluation depends on up to rounding.
+    """A file in the shared folder, named by all that the evaluation depends on up to rounding.
 
     The modules of the metrics must be loaded: their files count.
 
@@ -28,13 +33,13 @@ class EvaluationBefore:
 
     def __init__(self, config: Config) -> None:
         self._file: Path | None = None
-        if config.evaluation.before is None:
+        if FOLDER not in os.environ:
             return
-        folder = Path(config.evaluation.before).expanduser()
+        folder = Path(os.environ[FOLDER])
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"evaluation.before: cannot make {folder}: {error}") from None
+            raise InputError(f"{FOLDER}: cannot make {folder}: {error}") from None
         self._file = folder / f"{_digest(_dependencies(config))}.json"
 
     def read(self) -> Evaluated | None:
@@ -64,7 +69,7 @@ def _dependencies(config: Config) -> dict[str, Any]:
             mode="json", include={"system_prompt", "template_arguments"}
         ),
         "evaluation": evaluation.model_dump(
-            mode="json", exclude={"before", "validation_prompts", "best_metric"}
+            mode="json", exclude={"validation_prompts", "best_metric"}
         ),
         "max_completion_tokens": config.rollout.max_completion_tokens,
         "prompts": _contents(evaluation.prompts or ""),

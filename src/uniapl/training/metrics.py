@@ -24,6 +24,11 @@ DEFINITIONS: dict[str, str] = {
     "objective/grpo_weight": "Weight of the reward term in this step.",
     "objective/adversarial_weight": "λ as it acts in this step, ramp included.",
     **{
+        f"objective/{term}_token_weights": f"Sum of |token weight| of the {term} term over the step: how much of the "
+        "update it can cause."
+        for term in TERMS[:3]
+    },
+    **{
         f"objective/{term}_grad_norm": f"Norm of the {term} term's own gradient, weighted as it acts; the "
         "terms' gradients sum to the step's (training.gradients_every)."
         for term in TERMS
@@ -43,10 +48,17 @@ DEFINITIONS: dict[str, str] = {
     "policy/ratio_mean": "Mean probability ratio π/π_old over rollout tokens (1 on the first pass).",
     "policy/clip_fraction": "Share of weighted rollout tokens where the clip took the gradient away.",
     "policy/sampling_gap": "Mean |log π_old - log π_sampled| over rollout tokens: trainer against generator.",
-    "discriminator/loss": "Loss of the discriminator's update; log 2 = 0.693 is chance for its pair part, and once "
-    "more for replayed rollouts and for data.pairs.",
+    "discriminator/loss": "Loss of the discriminator's update: nats per token of the demonstrations (likelihood), or per "
+    "pair, log 2 = 0.693 being chance (scalar; once more for data.pairs).",
+    "discriminator/log_ratio": "Mean of log p_expert - log π over the rollouts' tokens, nats: minus the reverse KL to the "
+    "expert as the discriminator sees it.",
+    "discriminator/held_out_log_ratio": "The same over held-out demonstrations.",
+    "discriminator/margin": "Held-out demonstrations minus rollouts in log-ratio, nats per token: above 0 the "
+    "discriminator tells the expert from the policy.",
     "discriminator/accuracy": "Share of (expert, rollout) pairs ranked right, ties half, before it learned from them.",
-    "discriminator/margin": "Mean of d(expert) - d(rollout) over those pairs.",
+    "discriminator/pair_margin": "Mean of d(expert) - d(rollout) over those pairs.",
+    "discriminator/held_out_accuracy": "Share of (held-out demonstration, rollout) pairs ranked right, ties half.",
+    "discriminator/held_out_pair_margin": "Mean of d(demonstration) - d(rollout) over those pairs.",
     "discriminator/pairs_accuracy": "Share of the step's pairs of data.pairs ranked right, ties half, before it "
     "learned from them in this step; from the second pass over the data on, it has seen them.",
     "discriminator/group_std": "Spread of d inside groups: without it there is nothing to learn from.",
@@ -54,9 +66,12 @@ DEFINITIONS: dict[str, str] = {
     "discriminator/reward_correlation": "Correlation of d with the reward inside groups.",
     "discriminator/demonstration_logit": "Mean d of rollouts on demonstration prompts.",
     "discriminator/preference_logit": "Mean d of rollouts on preference prompts; far below hints at reward hacking.",
-    "constraint/accuracy": "Moving average of the pair accuracy on held-out demonstrations.",
+    "constraint/margin": "Moving average of the margin; at 0 or below λ is 0, for the discriminator is wrong.",
+    "constraint/distance": "Moving average of the distance to the expert: reverse KL in nats per token (likelihood) or "
+    "pair accuracy on held-out demonstrations (scalar).",
     "constraint/weight": "λ before the ramp.",
-    "constraint/state": "-1 slack (λ at its minimum), 0 active, 1 saturated (λ at its maximum).",
+    "constraint/state": "-1 slack (λ at its minimum), 0 active, 1 saturated (λ at its maximum); null while the "
+    "discriminator is wrong or has measured nothing.",
     "optimizer/learning_rate": "The policy's learning rate.",
     "optimizer/grad_norm": "Norm of the policy's gradient before clipping.",
     "optimizer/moved_fraction": "Share of the policy's weights, of a fixed sample, that the update changed.",

@@ -193,7 +193,7 @@ class _Step:
                 for ids in (pair.chosen_ids, pair.rejected_ids)
             ]
             step.taught += pack(pairs, limit, split_groups=False)
-            held_out = data.held_out[: recipe.num_held_out]
+            held_out = data.held_out[: recipe.num_held_out] if recipe.samples_held_out else []
             step.rolled_out += [d.prompt for d in held_out for _ in range(size)]
         if data.evaluation:
             step.evaluated = list(data.evaluation.prompts)
@@ -204,17 +204,16 @@ class _Step:
     def _judge(
         self, recipe: Recipe, rollouts: list[TokenSequence], experts: list[TokenSequence]
     ) -> None:
-        """Say what the discriminator learns from: paired rollouts and the experts; it scores the others."""
-        config, num_pairs = recipe.config, recipe.num_demonstration_prompts
-        size, per_prompt = config.rollout.group_size, config.discriminator.pairs_per_prompt
-        learned = [
-            i for i in range(num_pairs * size) if per_prompt is None or i % size < per_prompt
-        ]
-        scored = sorted(set(range(len(rollouts))) - set(learned))
-        taught = [*(rollouts[i] for i in learned), *experts[: recipe.num_shown]]
-        limit = config.training.micro_batch_tokens
+        """Say what the discriminator learns from, and what it only scores."""
+        limit = recipe.config.training.micro_batch_tokens
+        if recipe.form == "likelihood":
+            self.taught, self.scored = pack(experts, limit), pack(rollouts, limit)
+            return
+        num_paired = recipe.num_demonstration_prompts
+        ranked = num_paired * recipe.config.rollout.group_size
+        taught = [*rollouts[:ranked], *experts[:num_paired]]
         self.taught = pack(taught, limit, split_groups=False)
-        self.scored = pack([rollouts[i] for i in scored], limit, split_groups=False)
+        self.scored = pack(rollouts[ranked:], limit, split_groups=False)
 
     def tokens(self, config: Config) -> StepTokens:
         """Count them."""
@@ -239,7 +238,7 @@ class _Rehearsal:
     def __init__(self, recipe: Recipe, model: PreTrainedModel) -> None:
         self.config = config = recipe.config
         dtype = getattr(torch, config.model.dtype)
-        plain = LanguageModel(model, dtype, config.training.logit_chunk_tokens)
+        plain = LanguageModel(model, dtype)
         self.policy = prepare_policy(plain, config)
         backbone, self.reference = other_roles(recipe, self.policy)
         is_scalar = recipe.form == "scalar"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from uniapl.config import load_config
+from uniapl.models.language_model import LOGIT_CHUNK_TOKENS
 from uniapl.training.metrics import read_rows
 from uniapl.training.plan import RunPlan
 from uniapl.types import InputError
@@ -45,7 +46,7 @@ def _memory(plan: RunPlan) -> list[str]:
         lines.append(f"{name:16}{_gib(plan.resident + phase.needed):>10}   {parts}")
     if plan.heap:
         lines.append(f"{'heap':16}{_gib(plan.heap):>10}   freed, but kept by the C library")
-    vocabulary, chunk = plan.vocabulary, config.training.logit_chunk_tokens
+    vocabulary, chunk = plan.vocabulary, LOGIT_CHUNK_TOKENS
     lines += [
         f"(in activations: logits of {chunk} positions, {_gib(4 * vocabulary * chunk)} per copy)",
         "",

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +39,22 @@ def threads_per_job(jobs: int) -> int:
     return max(1, (int(wanted) if wanted.isdigit() else cores) // jobs)
 
 
-def run_all(commands: Sequence[Command], jobs: int) -> Iterator[tuple[Command, int]]:
+def run_all(
+    commands: Sequence[Command], jobs: int, variables: Mapping[str, str]
+) -> Iterator[tuple[Command, int]]:
     """Run all commands, `jobs` at a time, and yield each with its exit status when it has ended.
+
+    Args:
+        commands: What to run, in this order.
+        jobs: How many at the same time; they share this machine's threads.
+        variables: Added to the environment.
 
     Raises:
         KeyboardInterrupt: Asked to stop; all commands have ended.
     """
     waiting = list(reversed(commands))
     running: dict[Command, Process] = {}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads_per_job(jobs))}
+    environment = {**os.environ, **variables, "OMP_NUM_THREADS": str(threads_per_job(jobs))}
     die_with_us = _die_with_us()
     try:
         with interrupts() as interrupt:

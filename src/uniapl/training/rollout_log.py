@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from uniapl.discriminators.health import completion_logits
 from uniapl.instructions import strict
 from uniapl.models.packing import completion_offsets
 from uniapl.training.step import StepResult
@@ -14,6 +15,8 @@ def logged_rows(done: StepResult, count: int) -> list[dict[str, Any]]:
         return []
     size = batch.group_size
     order = [g * size + member for member in range(size) for g in range(batch.num_groups)]
+    judged = done.judgement
+    logits = judged and completion_logits(batch, judged, done.old_logprobs_T).flatten().tolist()
     starts = completion_offsets(tokens.sequences)
     rows: list[dict[str, Any]] = []
     for index in order[:count]:
@@ -23,9 +26,7 @@ def logged_rows(done: StepResult, count: int) -> list[dict[str, Any]]:
         ids, kwargs = columns.get("instruction_id_list"), columns.get("kwargs")
         followed = strict(ids, kwargs, rollout.completion) if ids and kwargs else ()
         advantage = tokens.reward_advantages_T[starts[index]].item()
-        logit = (
-            done.judgement.logits_GxN.flatten()[index].item() if done.judgement else None
-        )
+        logit = logits[index] if logits else None
         rows.append(
             {
                 "prompt_id": rollout.prompt.id,

@@ -132,9 +132,7 @@ class _Run:
         self.policy, self.chat = load_policy(config)
         self.data = load_data(recipe, self.chat)
         self.before = EvaluationBefore(config)
-        # where that lies is no part of what the run is: it is written neither to config.yaml nor to the model card
-        evaluation = config.evaluation.model_copy(update={"before": None})
-        self.config = config = config.model_copy(update={"evaluation": evaluation})
+        self.config = config
         rewards = load_rewards(recipe, self.policy.device)
         self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
@@ -172,7 +170,7 @@ class _Run:
                 self.trackers.log(trainer.step, metrics)
                 self._log_rollouts(done)
                 progress.step(trainer.step, metrics)
-                warm = config.discriminator.warmup_steps + config.discriminator.ramp_steps
+                warm = 2 * config.discriminator.warmup_steps
                 warnings = self.health.warnings(trainer.step, metrics, warm)
                 if done.rollouts is not None:
                     warnings += self.instructions.warnings(trainer.step, done.rollouts.rollouts)

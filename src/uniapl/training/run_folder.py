@@ -44,10 +44,8 @@ MAY_CHANGE = {
     "training.trackers",
     "training.rollouts_logged_per_step",
     "training.micro_batch_tokens",
-    "training.logit_chunk_tokens",
     "training.threads",
     "training.device",
-    "evaluation.before",
     "rollout.max_rows",
 }
 """Keys in which a resumed run may differ: none of them changes what is learned, up to rounding.

@@ -25,8 +25,10 @@ from uniapl.instructions import validate_columns
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel, load_language_model, store_weights
 from uniapl.models.recomputation import recomputable_layers
+from uniapl.objective.advantages import overlong_penalty
 from uniapl.rewards import (
     NamedReward,
+    build_reward,
     build_rewards,
     check_columns,
     column_names,
@@ -52,7 +54,7 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     has_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if has_cuda else "cpu")
     dtype = getattr(torch, config.model.dtype)
-    policy, tokenizer = load_language_model(path, dtype, device, config.training.logit_chunk_tokens)
+    policy, tokenizer = load_language_model(path, dtype, device)
     policy = prepare_policy(policy, config)
     chat = Chat(
         tokenizer,
@@ -100,7 +102,21 @@ def load_rewards(recipe: Recipe, device: torch.device) -> list[NamedReward]:
             except InputError as error:
                 raise InputError(f"rewards.{index}.path: {error}") from error
         specs.append(spec)
-    return build_rewards(specs)
+    return build_rewards(specs) + _overlong(recipe)
+
+
+def _overlong(recipe: Recipe) -> list[NamedReward]:
+    """Return the penalty for completions that come close to the limit, where the config asks for it."""
+    rollout = recipe.config.rollout
+    if not (recipe.samples and rollout.overlong_buffer_tokens):
+        return []
+
+    def overlong(completion_ids: list[Sequence[int]], **_columns: Any) -> list[float]:
+        lengths = [len(ids) for ids in completion_ids]
+        limit, buffer = rollout.max_completion_tokens, rollout.overlong_buffer_tokens
+        return overlong_penalty(lengths, limit, buffer).tolist()
+
+    return [build_reward(overlong)]
 
 
 @dataclass(slots=True)
@@ -125,10 +141,8 @@ def load_data(recipe: Recipe, chat: Chat) -> Data:
         "max_prompt_tokens": config.data.max_prompt_tokens,
         "validate_row": validate_columns,
     }
-    demonstrations, held_out = hold_out(
-        load_demonstrations(config.data.demonstrations, chat, **limits),
-        config.data.held_out_demonstrations,
-    )
+    read = load_demonstrations(config.data.demonstrations, chat, **limits)
+    demonstrations, held_out = hold_out(read, recipe.held_out(len(read)))
     if config.data.trained_turns == "all":
         demonstrations = every_turn(demonstrations, chat)
     prompts: list[Prompt] = []

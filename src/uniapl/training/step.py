@@ -7,19 +7,29 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
 from uniapl.discriminators import Judgement
-from uniapl.discriminators.health import reward_table
+from uniapl.discriminators.health import reward_table, step_health
+from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
-from uniapl.objective.constraint import constraint_state, next_weight, smooth
 from uniapl.objective.reductions import group_std
+from uniapl.objective.unified import Scale
 from uniapl.training.batch import StepData, draw_batch, flat_logprobs
+from uniapl.training.multiplier import Multiplier
 from uniapl.training.players import Players
 from uniapl.training.stopwatch import Stopwatch
-from uniapl.training.update import Metrics, StepTokens, accumulate, apply, step_scale
-from uniapl.types import Demonstration, MixedBatch, RolloutBatch
+from uniapl.training.update import (
+    Metrics,
+    StepTokens,
+    accumulate,
+    anything_counts,
+    apply,
+    step_scale,
+)
+from uniapl.types import Demonstration, RolloutBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,8 @@ class StepResult:
     rollouts: RolloutBatch | None
     tokens: StepTokens | None
     judgement: Judgement | None
+    old_logprobs_T: Tensor
+    """log π_old of the rollouts' tokens, nats."""
 
 
 class Trainer:
@@ -43,68 +55,57 @@ class Trainer:
         self.players = players
         self.mixture = mixture
         self.held_out = Stream("held-out demonstrations", held_out, config.seed)
-        self.optimizer = torch.optim.AdamW(
-            players.policy.trainable_parameters(),
-            lr=config.optimizer.learning_rate,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-            weight_decay=config.optimizer.weight_decay,
-            fused=True,
+        self.optimizer = adamw(
+            players.policy.trainable_parameters(), config.optimizer.weight_decay
         )
         self.step = 0
         """Optimiser updates done."""
         self.parts: deque[StepData] = deque()
         """What is left of the last batch: a part for each of the coming steps."""
-        self.constraint_accuracy: float | None = None
-        self.constraint_weight: float | None = None
-        """λ before the ramp, where the controller moves it."""
-        if recipe.moves_lambda:
-            weight = config.objective.adversarial_weight
-            assert isinstance(weight, float | int)
-            self.constraint_weight = float(weight)
+        self.multiplier = Multiplier(recipe)
         self.weights = self._weights_now()
         """The terms' weights while the last batch serves."""
         self.trained_tokens = 0
         self.sampled_tokens = 0
 
     def train_step(self) -> StepResult:
-        """Take one step: draw and sample, judge, weigh, update, let the discriminator learn."""
-        recipe, players, clock = self.recipe, self.players, Stopwatch()
+        """Take one step: draw and sample, judge, weigh, update, let the discriminator learn, move λ."""
+        recipe, policy, discriminator = self.recipe, self.players.policy, self.players.discriminator
+        clock = Stopwatch()
         with clock("rollout"):
             if not self.parts:
                 self.weights = self._weights_now()
-                self.parts.extend(
-                    draw_batch(recipe, players, self.mixture, self.held_out, self.weights)
-                )
+                drawn = draw_batch(recipe, self.players, self.mixture, self.held_out, self.weights)
+                self.parts.extend(drawn)
             data, weights = self.parts.popleft(), self.weights
 
+        judgement, health = None, {}
         with clock("discriminator"):
-            judgement = self._judge(data.rollouts, data.drawn)
-            metrics = self._move_lambda(data.held_out)
+            if discriminator and data.rollouts:
+                logprobs = partial(flat_logprobs, policy, recipe=recipe)
+                judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
+                health |= discriminator.measure(data.held_out, logprobs) if data.held_out else {}
 
         with clock("update"):
             experts = data.drawn.demonstrations if weights.sft else ()
-            tokens = StepTokens.of(data, judgement, recipe, players.policy.device)
+            tokens = StepTokens.of(data, judgement, recipe, policy.device)
             scale = step_scale(recipe, weights, experts, tokens)
-            metrics |= accumulate(
-                players.policy,
-                experts,
-                tokens,
-                scale,
-                recipe,
-                measures_gradients=self._measures_gradients(),
+            measures = self._measures_gradients()
+            metrics, old_logprobs_T = accumulate(
+                policy, experts, tokens, scale, recipe, measures_gradients=measures
             )
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
-            limit = recipe.config.optimizer.max_grad_norm
-            loss = metrics["objective/loss"]
-            metrics |= apply(players.policy, self.optimizer, loss, rate, limit)
+            metrics |= self._apply(metrics, scale, rate)
 
         with clock("discriminator"):
-            if players.discriminator and judgement:
-                metrics |= judgement.health | players.discriminator.learn(discriminator_rate)
+            if discriminator and data.rollouts and judgement:
+                health = step_health(data.rollouts, judgement, old_logprobs_T, health)
+                metrics |= health | discriminator.learn(discriminator_rate)
+            metrics |= self.multiplier.observe(self.step, health)
 
         self.step += 1
         metrics |= self._progress(data, int(metrics.pop("trained_tokens") or 0))
-        return StepResult(metrics | clock.seconds(), data.rollouts, tokens, judgement)
+        return StepResult(metrics | clock.seconds(), data.rollouts, tokens, judgement, old_logprobs_T)
 
     @property
     def is_between_batches(self) -> bool:
@@ -112,35 +113,18 @@ class Trainer:
         return not self.parts
 
     def _weights_now(self) -> TermWeights:
-        return self.recipe.weights_at(self.step, self.constraint_weight)
+        multiplier = self.multiplier
+        return self.recipe.weights_at(self.step, 0.0 if multiplier.is_closed else multiplier.strength)
 
-    def _judge(self, batch: RolloutBatch | None, drawn: MixedBatch | None) -> Judgement | None:
-        discriminator = self.players.discriminator
-        if batch is None or discriminator is None:
-            return None
-        policy_logprobs = partial(flat_logprobs, self.players.policy, recipe=self.recipe)
-        return discriminator.judge(batch, drawn, policy_logprobs)
-
-    def _move_lambda(self, held_out: RolloutBatch | None) -> Metrics:
-        """Measure the distance to the expert on held-out demonstrations and move λ."""
-        judgement = self._judge(held_out, None)
-        if judgement is None or self.constraint_weight is None:
-            return {}
-        config = self.recipe.config.constraint
-        assert config.target is not None
-        bounds = (config.minimum, config.maximum)
-        accuracy = judgement.health.get("discriminator/accuracy")
-        # before the discriminator has learned anything its accuracy is no distance
-        if accuracy is not None and self.step >= self.recipe.config.discriminator.warmup_steps:
-            self.constraint_accuracy = smooth(self.constraint_accuracy, accuracy, config.smoothing)
-            self.constraint_weight = next_weight(
-                self.constraint_weight, self.constraint_accuracy, config.target, config.rate, bounds
-            )
-        return {
-            "constraint/accuracy": self.constraint_accuracy,
-            "constraint/weight": self.constraint_weight,
-            "constraint/state": constraint_state(self.constraint_weight, bounds),
-        }
+    def _apply(self, metrics: Metrics, scale: Scale, learning_rate: float) -> Metrics:
+        """Update the policy, unless no token has a weight."""
+        found: Metrics = {"optimizer/learning_rate": learning_rate, "optimizer/grad_norm": 0.0}
+        loss = metrics["objective/loss"]
+        if loss is None or not anything_counts(metrics, scale):
+            self.optimizer.zero_grad(set_to_none=True)
+            return found
+        limit = self.recipe.config.optimizer.max_grad_norm
+        return found | apply(self.players.policy, self.optimizer, loss, learning_rate, limit)
 
     def _measures_gradients(self) -> bool:
         """Whether the terms' own gradients are due; only where ρ = 1 do they sum to the step's."""
@@ -188,8 +172,7 @@ class Trainer:
             "mixture": self.mixture.state_dict(),
             "held_out": self.held_out.state_dict(),
             "generator": self.players.generator.state_dict(),
-            "constraint_accuracy": self.constraint_accuracy,
-            "constraint_weight": self.constraint_weight,
+            "multiplier": self.multiplier.state_dict(),
             "trained_tokens": self.trained_tokens,
             "sampled_tokens": self.sampled_tokens,
             "torch_rng": torch.get_rng_state(),
@@ -204,8 +187,7 @@ class Trainer:
         self.mixture.load_state_dict(state["mixture"])
         self.held_out.load_state_dict(state["held_out"])
         self.players.generator.load_state_dict(state["generator"])
-        self.constraint_accuracy = state["constraint_accuracy"]
-        self.constraint_weight = state["constraint_weight"]
+        self.multiplier.load_state_dict(state["multiplier"])
         self.trained_tokens = state["trained_tokens"]
         self.sampled_tokens = state["sampled_tokens"]
         torch.set_rng_state(state["torch_rng"])

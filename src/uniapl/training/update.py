@@ -11,9 +11,16 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import Packed, TokenSequence, pack, per_token, sequence_of
-from uniapl.objective.advantages import reward_advantages
-from uniapl.objective.unified import Objective, RolloutTokens, Scale, unified_objective
+from uniapl.models.packing import (
+    Packed,
+    TokenSequence,
+    completion_offsets,
+    pack,
+    per_token,
+    sequence_of,
+)
+from uniapl.objective.advantages import constant_length_count, has_signal, reward_advantages
+from uniapl.objective.unified import RolloutTokens, Scale, unified_objective
 from uniapl.training.batch import StepData
 from uniapl.training.gradients import TERMS, TermGradients
 from uniapl.types import Demonstration, TrainingError
@@ -53,6 +60,8 @@ class StepTokens:
         rewards_GxN, has_reward_GxN = reward_table(batch, device)
         scale = config.objective.advantage_scale
         advantages_GxN = reward_advantages(rewards_GxN, has_reward_GxN, scale)
+        if config.objective.reward_normalisation == "signal":
+            has_reward_GxN = has_signal(rewards_GxN, has_reward_GxN)
         masks = config.rollout.mask_truncated
         counts = torch.tensor([not (r.is_truncated and masks) for r in batch.rollouts])
         is_penalised_T = per_token(counts.to(device), sequences)
@@ -68,13 +77,15 @@ class StepTokens:
             judgement=judgement,
         )
 
-    def part(self, places: Tensor, logprobs_T: Tensor) -> RolloutTokens:
-        """Return the tokens of a micro-batch.
+    def part(self, packed: Packed, is_rollout: Tensor, logprobs: Tensor) -> RolloutTokens:
+        """Return the rollout tokens of a micro-batch.
 
         Args:
-            places: Their indices among all tokens of the step, [tokens].
-            logprobs_T: log π_θ of these tokens, with gradient.
+            packed: The micro-batch.
+            is_rollout: Which of its completion tokens are rollouts', [targets].
+            logprobs: log π_θ of its completion tokens, nats, with gradient, [targets].
         """
+        places, logprobs_T = packed.token_index[is_rollout], logprobs[is_rollout]
         # on the first update the ratio is taken against this very number, or ρ is not 1
         old_T = logprobs_T.detach() if self.old_logprobs_T is None else self.old_logprobs_T[places]
         judged, ref_T = self.judgement, self.ref_logprobs_T
@@ -84,10 +95,12 @@ class StepTokens:
             sampling_logprobs_T=self.sampling_logprobs_T[places],
             reward_advantages_T=self.reward_advantages_T[places],
             is_rewarded_T=self.is_rewarded_T[places],
-            credit_T=judged.credit_T[places] if judged else None,
-            is_credited_T=judged.is_credited_T[places] if judged else None,
             is_penalised_T=self.is_penalised_T[places],
+            credit_T=judged.credit(places, old_T) if judged else None,
+            is_credited_T=judged.is_credited_T[places] if judged else None,
             ref_logprobs_T=None if ref_T is None else ref_T[places],
+            sequence_index_T=packed.sequence_index[is_rollout],
+            num_sequences=len(packed.sequences),
         )
 
     @property
@@ -103,7 +116,7 @@ def step_scale(
     tokens: StepTokens | None,
 ) -> Scale:
     """Return the terms' weights and the counts of their tokens in a step."""
-    config = recipe.config
+    config, objective = recipe.config, recipe.config.objective
     judged = tokens.judgement if tokens else None
     return Scale(
         sft_weight=weights.sft,
@@ -111,13 +124,23 @@ def step_scale(
         adversarial_weight=weights.adversarial,
         kl_coef=weights.kl,
         num_sft=sum(len(d.token_ids) for d in experts),
-        num_rewarded=int(tokens.is_rewarded_T.sum()) if tokens else 0,
+        num_rewarded=_num_rewarded(tokens, recipe) if tokens else 0,
         num_credited=int(judged.is_credited_T.sum()) if judged else 0,
         num_penalised=int(tokens.is_penalised_T.sum()) if tokens else 0,
-        clip_low=config.objective.clip_low,
-        clip_high=config.objective.clip_high,
+        clip_low=objective.clip_low,
+        clip_high=objective.clip_high,
+        policy_gradient=objective.policy_gradient,
         importance_cap=config.rollout.importance_cap,
     )
+
+
+def _num_rewarded(tokens: StepTokens, recipe: Recipe) -> int:
+    """N_reward: rewarded tokens, or rewarded completions times the greatest length."""
+    if recipe.config.objective.reward_normalisation != "constant":
+        return int(tokens.is_rewarded_T.sum())
+    starts = completion_offsets(tokens.sequences)[:-1]
+    is_rewarded_S = tokens.is_rewarded_T[torch.tensor(starts, device=tokens.is_rewarded_T.device)]
+    return int(constant_length_count(is_rewarded_S, recipe.config.rollout.max_completion_tokens))
 
 
 def accumulate(
@@ -128,8 +151,8 @@ def accumulate(
     recipe: Recipe,
     *,
     measures_gradients: bool,
-) -> Metrics:
-    """Leave the gradient of the step's objective in the policy's weights; return what was measured.
+) -> tuple[Metrics, Tensor]:
+    """Leave the gradient of the step's objective in the policy's weights.
 
     Args:
         policy: The model that learns.
@@ -138,40 +161,35 @@ def accumulate(
         scale: Weights and counts.
         recipe: The run.
         measures_gradients: Also measure the gradient of each term; what is learned stays the same, bit for bit.
+
+    Returns:
+        What was measured, and log π_old of the rollout tokens, [T], nats.
     """
     sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
     num_rollout_tokens = tokens.num_tokens if tokens else 0
     by_term = TermGradients(policy.trainable_parameters())
+    old_logprobs_T = torch.full((num_rollout_tokens,), torch.nan, device=policy.device)
     totals: dict[str, Tensor] = {}
     num_packed = 0
     for packed in pack(sequences, recipe.config.training.micro_batch_tokens):
         num_packed += len(packed.input_ids)
         packed = packed.to(policy.device)
-        objective = _forward(policy, packed, tokens, num_rollout_tokens, scale, recipe)
+        is_rollout = packed.token_index < num_rollout_tokens
+        temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
+        logprobs = policy.logprobs(packed, temperature)
+        rollouts = None
+        if tokens is not None and is_rollout.any():
+            rollouts = tokens.part(packed, is_rollout, logprobs)
+            old_logprobs_T[packed.token_index[is_rollout]] = rollouts.old_logprobs_T
+        experts_T = None if is_rollout.all() else logprobs[~is_rollout]
+        objective = unified_objective(experts_T, rollouts, scale)
         if measures_gradients:
             by_term.add({name: objective.terms[name] for name in objective.terms if _acts(name, scale)})
         objective.loss.backward()
         for name, value in objective.sums.items():
             totals[name] = totals[name] + value if name in totals else value
-    return _metrics(totals, scale) | by_term.metrics() | {"trained_tokens": num_packed}
-
-
-def _forward(
-    policy: LanguageModel,
-    packed: Packed,
-    tokens: StepTokens | None,
-    num_rollout_tokens: int,
-    scale: Scale,
-    recipe: Recipe,
-) -> Objective:
-    is_rollout = packed.token_index < num_rollout_tokens
-    temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
-    logprobs_T = policy.logprobs(packed, temperature)
-    experts_T = None if is_rollout.all() else logprobs_T[~is_rollout]
-    rollouts = None
-    if tokens is not None and is_rollout.any():
-        rollouts = tokens.part(packed.token_index[is_rollout], logprobs_T[is_rollout])
-    return unified_objective(experts_T, rollouts, scale)
+    metrics = _metrics(totals, scale) | by_term.metrics() | {"trained_tokens": num_packed}
+    return metrics, old_logprobs_T
 
 
 def _acts(term: str, scale: Scale) -> bool:
@@ -189,6 +207,9 @@ def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
         "objective/sft": mean("sft", scale.num_sft),
         "objective/grpo": mean("grpo", scale.num_rewarded),
         "objective/adversarial": mean("adversarial", scale.num_credited),
+        "objective/sft_token_weights": scale.sft_weight if scale.num_sft else 0.0,
+        "objective/grpo_token_weights": mean("grpo_weights", 1),
+        "objective/adversarial_token_weights": mean("adversarial_weights", 1),
         "policy/entropy": mean("entropy", scale.num_penalised),
         "policy/kl_reference": mean("kl", scale.num_penalised),
         "policy/ratio_mean": mean("ratio", scale.num_penalised),
@@ -197,10 +218,17 @@ def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
     }
 
 
+def anything_counts(metrics: Metrics, scale: Scale) -> bool:
+    """Whether a token has a weight in any term: else the optimiser's momentum alone would move the policy."""
+    names = ("sft", "grpo", "adversarial")
+    has_weight = any(metrics[f"objective/{name}_token_weights"] for name in names)
+    return has_weight or bool(scale.kl_coef and scale.num_penalised)
+
+
 def apply(
     policy: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    loss: float | None,
+    loss: float,
     learning_rate: float,
     max_grad_norm: float,
 ) -> Metrics:
@@ -209,16 +237,13 @@ def apply(
     Args:
         policy: The model that learns.
         optimizer: Of its weights.
-        loss: The step's; None: there was nothing to learn from.
+        loss: The step's.
         learning_rate: Of this step.
         max_grad_norm: The gradient's norm is cut to it.
 
     Raises:
         TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
     """
-    metrics: Metrics = {"optimizer/learning_rate": learning_rate}
-    if loss is None:
-        return metrics | {"optimizer/grad_norm": 0.0, "optimizer/moved_fraction": None}
     norm = nn.utils.clip_grad_norm_(policy.trainable_parameters(), max_grad_norm).item()
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
@@ -233,7 +258,7 @@ def apply(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     moved = (_some_weights(optimizer) != before).double().mean().item()
-    return metrics | {"optimizer/grad_norm": norm, "optimizer/moved_fraction": moved}
+    return {"optimizer/grad_norm": norm, "optimizer/moved_fraction": moved}
 
 
 def _some_weights(optimizer: torch.optim.Optimizer) -> Tensor:
