@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.measuring import print_table
-from uniapl.training.comparison_table import comparison_tables
+from uniapl.comparing.table import comparison_tables
 
 METRICS = {
     "prompt_level_strict_acc": "strict",

@@ -22,7 +22,7 @@ def measure(config: str, words: Sequence[str]) -> int:
     import torch
     import torch._dynamo  # what training would import at its first checkpointed forward
 
-    from uniapl.training import train
+    from uniapl.runs import train
 
     before = resident_peak()
     train(load_config(config, words))
@@ -43,7 +43,7 @@ def resident_peak() -> int:
 
 def compare(config: str, words: Sequence[str]) -> dict[str, float]:
     """Plan here, train in a child."""
-    from uniapl.training.plan import plan_run
+    from uniapl.planning.plan import plan_run
 
     planned = plan_run(load_config(config, words)).peak
     done = subprocess.run(

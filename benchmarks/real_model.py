@@ -31,10 +31,10 @@ from transformers import AutoTokenizer
 
 from benchmarks import finished_arms
 from benchmarks.shapes import build_model
+from uniapl.comparing import read_plan
+from uniapl.comparing.arms import check_plan
 from uniapl.config import load_config
-from uniapl.training import read_plan
-from uniapl.training.arms import check_plan
-from uniapl.training.checkpoint import replace_file
+from uniapl.files import replace_file
 from uniapl.types import InputError
 
 FAILED, WRONG_INPUT, LEFT, INTERRUPTED = 1, 2, 75, 130

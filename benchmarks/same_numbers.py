@@ -8,12 +8,13 @@ bfloat16 the largest difference is printed. Finished runs of a side are kept, so
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def main() -> None:
         ]
         number_type = "bfloat16" if case == "bfloat16" else "float32"
         name, gap = _largest_gap(*sides)
-        print(f"{case:14} {number_type}: largest difference {gap:.3g}{f' ({name})' if name else ''}")
+        print(
+            f"{case:14} {number_type}: largest difference {gap:.3g}{f' ({name})' if name else ''}"
+        )
         differs |= gap > 0 and number_type == "float32"
     sys.exit(differs)
 
@@ -86,10 +89,12 @@ def _config(checkout: Path, folder: Path) -> Path:
     for section, key in (("model", "path"), ("data", "demonstrations"), ("data", "prompts")):
         config[section][key] = str((source.parent / config[section][key]).resolve())
     del config["evaluation"]
-    rows = [json.loads(line) for line in Path(config["data"]["demonstrations"]).read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in Path(config["data"]["demonstrations"]).read_text().splitlines()
+    ]
     pairs = [
         {"prompt": row["prompt"], "chosen": row["completion"], "rejected": other["completion"]}
-        for row, other in zip(rows, rows[1:], strict=False)
+        for row, other in itertools.pairwise(rows)
     ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     file = folder / "config.yaml"
@@ -98,7 +103,7 @@ def _config(checkout: Path, folder: Path) -> Path:
 
 
 def _largest_gap(
-    old: list[Mapping[str, Any]], new: list[Mapping[str, Any]]
+    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
 ) -> tuple[str | None, float]:
     """Return the metric that differs most, and by how much; a value on one side only differs by infinity."""
     assert len(old) == len(new) == STEPS

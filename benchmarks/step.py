@@ -26,6 +26,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from uniapl.training.discriminator import Discriminator
+from uniapl.training.trainer import Players, Trainer
 
 from benchmarks.measuring import (
     Measurement,
@@ -46,15 +48,13 @@ from benchmarks.shapes import (
     build_tokenizer,
     random_ids,
 )
+from uniapl.config.methods import resolve
 from uniapl.config.schema import Config
 from uniapl.data.mixture import Mixture
 from uniapl.models.language_model import LanguageModel
 from uniapl.rewards import NamedReward
 from uniapl.rollout import TransformersGenerator
-from uniapl.training.discriminator import Discriminator
-from uniapl.training.heap import tuned_heap
-from uniapl.training.methods import resolve
-from uniapl.training.trainer import Players, Trainer
+from uniapl.runs.heap import tuned_heap
 from uniapl.types import Demonstration, Prompt
 
 LEARNING_RATE = 1e-6

@@ -8,14 +8,14 @@ import torch
 from tiny import tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from uniapl.training.discriminator import Discriminator
+from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 
 from uniapl.config.schema import Config
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence
 from uniapl.models.scalar_model import ScalarModel
-from uniapl.training.discriminator import Discriminator
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.training.update import no_gradient_logprobs
 from uniapl.types import Demonstration, Prompt, Reward, Rollout
 

@@ -14,9 +14,9 @@ from exact import (
     prompt,
 )
 from torch import Tensor
+from uniapl.training.rollout_batch import RolloutBatch
 
 from uniapl.config.schema import Config
-from uniapl.training.rollout_batch import RolloutBatch
 from uniapl.training.update import (
     PolicyUpdate,
     StepWeights,

@@ -215,8 +215,8 @@ def test_train_receives_config_overrides_and_preview(config: Path, monkeypatch: 
 def test_compare_receives_plan_folder_and_jobs(config: Path, monkeypatch: pytest.MonkeyPatch):
     """Overrides reach the config wherever they stand, even after options that take many words."""
     import uniapl.training
+    from uniapl.comparing import read_plan
     from uniapl.config import load_config
-    from uniapl.training import read_plan
 
     calls: list[tuple[object, ...]] = []
     monkeypatch.setattr(uniapl.training, "compare", lambda *words: calls.append(words))

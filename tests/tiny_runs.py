@@ -11,10 +11,10 @@ import pytest
 from tiny import save_tiny_model, write_task
 
 from uniapl import cli
+from uniapl.comparing.processes import Command
 from uniapl.config import load_config, overridden_keys
 from uniapl.config.schema import Config
-from uniapl.training import train
-from uniapl.training.processes import Command
+from uniapl.runs import train
 
 CONFIG = """\
 method: uniapl

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from uniapl.config import Config, load_config
     from uniapl.evaluation import evaluate, evaluate_benchmark
     from uniapl.evaluation.pairs import evaluate_pairs
-    from uniapl.training import train
+    from uniapl.runs import train
     from uniapl.types import (
         Demonstration,
         Generator,
@@ -56,7 +56,7 @@ _HOMES = {
     "evaluate_benchmark": "uniapl.evaluation",
     "evaluate_pairs": "uniapl.evaluation.pairs",
     "load_config": "uniapl.config",
-    "train": "uniapl.training",
+    "train": "uniapl.runs",
 }
 """Where a public name is defined, if not in `uniapl.types`."""
 

@@ -305,7 +305,7 @@ def _train(options: argparse.Namespace) -> None:
     from uniapl.config import load_config, overridden_keys
 
     config = load_config(options.config, options.overrides)
-    from uniapl.training import train  # after the config: a typo is reported before torch loads
+    from uniapl.runs import train  # after the config: a typo is reported before torch loads
 
     train(config, overridden=overridden_keys(options.overrides), preview=options.preview)
 
@@ -314,7 +314,7 @@ def _plan(options: argparse.Namespace) -> None:
     from uniapl.config import load_config, overridden_keys
 
     config = load_config(options.config, options.overrides)
-    from uniapl.training import plan_lines, plan_run
+    from uniapl.planning import plan_lines, plan_run
 
     plan = plan_run(config, overridden_keys(options.overrides))
     print("\n".join(plan_lines(plan, options.measured)))
@@ -325,7 +325,7 @@ def _compare(options: argparse.Namespace) -> None:
 
     seeds, grids = _own_words(options, "seeds"), _own_words(options, "grid")
     config = load_config(options.config, options.overrides)
-    from uniapl.training import compare, read_plan
+    from uniapl.comparing import compare, read_plan
 
     plan = read_plan(options.methods, seeds, grids, options.baseline)
     folder = options.output or Path(f"{config.output_dir}-comparison")

@@ -8,7 +8,7 @@ import torch
 from tiny_runs import Tiny, run_here, tiny
 
 from benchmarks import discriminators
-from uniapl.training import compare, read_plan
+from uniapl.comparing import compare, read_plan
 
 __all__ = ["tiny"]
 SETTINGS = ("likelihood:discriminator.form=likelihood", "scalar:discriminator.form=scalar")
@@ -20,7 +20,7 @@ def compared(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("training.steps=2", f"evaluation.validation_prompts={tiny.task['demonstrations']}")
     plan = read_plan("likelihood=uniapl,scalar=uniapl,mix", ["0,1", "mix:0"], SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uniapl.training.comparison.run_all", run_here)
+        patch.setattr("uniapl.comparing.comparison.run_all", run_here)
         compare(tiny.load(folder, *words), plan, folder)
     return folder
 

@@ -8,7 +8,7 @@ from tiny import TEMPLATE, tiny_model, tiny_tokenizer, write_task
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from uniapl.config import load_config, packaged_configs
-from uniapl.training import train
+from uniapl.runs import train
 
 RECIPES = {"qwen3-0.6b": "qwen3", "qwen3-4b": "qwen3", "smollm2-135m": "llama"}
 THINKING = "{% if enable_thinking is false %}<pad>{% endif %}"

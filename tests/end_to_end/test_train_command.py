@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import Tiny, assert_same_run, rows
 
-from uniapl.training.checkpoint import checkpoint_steps
+from uniapl.runs.checkpoint import checkpoint_steps
 
 REWARD = '''
 """A reward that waits in its third call, if told to."""

@@ -5,14 +5,14 @@ import pytest
 import torch
 from exact import config, demonstration, double, exact_policy, prompt
 from exact import rollout as make_rollout
+from uniapl.training.discriminator import Discriminator, Verdicts
+from uniapl.training.trainer import Players, Stopwatch, Trainer
 
+from uniapl.config.methods import METHODS, resolve, uses_discriminator
+from uniapl.config.schedules import weight_at
 from uniapl.config.schema import Config, MethodName
 from uniapl.rewards import NamedReward
-from uniapl.training.discriminator import Discriminator, Verdicts
-from uniapl.training.methods import METHODS, resolve, uses_discriminator
-from uniapl.training.schedules import weight_at
 from uniapl.training.setup import other_roles, prepare_policy
-from uniapl.training.trainer import Players, Stopwatch, Trainer
 from uniapl.types import InputError, MixedBatch, Prompt, Rollout
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny import save_tiny_reward_model, tiny_reward_model, tiny_tokenizer
 from tiny_runs import Tiny, rows
 
-from uniapl.training import train
+from uniapl.runs import train
 from uniapl.types import InputError, TrainingError
 
 

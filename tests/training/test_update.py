@@ -19,9 +19,9 @@ from exact import (
 )
 from one_step import WEIGHTS, Step, demonstrations, in_double, settings
 from torch import Tensor
+from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 
 from uniapl.models.language_model import LanguageModel
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 from uniapl.training.update import (
     StepWeights,
     old_logprobs,

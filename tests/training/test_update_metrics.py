@@ -12,8 +12,8 @@ from exact import (
     rollout,
 )
 from one_step import Step, in_double, settings
-
 from uniapl.training.rollout_batch import RolloutBatch, sequence_of
+
 from uniapl.training.update import (
     StepWeights,
     no_gradient_logprobs,

@@ -59,9 +59,7 @@ def step_health(
     return finite(found)
 
 
-def completion_logits(
-    batch: RolloutBatch, judgement: Judgement, old_logprobs_T: Tensor
-) -> Tensor:
+def completion_logits(batch: RolloutBatch, judgement: Judgement, old_logprobs_T: Tensor) -> Tensor:
     """Return d of each rollout, [groups, group_size]: in a log-ratio form the mean over its tokens, nats."""
     if judgement.logits_GxN is not None:
         return judgement.logits_GxN

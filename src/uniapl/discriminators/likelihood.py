@@ -44,9 +44,7 @@ class Likelihood:
             health={"discriminator/loss": self._add_gradient(data.demonstrations)},
         )
 
-    def measure(
-        self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs
-    ) -> dict[str, float]:
+    def measure(self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs) -> dict[str, float]:
         """Return the mean of log p_φ - log π over the held-out demonstrations' tokens, nats."""
         sequences = [sequence_of(expert) for expert in held_out.experts if expert]
         if not sequences:
@@ -55,7 +53,7 @@ class Likelihood:
         return {"discriminator/held_out_log_ratio": ratios_T.mean().item()}
 
     def _logprobs(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """log p_φ of all completion tokens, flat [tokens], at the temperature of log π_old, without gradient."""
+        """Log p_φ of all completion tokens, flat [tokens], at the temperature of log π_old, without gradient."""
         packed = [p.to(self.model.device) for p in pack(sequences, self.micro_batch_tokens)]
         num_tokens = completion_offsets(sequences)[-1]
         return self.model.flat_logprobs(packed, num_tokens, self.temperature)

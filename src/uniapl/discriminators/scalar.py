@@ -52,9 +52,7 @@ class Scalar:
         std = mean_group_std(logits_GxN, is_whole_GxN)
         if std is not None:
             self.running_std = smooth(self.running_std, std, STD_SMOOTHING)
-        credit_GxN = completion_credit(
-            logits_GxN, is_whole_GxN, self.running_std or 0.0, STD_FLOOR
-        )
+        credit_GxN = completion_credit(logits_GxN, is_whole_GxN, self.running_std or 0.0, STD_FLOOR)
         rollouts = list(map(sequence_of, batch.rollouts))
         return Judgement(
             is_credited_T=per_token(is_whole_GxN.flatten(), rollouts),
@@ -63,9 +61,7 @@ class Scalar:
             health={f"discriminator/{name}": value for name, value in found.items()},
         )
 
-    def measure(
-        self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs
-    ) -> dict[str, float]:
+    def measure(self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs) -> dict[str, float]:
         """Return how often it ranks held-out demonstrations above rollouts of their prompts."""
         if not held_out.rollouts:
             return {}
@@ -89,9 +85,7 @@ class Scalar:
         ]
         logits, loss = self._scores([*rollouts, *experts], pairs, learns=learns)
         logits_GxN = logits[: len(rollouts)].view(-1, size)
-        found = ranking(
-            logits[len(rollouts) :], logits_GxN[:num_paired], is_whole_GxN[:num_paired]
-        )
+        found = ranking(logits[len(rollouts) :], logits_GxN[:num_paired], is_whole_GxN[:num_paired])
         return logits_GxN, is_whole_GxN, found, loss
 
     def _scores(

@@ -113,14 +113,17 @@ def unified_objective(
     if rollouts is not None:
         reward_weights_T, weights_T = token_weights(rollouts, scale)
         losses.append(-_surrogate(rollouts, weights_T, scale).sum())
-        terms["grpo"] = -_surrogate(rollouts, reward_weights_T, scale).sum()
-        terms["adversarial"] = -_surrogate(rollouts, weights_T - reward_weights_T, scale).sum()
+        if scale.grpo_weight:
+            terms["grpo"] = -_surrogate(rollouts, reward_weights_T, scale).sum()
+        if scale.adversarial_weight and rollouts.credit_T is not None:
+            own_T = weights_T - reward_weights_T
+            terms["adversarial"] = -_surrogate(rollouts, own_T, scale).sum()
         if rollouts.ref_logprobs_T is not None:
             kl_T = k3(rollouts.logprobs_T, rollouts.ref_logprobs_T, rollouts.is_penalised_T)
             sums["kl"] = kl_T.sum()
             terms["kl"] = sums["kl"] * (scale.kl_coef / max(scale.num_penalised, 1))
             losses.append(terms["kl"])
-        sums |= _measured(rollouts, reward_weights_T, weights_T, scale)
+        sums.update(_measured(rollouts, reward_weights_T, weights_T, scale))
     loss = sum(losses[1:], start=losses[0])
     sums["loss"] = loss
     return Objective(loss, terms, {name: value.detach().double() for name, value in sums.items()})
@@ -152,9 +155,7 @@ def _ratio(tokens: RolloutTokens, is_counted_T: Tensor | None, scale: Scale) -> 
         return token_ratio(log_ratios_T, is_counted_T)
     assert tokens.sequence_index_T is not None
     everything_T = torch.ones_like(log_ratios_T, dtype=torch.bool)
-    return sequence_ratio(
-        log_ratios_T, tokens.sequence_index_T, tokens.num_sequences, everything_T
-    )
+    return sequence_ratio(log_ratios_T, tokens.sequence_index_T, tokens.num_sequences, everything_T)
 
 
 def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor:
@@ -173,9 +174,7 @@ def _measured(
     """Sums over the micro-batch's tokens that tell how the update goes."""
     ratio_T = _ratio(tokens, None, scale)
     counts_T, old_T = tokens.is_penalised_T, tokens.old_logprobs_T
-    is_clipped_T = is_ratio_clipped(
-        ratio_T, weights_T, scale.clip_low, scale.clip_high, DUAL_CLIP
-    )
+    is_clipped_T = is_ratio_clipped(ratio_T, weights_T, scale.clip_low, scale.clip_high, DUAL_CLIP)
     sums = {
         "grpo": -(ratio_T * tokens.reward_advantages_T)[tokens.is_rewarded_T].sum(),
         "ratio": ratio_T[counts_T].sum(),

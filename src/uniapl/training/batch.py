@@ -136,6 +136,9 @@ def flat_logprobs(
     model: LanguageModel, sequences: Sequence[TokenSequence], recipe: Recipe
 ) -> Tensor:
     """Return log-probs of all completion tokens at the rollouts' temperature: [tokens], nats, without gradient."""
-    limit, temperature = recipe.config.training.micro_batch_tokens, recipe.config.rollout.temperature
+    limit, temperature = (
+        recipe.config.training.micro_batch_tokens,
+        recipe.config.rollout.temperature,
+    )
     packed = [p.to(model.device) for p in pack(sequences, limit)]
     return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)

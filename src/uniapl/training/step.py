@@ -1,7 +1,7 @@
 """The single-stage loop: every step learns from demonstrations, rewards and the discriminator at once."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,9 +55,7 @@ class Trainer:
         self.players = players
         self.mixture = mixture
         self.held_out = Stream("held-out demonstrations", held_out, config.seed)
-        self.optimizer = adamw(
-            players.policy.trainable_parameters(), config.optimizer.weight_decay
-        )
+        self.optimizer = adamw(players.policy.trainable_parameters(), config.optimizer.weight_decay)
         self.step = 0
         """Optimiser updates done."""
         self.parts: deque[StepData] = deque()
@@ -79,12 +77,14 @@ class Trainer:
                 self.parts.extend(drawn)
             data, weights = self.parts.popleft(), self.weights
 
-        judgement, health = None, {}
+        judgement: Judgement | None = None
+        health: Mapping[str, float] = {}
         with clock("discriminator"):
             if discriminator and data.rollouts:
                 logprobs = partial(flat_logprobs, policy, recipe=recipe)
                 judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
-                health |= discriminator.measure(data.held_out, logprobs) if data.held_out else {}
+                if data.held_out:
+                    health = discriminator.measure(data.held_out, logprobs)
 
         with clock("update"):
             experts = data.drawn.demonstrations if weights.sft else ()
@@ -100,12 +100,14 @@ class Trainer:
         with clock("discriminator"):
             if discriminator and data.rollouts and judgement:
                 health = step_health(data.rollouts, judgement, old_logprobs_T, health)
-                metrics |= health | discriminator.learn(discriminator_rate)
+                metrics |= {**health, **discriminator.learn(discriminator_rate)}
             metrics |= self.multiplier.observe(self.step, health)
 
         self.step += 1
         metrics |= self._progress(data, int(metrics.pop("trained_tokens") or 0))
-        return StepResult(metrics | clock.seconds(), data.rollouts, tokens, judgement, old_logprobs_T)
+        return StepResult(
+            metrics | clock.seconds(), data.rollouts, tokens, judgement, old_logprobs_T
+        )
 
     @property
     def is_between_batches(self) -> bool:
@@ -114,7 +116,9 @@ class Trainer:
 
     def _weights_now(self) -> TermWeights:
         multiplier = self.multiplier
-        return self.recipe.weights_at(self.step, 0.0 if multiplier.is_closed else multiplier.strength)
+        return self.recipe.weights_at(
+            self.step, 0.0 if multiplier.is_closed else multiplier.strength
+        )
 
     def _apply(self, metrics: Metrics, scale: Scale, learning_rate: float) -> Metrics:
         """Update the policy, unless no token has a weight."""

@@ -22,7 +22,7 @@ from uniapl.models.packing import (
 from uniapl.objective.advantages import constant_length_count, has_signal, reward_advantages
 from uniapl.objective.unified import RolloutTokens, Scale, unified_objective
 from uniapl.training.batch import StepData
-from uniapl.training.gradients import TERMS, TermGradients
+from uniapl.training.term_gradients import TermGradients
 from uniapl.types import Demonstration, TrainingError
 
 SAMPLED_WEIGHTS = 1024
@@ -184,17 +184,12 @@ def accumulate(
         experts_T = None if is_rollout.all() else logprobs[~is_rollout]
         objective = unified_objective(experts_T, rollouts, scale)
         if measures_gradients:
-            by_term.add({name: objective.terms[name] for name in objective.terms if _acts(name, scale)})
+            by_term.add(objective.terms)
         objective.loss.backward()
         for name, value in objective.sums.items():
             totals[name] = totals[name] + value if name in totals else value
     metrics = _metrics(totals, scale) | by_term.metrics() | {"trained_tokens": num_packed}
     return metrics, old_logprobs_T
-
-
-def _acts(term: str, scale: Scale) -> bool:
-    weights = (scale.sft_weight, scale.grpo_weight, scale.adversarial_weight, scale.kl_coef)
-    return bool(dict(zip(TERMS, weights, strict=True))[term])
 
 
 def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:

@@ -1,0 +1,149 @@
+"""What `uniapl plan` prints: memory by player and phase, tokens, work, and time where a run has measured it."""
+
+from pathlib import Path
+
+from uniapl.config import load_config
+from uniapl.models.language_model import LOGIT_CHUNK_TOKENS
+from uniapl.planning.plan import RunPlan
+from uniapl.runs.metrics import read_rows
+from uniapl.types import InputError
+
+GIB = 2**30
+FORWARD, BACKWARD = 2, 4
+"""Floating-point operations per weight and token; the backward pass of frozen weights needs half."""
+
+
+def plan_lines(plan: RunPlan, measured: Path | None = None) -> list[str]:
+    """Return the lines of a plan.
+
+    Args:
+        plan: As made.
+        measured: A run folder of the same model, whose speed says how long this one takes.
+
+    Raises:
+        InputError: That run is of another model, or has no steps.
+    """
+    return [*_memory(plan), "", *_tokens(plan), _time(plan, measured)]
+
+
+def _memory(plan: RunPlan) -> list[str]:
+    config = plan.config
+    lines = [
+        f"{config.method}, {plan.num_weights / 1e6:.3g}M weights, {config.model.tuning} tuning, "
+        f"{config.model.dtype}; device {plan.device} with {plan.available / GIB:.1f} GiB",
+        "",
+        f"{'GiB':16}{'weights':>10}{'optimiser':>11}{'gradients':>11}",
+    ]
+    for name, role in plan.roles.items():
+        sizes = (role.weights, role.optimizer, role.trained)
+        shared = "" if role.weights else "   shares the policy's weights"
+        lines.append(
+            f"{name:16}{_gib(sizes[0]):>10}{_gib(sizes[1]):>11}{_gib(sizes[2]):>11}{shared}"
+        )
+    lines += ["", f"{'phase':16}{'peak':>10}   weights, optimiser and of the phase itself"]
+    for name, phase in plan.phases.items():
+        parts = ", ".join(f"{part} {_gib(size)}" for part, size in phase.parts.items())
+        lines.append(f"{name:16}{_gib(plan.resident + phase.needed):>10}   {parts}")
+    if plan.heap:
+        lines.append(f"{'heap':16}{_gib(plan.heap):>10}   freed, but kept by the C library")
+    vocabulary, chunk = plan.vocabulary, LOGIT_CHUNK_TOKENS
+    lines += [
+        f"(in activations: logits of {chunk} positions, {_gib(4 * vocabulary * chunk)} per copy)",
+        "",
+        f"peak {_gib(plan.peak)} GiB, in {plan.worst_phase}: {_verdict(plan)}",
+    ]
+    return lines
+
+
+def _verdict(plan: RunPlan) -> str:
+    if plan.peak <= plan.available:
+        return "fits"
+    return f"does not fit the {plan.available / GIB:.1f} GiB of the device: {_knob(plan)}"
+
+
+def _knob(plan: RunPlan) -> str:
+    """Say which key to change: the one behind the largest part."""
+    config, phase = plan.config, plan.phases[plan.worst_phase]
+    if plan.resident > phase.needed:
+        if config.model.tuning == "full":
+            return "set model.tuning=lora"
+        if "discriminator" in plan.roles and config.discriminator.backbone == "copy":
+            return "set discriminator.backbone=lora"
+        return (
+            "set model.dtype=bfloat16"
+            if config.model.dtype == "float32"
+            else "take a smaller model"
+        )
+    if plan.worst_phase in ("rollout", "evaluation"):
+        return f"lower rollout.max_rows ({config.rollout.max_rows})"
+    if not config.training.gradient_checkpointing:
+        return "set training.gradient_checkpointing=true"
+    return f"lower training.micro_batch_tokens ({config.training.micro_batch_tokens})"
+
+
+def _tokens(plan: RunPlan) -> list[str]:
+    steps, tokens = plan.config.training.steps, plan.tokens
+    counts = {"sampled": tokens.sampled, "trained": tokens.trained, "judged": tokens.judged}
+    lines = [
+        f"{'tokens':16}{'per step':>10}{f'{steps} steps':>16}   if every rollout reaches its limit"
+    ]
+    lines += [
+        f"{name:16}{count:>10,}{count * steps:>16,}" for name, count in counts.items() if count
+    ]
+    return [
+        *lines,
+        f"compute: {_operations(plan) * steps:.2g} floating-point operations, attention aside",
+    ]
+
+
+def _operations(plan: RunPlan) -> float:
+    """Return the floating-point operations of one step in matrix products with weights."""
+    config, tokens = plan.config, plan.tokens
+    again = FORWARD if config.training.gradient_checkpointing else 0
+
+    def learning(is_full: bool) -> int:
+        return FORWARD + again + (BACKWARD if is_full else BACKWARD // 2)
+
+    return plan.num_weights * (
+        FORWARD * tokens.sampled
+        + learning(config.model.tuning == "full") * tokens.trained
+        + learning(config.discriminator.backbone == "copy") * tokens.judged
+    )
+
+
+def _time(plan: RunPlan, measured: Path | None) -> str:
+    if measured is None:
+        return "time: --measured RUN takes the speed of a run of the same model"
+    if not (measured / "config.yaml").exists():
+        raise InputError(f"--measured: {measured} is not a run folder")
+    other, own = load_config(measured / "config.yaml"), plan.config
+    for key in ("path", "dtype", "tuning"):
+        if getattr(other.model, key) != getattr(own.model, key):
+            raise InputError(
+                f"--measured: {measured} has model.{key} {getattr(other.model, key)}, "
+                f"the config {getattr(own.model, key)}"
+            )
+    rows = read_rows(measured / "metrics.jsonl")
+    if not rows:
+        raise InputError(f"--measured: {measured} has no steps yet")
+    done = {name: rows[-1].get(f"data/{name}_tokens") or 0 for name in ("sampled", "trained")}
+
+    def seconds_per_token(stage: str, tokens: float) -> float:
+        return sum(row.get(f"time/{stage}_seconds") or 0.0 for row in rows) / max(tokens, 1)
+
+    tokens = plan.tokens
+    # the tokens that the discriminator judges are about those that train the policy
+    per_step = (
+        tokens.sampled * seconds_per_token("rollout", done["sampled"])
+        + tokens.trained * seconds_per_token("update", done["trained"])
+        + tokens.judged * seconds_per_token("discriminator", done["trained"])
+    )
+    hours = per_step * own.training.steps / 3600
+    return (
+        f"time: at most {hours:.2g} hours, {per_step:.3g} seconds a step, at the speed of {measured}; "
+        "evaluations not counted"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}" if size else "-"

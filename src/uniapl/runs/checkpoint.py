@@ -1,0 +1,126 @@
+"""Checkpoints: everything that moves, written aside, synced, renamed; and how a run goes on from one.
+
+A checkpoint folder `step_000050` exists only complete: it gets its name after all of it is on disk.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from uniapl.files import replace_file, write_folder
+from uniapl.types import InputError, TrainingError
+
+_NAME = re.compile(r"^step_(\d{6,})$")
+STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
+ADAPTER, DISCRIMINATOR = "adapter", "discriminator"
+
+State = dict[str, Any]
+
+
+def step_name(step: int) -> str:
+    """Return the folder name of a step."""
+    return f"step_{step:06d}"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps of the complete checkpoints, ascending."""
+    if not folder.is_dir():
+        return []
+    steps = [int(m.group(1)) for p in folder.iterdir() if (m := _NAME.match(p.name))]
+    return sorted(s for s in steps if (folder / step_name(s) / COMPLETE).exists())
+
+
+def save_checkpoint(
+    folder: Path, step: int, save_policy: Callable[[Path], None], state: State, keep: int
+) -> Path:
+    """Write `step_<step>`, say which is the best, and drop what is no longer kept.
+
+    Args:
+        folder: The run's `checkpoints`.
+        step: Updates done.
+        save_policy: Writes an ordinary model folder to a path.
+        state: Tensors, numbers, lists and dictionaries: the rest of what moves; its `best` (`step`,
+            `metric`, `value`, or None) names the best checkpoint, this one included.
+        keep: How many of the newest stay; the best one always does.
+
+    Raises:
+        TrainingError: It could not be written, the disk being full for example; the earlier checkpoints
+            are untouched.
+    """
+    target = folder / step_name(step)
+
+    def write(aside: Path) -> None:
+        save_policy(aside / POLICY)
+        # a stream of our own: of a path, torch hides the reason for which it cannot be written
+        with (aside / STATE).open("wb") as stream:
+            torch.save(state, stream)
+        (aside / COMPLETE).write_text("")
+
+    write_model_folder(target, write)
+    best = state["best"]
+    write_best(folder, best)
+    for old in checkpoint_steps(folder)[:-keep]:
+        if old != step and (best is None or old != best["step"]):
+            remove_checkpoint(folder / step_name(old))
+    return target
+
+
+def write_model_folder(target: Path, write: Callable[[Path], bool | None]) -> bool:
+    """Make a model folder that appears whole; see `files.write_folder`.
+
+    Raises:
+        TrainingError: It could not be written, the disk being full for example; nothing is left of it.
+    """
+    try:
+        return write_folder(target, write)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(f"cannot write {target}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason for a failed write; torch and safetensors wrap it in errors of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def load_state(checkpoint: Path) -> State:
+    """Read the state of a complete checkpoint.
+
+    Raises:
+        InputError: It is not one.
+    """
+    if not (checkpoint / COMPLETE).exists():
+        raise InputError(f"training.resume: {checkpoint} is not a complete checkpoint")
+    # weights_only: a checkpoint from elsewhere must not run code
+    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+
+
+def write_best(folder: Path, best: dict[str, Any] | None) -> None:
+    """Write which checkpoint is the best, or that none is yet."""
+    if best is not None:
+        replace_file(folder / BEST, json.dumps(best) + "\n")
+    else:
+        (folder / BEST).unlink(missing_ok=True)
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove checkpoints of later steps: the run goes on from `step` and will make them anew."""
+    for later in checkpoint_steps(folder):
+        if later > step:
+            remove_checkpoint(folder / step_name(later))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a folder so that one killed half-way does not leave what looks complete."""
+    (path / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(path)

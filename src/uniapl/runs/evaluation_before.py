@@ -1,0 +1,97 @@
+"""The evaluation before training: runs that start alike make it once and share it."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from uniapl import __version__
+from uniapl.config.schema import Config
+from uniapl.files import replace_file
+from uniapl.types import InputError
+
+Evaluated = tuple[dict[str, Any], list[dict[str, Any]]]
+"""What `evaluate` returns: results and samples."""
+
+
+FOLDER = "UNIAPL_EVALUATION_BEFORE"
+"""Environment variable with the folder that the runs of a comparison share."""
+
+
+class EvaluationBefore:
+    """A file in the shared folder, named by all that the evaluation depends on up to rounding.
+
+    The modules of the metrics must be loaded: their files count.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._file: Path | None = None
+        if FOLDER not in os.environ:
+            return
+        folder = Path(os.environ[FOLDER])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{FOLDER}: cannot make {folder}: {error}") from None
+        self._file = folder / f"{_digest(_dependencies(config))}.json"
+
+    def read(self) -> Evaluated | None:
+        """Return what an earlier run measured, if there was one."""
+        if self._file is None or not self._file.exists():
+            return None
+        stored = json.loads(self._file.read_text(encoding="utf-8"))
+        return stored["results"], stored["samples"]
+
+    def write(self, evaluated: Evaluated) -> None:
+        """Keep it for the others."""
+        if self._file is None:
+            return
+        results, samples = evaluated
+        stored = {"results": results, "samples": samples}
+        replace_file(self._file, json.dumps(stored, allow_nan=False))
+
+
+def _dependencies(config: Config) -> dict[str, Any]:
+    """Return what decides the answers of the model before training, and how they are measured."""
+    evaluation = config.evaluation
+    modules = sorted({path.partition(":")[0] for path in evaluation.metrics} & sys.modules.keys())
+    sources = [sys.modules[module].__file__ or "" for module in modules]
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "chat": config.data.model_dump(
+            mode="json", include={"system_prompt", "template_arguments"}
+        ),
+        "evaluation": evaluation.model_dump(
+            mode="json", exclude={"validation_prompts", "best_metric"}
+        ),
+        "max_completion_tokens": config.rollout.max_completion_tokens,
+        "prompts": _contents(evaluation.prompts or ""),
+        "seed": config.seed if evaluation.temperature else None,
+        "files": [stamp for path in (config.model.path, *sources) for stamp in _stamps(path)],
+        "versions": [__version__, version("torch"), version("transformers")],
+    }
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _contents(path: str) -> str | None:
+    """Return a hash of a file, which may have been written anew with the same rows; of a hub id nothing."""
+    file = Path(path).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def _stamps(path: str) -> Iterator[tuple[str, int, int]]:
+    """Yield name, bytes and time of a file, or of the files of a folder; of a hub id nothing."""
+    place = Path(path).expanduser()
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.is_file():
+            yield file.name, file.stat().st_size, file.stat().st_mtime_ns

@@ -1,0 +1,148 @@
+"""Metric names with their meaning, and the file that receives one row of them per step."""
+
+import json
+import math
+import os
+import resource
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uniapl.files import replace_file
+from uniapl.training.term_gradients import PAIRS, TERMS
+
+DEFINITIONS: dict[str, str] = {
+    "objective/loss": "The whole objective of the step, as minimised.",
+    "objective/sft": "Negative log-likelihood of the expert's completions, nats per token.",
+    "objective/grpo": "Minus the reward advantage times the probability ratio, mean over rewarded tokens; "
+    "its value says little, its gradient trains.",
+    "objective/adversarial": "Minus the adversarial advantage times the probability ratio, mean over tokens "
+    "that carry one, before λ.",
+    "objective/sft_weight": "Weight of the SFT term in this step.",
+    "objective/grpo_weight": "Weight of the reward term in this step.",
+    "objective/adversarial_weight": "λ as it acts in this step, ramp included.",
+    **{
+        f"objective/{term}_token_weights": f"Sum of |token weight| of the {term} term over the step: how much of the "
+        "update it can cause."
+        for term in TERMS[:3]
+    },
+    **{
+        f"objective/{term}_grad_norm": f"Norm of the {term} term's own gradient, weighted as it acts; the "
+        "terms' gradients sum to the step's (training.gradients_every)."
+        for term in TERMS
+    },
+    **{
+        f"objective/{one}_{other}_cosine": f"Cosine of the angle between the gradients of {one} and {other}: "
+        "1 they pull together, 0 they do not meet, -1 they undo each other."
+        for one, other in PAIRS
+    },
+    "reward/mean": "Mean total reward of the step's rollouts.",
+    "reward/std": "Standard deviation of the total reward inside groups, mean over groups.",
+    "rollout/completion_tokens_mean": "Mean length of the step's rollouts, tokens.",
+    "rollout/truncated_fraction": "Share of rollouts cut off by the token limit.",
+    "rollout/zero_std_group_fraction": "Share of groups whose rewards are all equal: they teach nothing about reward.",
+    "policy/entropy": "Mean -log π of the sampled tokens, an estimate of the policy's entropy, nats per token.",
+    "policy/kl_reference": "k3 estimate of KL(policy ‖ reference) on rollouts, nats per token.",
+    "policy/ratio_mean": "Mean probability ratio π/π_old over rollout tokens (1 on the first pass).",
+    "policy/clip_fraction": "Share of weighted rollout tokens where the clip took the gradient away.",
+    "policy/sampling_gap": "Mean |log π_old - log π_sampled| over rollout tokens: trainer against generator.",
+    "discriminator/loss": "Loss of the discriminator's update: nats per token of the demonstrations (likelihood), "
+    "or per pair, log 2 = 0.693 being chance (scalar; once more for data.pairs).",
+    "discriminator/log_ratio": "Mean of log p_expert - log π over the rollouts' tokens, nats: minus the reverse KL to "
+    "the expert as the discriminator sees it.",
+    "discriminator/held_out_log_ratio": "The same over held-out demonstrations.",
+    "discriminator/margin": "Held-out demonstrations minus rollouts in log-ratio, nats per token: above 0 the "
+    "discriminator tells the expert from the policy.",
+    "discriminator/accuracy": "Share of (expert, rollout) pairs ranked right, ties half, before it learned from them.",
+    "discriminator/pair_margin": "Mean of d(expert) - d(rollout) over those pairs.",
+    "discriminator/held_out_accuracy": "Share of (held-out demonstration, rollout) pairs ranked right, ties half.",
+    "discriminator/held_out_pair_margin": "Mean of d(demonstration) - d(rollout) over those pairs.",
+    "discriminator/pairs_accuracy": "Share of the step's pairs of data.pairs ranked right, ties half, before it "
+    "learned from them in this step; from the second pass over the data on, it has seen them.",
+    "discriminator/group_std": "Spread of d inside groups: without it there is nothing to learn from.",
+    "discriminator/length_correlation": "Correlation of d with length inside groups; beyond ±0.3 it judges length.",
+    "discriminator/reward_correlation": "Correlation of d with the reward inside groups.",
+    "discriminator/demonstration_logit": "Mean d of rollouts on demonstration prompts.",
+    "discriminator/preference_logit": "Mean d of rollouts on preference prompts; far below hints at reward hacking.",
+    "constraint/margin": "Moving average of the margin; at 0 or below λ is 0, for the discriminator is wrong.",
+    "constraint/distance": "Moving average of the distance to the expert: reverse KL in nats per token (likelihood) or "
+    "pair accuracy on held-out demonstrations (scalar).",
+    "constraint/weight": "λ before the ramp.",
+    "constraint/state": "-1 slack (λ at its minimum), 0 active, 1 saturated (λ at its maximum); null while the "
+    "discriminator is wrong or has measured nothing.",
+    "optimizer/learning_rate": "The policy's learning rate.",
+    "optimizer/grad_norm": "Norm of the policy's gradient before clipping.",
+    "optimizer/moved_fraction": "Share of the policy's weights, of a fixed sample, that the update changed.",
+    "optimizer/discriminator_grad_norm": "Norm of the discriminator's gradient before clipping.",
+    "data/demonstration_epoch": "Passes over the demonstrations so far.",
+    "data/trained_tokens": "Tokens that went through a forward and backward pass so far, prompts included.",
+    "data/sampled_tokens": "Tokens sampled so far.",
+    "time/step_seconds": "Duration of the step.",
+    "time/rollout_seconds": "Time spent sampling.",
+    "time/update_seconds": "Time spent in the policy's forward, backward and update.",
+    "time/discriminator_seconds": "Time spent scoring with and training the discriminator.",
+    "memory/peak_gib": "Peak memory of the process (CPU) or the device (CUDA), GiB.",
+}
+"""Name → one-line meaning; a run adds `reward/<name>` for each reward. Absent terms are null."""
+
+
+def definitions(reward_names: Iterable[str]) -> dict[str, str]:
+    """Return the meaning of every key that a run with these rewards writes."""
+    own = {
+        f"reward/{name}": f"Mean of the reward {name}, before its weight." for name in reward_names
+    }
+    return {**DEFINITIONS, **own}
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one row per step, all of the run's keys in each, null where a value is absent."""
+
+    def __init__(self, path: Path, names: Iterable[str], last_step: int) -> None:
+        """Open for appending, after cutting what lies past `last_step` or is torn."""
+        self.path = path
+        self.names = tuple(names)
+        rows = [row for row in read_rows(path) if row["step"] <= last_step]
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._stream = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Append a row; a metric without a definition is a bug."""
+        unknown = metrics.keys() - set(self.names)
+        assert not unknown, f"metrics without a definition: {sorted(unknown)}"
+        row = {"step": step, **{name: _finite(metrics.get(name)) for name in self.names}}
+        self._stream.write(json.dumps(row, allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Make sure that the rows are on disk: a checkpoint must never be ahead of them."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file up to the first torn one; none if there is no file."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def peak_gib(device: torch.device) -> float:
+    """Return the peak memory so far: of the device, or of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,373 @@
+"""`train(config)`: one run, one run folder. Builds the players, drives the loop, saves, evaluates."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch.utils import deterministic
+
+from uniapl.config.recipe import Recipe
+from uniapl.config.schema import Config
+from uniapl.data.chat import preview as preview_text
+from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
+from uniapl.files import replace_file
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.packing import completion_offsets, pack, sequence_of
+from uniapl.rollout import TransformersGenerator
+from uniapl.runs.checkpoint import (
+    ADAPTER,
+    DISCRIMINATOR,
+    POLICY,
+    save_checkpoint,
+    step_name,
+    write_model_folder,
+)
+from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
+from uniapl.runs.health import HealthWatch, InstructionWatch
+from uniapl.runs.heap import tuned_heap
+from uniapl.runs.metrics import MetricsFile, definitions, peak_gib
+from uniapl.runs.model_card import model_card
+from uniapl.runs.progress import RunProgress, results_table
+from uniapl.runs.rollout_log import logged_rows
+from uniapl.runs.run_folder import RunFolder, open_run_folder
+from uniapl.runs.signals import interrupts
+from uniapl.runs.trackers import Trackers, check_installed
+from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
+from uniapl.training.step import StepResult
+from uniapl.types import Demonstration, Rollout
+
+PREVIEWED = 2
+"""Examples of each kind that `--preview` shows."""
+
+
+def train(
+    config: Config, *, overridden: frozenset[str] = frozenset(), preview: bool = False
+) -> Path:
+    """Run a config to its last step and return the run folder.
+
+    Args:
+        config: As loaded.
+        overridden: Keys given on the command line; one that the method ignores is an error.
+        preview: Only show the first tokenised examples with their masks.
+
+    Raises:
+        InputError: Something in the config or the data is wrong; nothing has been trained.
+        TrainingError: The run cannot go on; its last checkpoint is kept.
+        KeyboardInterrupt: Ctrl-C; the step was finished and saved.
+    """
+    recipe = Recipe.of(config, overridden)
+    config = recipe.config
+    check_installed(config.training.trackers)
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    if preview:
+        _preview(recipe)
+        return Path(config.output_dir)
+    folder = open_run_folder(config)
+    try:
+        with _deterministic():
+            run = _Run(recipe, folder)
+            try:
+                run.go()
+            finally:
+                run.metrics.close()
+    finally:
+        folder.close()
+    return folder.path
+
+
+def _preview(recipe: Recipe) -> None:
+    """Show the first examples as the model will see them."""
+    _, chat = load_policy(recipe.config)
+    data = load_data(recipe, chat)
+    parts = [preview_text(data.demonstrations, chat.tokenizer, PREVIEWED)]
+    for prompt in data.prompts[:PREVIEWED]:
+        text = str(chat.tokenizer.decode(list(prompt.token_ids))).replace("\n", "\n  ")
+        parts.append(
+            f"preference prompt {prompt.id}: {len(prompt.token_ids)} prompt tokens\n  {text}"
+        )
+    for pair in data.pairs[:PREVIEWED]:
+        parts.append(
+            f"pair {pair.prompt.id}: {len(pair.prompt.token_ids)} prompt tokens\n  {pair.prompt.text}\n"
+            f"chosen: {len(pair.chosen_ids)} tokens\n  {pair.chosen}\n"
+            f"rejected: {len(pair.rejected_ids)} tokens\n  {pair.rejected}"
+        )
+    sys.stdout.write("\n\n".join(parts) + "\n")
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Make gradients on the CPU the same bits every time, for exact resumption.
+
+    Sums over tokens that share a key would otherwise be added in the order in which threads finish.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills_memory = deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # NaN in every new tensor costs a pass over it and shows only code that reads before it writes
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory = fills_memory  # pyright: ignore[reportAttributeAccessIssue]
+        torch.use_deterministic_algorithms(before, warn_only=warned_only)
+
+
+class _Run:
+    """One call of `train`: the trainer, its files, and the evaluations around it."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
+        self.folder = folder
+        config = recipe.config
+        torch.manual_seed(config.seed)
+        self.policy, self.chat = load_policy(config)
+        self.data = load_data(recipe, self.chat)
+        self.before = EvaluationBefore(config)
+        self.config = config
+        rewards = load_rewards(recipe, self.policy.device)
+        self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards)
+        self.best: dict[str, Any] | None = None
+        self.health, self.instructions = HealthWatch(), InstructionWatch()
+        if folder.state and folder.checkpoint:
+            self.policy.load(folder.checkpoint / POLICY)
+            self.trainer.load_state_dict(folder.state)
+            self.best = folder.state["best"]
+            self.health = HealthWatch(**folder.state.get("health", {}))
+            self.instructions = InstructionWatch(**folder.state.get("instructions", {}))
+        meanings = definitions(r.name for r in rewards)
+        evaluated = self.data.evaluation.definitions() if self.data.evaluation else {}
+        self.trackers = Trackers(config, folder.path, folder.run_id)
+        folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
+        self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
+
+    def go(self) -> None:
+        """Train to the last step."""
+        config, trainer = self.config, self.trainer
+        with (
+            self._heap(),
+            RunProgress(config.training.steps, trainer.step) as progress,
+            interrupts() as interrupt,
+            self.trackers.reporting_to(progress.say),
+        ):
+            self._announce(progress)
+            self.trackers.tell_again(self.folder.path, self.folder.step)
+            if trainer.step == 0:
+                self._evaluate(progress)
+            while trainer.step < config.training.steps:
+                done = trainer.train_step()
+                metrics = done.metrics
+                metrics["memory/peak_gib"] = peak_gib(self.policy.device)
+                self.metrics.write(trainer.step, metrics)
+                self.trackers.log(trainer.step, metrics)
+                self._log_rollouts(done)
+                progress.step(trainer.step, metrics)
+                warm = 2 * config.discriminator.warmup_steps
+                warnings = self.health.warnings(trainer.step, metrics, warm)
+                if done.rollouts is not None:
+                    warnings += self.instructions.warnings(trainer.step, done.rollouts.rollouts)
+                for line in warnings:
+                    progress.say(f"warning: {line}")
+                is_last = trainer.step == config.training.steps
+                is_best = self._is_due(config.training.evaluate_every) or is_last
+                is_best = is_best and self._evaluate(progress)
+                stops = interrupt.is_set and trainer.is_between_batches
+                if is_best or is_last or stops or self._is_due(config.training.checkpoint_every):
+                    self._save()
+                if stops and not is_last:
+                    progress.say(f"saved step {trainer.step}; go on with training.resume=auto")
+                    raise KeyboardInterrupt
+            self._finish(progress)
+
+    def _heap(self) -> AbstractContextManager[None]:
+        """Return the context that suits the run's memory: who trains an adapter wants little of it."""
+        if self.policy.device.type != "cpu":
+            return nullcontext()
+        return tuned_heap(for_speed=self.policy.role is None)
+
+    def _is_due(self, every: int) -> bool:
+        return bool(every) and self.trainer.step % every == 0
+
+    def _announce(self, progress: RunProgress) -> None:
+        config, data = self.config, self.data
+        size = self.policy.model.num_parameters() / 1e6
+        trained = sum(p.numel() for p in self.policy.trainable_parameters()) / 1e6
+        share = f", {trained:.3g}M of them train" if self.policy.role else ""
+        progress.say(
+            f"{config.method}, seed {config.seed}: {config.model.path} ({size:.3g}M parameters{share}), "
+            f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts"
+            f"{f', {len(data.pairs)} pairs' if data.pairs else ''} → {self.folder.path}"
+        )
+        for line in self.chat.warnings():
+            progress.say(f"warning: {line}")
+        if self.folder.step:
+            progress.say(f"going on from step {self.folder.step}")
+
+    def _save(self) -> None:
+        self.metrics.sync()
+        state = self.trainer.state_dict() | {
+            "best": self.best,
+            "health": asdict(self.health),
+            "instructions": asdict(self.instructions),
+        }
+        save_checkpoint(
+            self.folder.checkpoints,
+            self.trainer.step,
+            lambda path: self.policy.save_trained(path, self.chat.tokenizer),
+            state,
+            self.config.training.keep_checkpoints,
+        )
+
+    def _evaluate(self, progress: RunProgress) -> bool:
+        """Evaluate now; return whether this is the best so far."""
+        data, config = self.data.evaluation, self.config.evaluation
+        if data is None:
+            return False
+        step = self.trainer.step
+        shared = self.before.read() if step == 0 else None
+        results, rows = shared or self._answer(data)
+        if step == 0 and shared is None:
+            self.before.write((results, rows))
+        results["step"] = step
+        write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
+        self.trackers.log_evaluation(step, results)
+        value = results.get(config.best_metric)
+        if isinstance(value, float):
+            progress.say(f"step {step}: {config.best_metric} {value:.3f}")
+        if value is None or step == 0 or (self.best and self.best["value"] >= value):
+            return False
+        self.best = {"step": step, "metric": config.best_metric, "value": value}
+        return True
+
+    def _answer(self, data: EvaluationSet) -> Evaluated:
+        """Return results and samples of the policy as it is now."""
+        config = self.config.evaluation
+        temperature = config.temperature
+        limit = config.max_completion_tokens or self.config.rollout.max_completion_tokens
+        # a generator of its own: evaluating more or less often must not change the training
+        generator = TransformersGenerator(
+            self.policy.model,
+            self.chat.tokenizer,
+            max_completion_tokens=limit,
+            eos_token_ids=self.chat.eos_token_ids,
+            temperature=temperature,
+            max_rows=self.config.rollout.max_rows,
+            seed=self.config.seed,
+        )
+        settings = {"temperature": temperature, "max_completion_tokens": limit}
+        # sampling keeps log-probs at its temperature, greedily at 1
+        is_known = self.config.model.dtype == "float32" and temperature in (0, 1)
+        own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
+        base = self._base_logprobs if self.trainer.step else own
+        with self.policy.autocast():
+            return evaluate(generator, data, settings, own, base)
+
+    def _base(self) -> LanguageModel:
+        """Return the model before training; where no reference holds it, it is loaded for the occasion.
+
+        A copy that waits in memory all the time would cost as much as the policy.
+        """
+        if self.trainer.players.reference:
+            return self.trainer.players.reference
+        # loading checks the model's numbers in float32, whatever the evaluation runs in
+        with torch.autocast(self.policy.device.type, enabled=False):
+            base, _ = load_policy(self.config)
+        return base
+
+    def _mean_logprobs(
+        self, model: LanguageModel, samples: Sequence[Demonstration | Rollout]
+    ) -> list[float]:
+        """Return the mean log-prob per token of each completion, nats, at temperature 1."""
+        sequences = [sequence_of(s) for s in samples]
+        offsets = completion_offsets(sequences)
+        packed = [
+            p.to(model.device) for p in pack(sequences, self.config.training.micro_batch_tokens)
+        ]
+        flat = model.flat_logprobs(packed, offsets[-1])
+        return [flat[a:b].mean().item() for a, b in pairwise(offsets)]
+
+    def _base_logprobs(self, samples: Sequence[Demonstration | Rollout]) -> list[float]:
+        return self._mean_logprobs(self._base(), samples)
+
+    def _sampled_logprobs(self, samples: Sequence[Demonstration | Rollout]) -> list[float]:
+        """As `_mean_logprobs` of the policy, but only demonstrations are forwarded."""
+        demonstrations = [s for s in samples if isinstance(s, Demonstration)]
+        forwarded = iter(self._mean_logprobs(self.policy, demonstrations))
+        return [
+            mean(s.sampling_logprobs) if isinstance(s, Rollout) else next(forwarded)
+            for s in samples
+        ]
+
+    def _log_rollouts(self, done: StepResult) -> None:
+        count = self.config.training.rollouts_logged_per_step
+        if done.rollouts is None or not count:
+            return
+        folder = self.folder.path / "rollouts"
+        folder.mkdir(exist_ok=True)
+        rows = logged_rows(done, count)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        replace_file(folder / f"{step_name(self.trainer.step)}.jsonl", text)
+
+    def _finish(self, progress: RunProgress) -> None:
+        columns = self._first_and_last()
+        write_model_folder(
+            self.folder.path / POLICY, lambda path: self._write_policy(path, columns)
+        )
+        if role := self.policy.role:
+            write_model_folder(self.folder.path / ADAPTER, role.save)
+        self._save_discriminator(progress)
+        if columns and self.data.evaluation:
+            table = results_table(columns, self.data.evaluation.headline)
+            if table is not None:
+                progress.console.print(table)
+        progress.say(f"policy: {self.folder.path / POLICY}")
+
+    def _write_policy(self, folder: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+        self.policy.save(folder, self.chat.tokenizer, getattr(torch, self.config.model.dtype))
+        data = self.data
+        card = model_card(
+            self.config,
+            json.loads((self.folder.path / "environment.json").read_text()),
+            {
+                "data.demonstrations": len(data.demonstrations) + len(data.held_out),
+                "data.prompts": len(data.prompts),
+                "evaluation.prompts": len(data.evaluation.prompts) if data.evaluation else 0,
+            },
+            evaluations,
+            data.evaluation.headline if data.evaluation else (),
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _first_and_last(self) -> dict[str, Mapping[str, Any]]:
+        """Return the evaluations before and after training, and the expert's own."""
+        columns: dict[str, Mapping[str, Any]] = {}
+        for title, step in (("before", 0), ("after", self.config.training.steps)):
+            file = self.folder.path / "evaluations" / step_name(step) / "results.json"
+            if file.exists():
+                columns[title] = json.loads(file.read_text())
+        if columns:
+            columns["expert"] = next(iter(columns.values())).get("expert", {})
+        return columns
+
+    def _save_discriminator(self, progress: RunProgress) -> None:
+        discriminator = self.trainer.players.discriminator
+        if discriminator is None:
+            return
+        dtype = getattr(torch, self.config.model.dtype)
+        is_saved = write_model_folder(
+            self.folder.path / DISCRIMINATOR,
+            lambda path: discriminator.save(path, self.chat, dtype),
+        )
+        if not is_saved:
+            kind = type(self.policy.model).__name__
+            progress.say(
+                f"no {DISCRIMINATOR}/: transformers has no sequence-classification model for {kind}"
+            )

@@ -1,0 +1,91 @@
+import math
+from typing import Any
+
+import pytest
+
+from uniapl.config.schedules import is_ever_positive, learning_rate_factor, weight_at
+from uniapl.config.schema import OptimizerConfig
+
+
+def values(weight: Any, steps: int = 10) -> list[float]:
+    return [weight_at(weight, step, steps) for step in range(steps)]
+
+
+def test_a_number_is_constant() -> None:
+    assert values(0.3, 3) == [0.3, 0.3, 0.3]
+    assert values(1, 2) == [1.0, 1.0]
+
+
+def test_a_jump_belongs_to_what_comes_after() -> None:
+    assert values(((0.5, 1.0), (0.5, 0.0))) == [1.0] * 5 + [0.0] * 5
+    assert values(((0.5, 0.0), (0.5, 1.0)), 5) == [0.0] * 3 + [1.0] * 2
+    # a fraction that is no exact binary number
+    for steps in range(1, 60):
+        for jump in range(steps + 1):
+            fraction = jump / steps
+            expected = [1.0] * jump + [0.0] * (steps - jump)
+            assert values(((fraction, 1.0), (fraction, 0.0)), steps) == expected
+
+
+def test_points_are_joined_by_lines_and_constant_outside() -> None:
+    got = values(((0.2, 1.0), (0.6, 0.0), (0.8, 0.5)))
+    expected = [1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.25, 0.5, 0.5]
+    assert got == pytest.approx(expected)
+
+
+def test_line_then_jump_then_line() -> None:
+    got = values(((0.0, 0.0), (0.5, 1.0), (0.5, 3.0), (1.0, 2.0)), 4)
+    assert got == pytest.approx([0.0, 0.5, 3.0, 2.5])
+
+
+def test_one_point_is_a_constant() -> None:
+    assert values(((0.5, 0.7),), 4) == [0.7] * 4
+
+
+def test_a_jump_at_the_start_or_the_end() -> None:
+    assert values(((0.0, 1.0), (0.0, 0.0)), 3) == [0.0] * 3
+    assert values(((1.0, 1.0), (1.0, 0.0)), 3) == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [(0.0, False), (0, False), (0.1, True), (((0.0, 0.0),), False), (((0, 0.0), (1, 0.1)), True)],
+)
+def test_is_ever_positive(weight: Any, expected: bool) -> None:
+    assert is_ever_positive(weight) is expected
+
+
+def factors(steps: int, **changes: Any) -> list[float]:
+    config = OptimizerConfig(**changes)
+    return [learning_rate_factor(config, step, steps) for step in range(steps)]
+
+
+def test_constant_rate_after_the_warm_up() -> None:
+    assert factors(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert factors(3) == [1.0] * 3
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup_steps", [0, 3])
+def test_falling_rate_ends_at_the_final_fraction(schedule: str, warmup_steps: int) -> None:
+    got = factors(12, schedule=schedule, warmup_steps=warmup_steps, final_fraction=0.1)
+    assert got[warmup_steps] == 1.0
+    assert got[-1] == pytest.approx(0.1)
+    falling = got[warmup_steps:]
+    assert falling == sorted(falling, reverse=True)
+    assert len(set(falling)) == len(falling)
+
+
+def test_linear_and_cosine_by_hand() -> None:
+    linear = factors(5, schedule="linear", final_fraction=0.2)
+    assert linear == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    cosine = factors(5, schedule="cosine", final_fraction=0.2)
+    quarter = (1 + math.cos(math.pi / 4)) / 2
+    assert cosine == pytest.approx([1.0, 0.2 + 0.8 * quarter, 0.6, 0.2 + 0.8 * (1 - quarter), 0.2])
+
+
+def test_rate_stays_at_the_end_and_short_runs_are_defined() -> None:
+    config = OptimizerConfig(schedule="linear", final_fraction=0.2)
+    assert learning_rate_factor(config, 50, 5) == pytest.approx(0.2)
+    assert factors(1, schedule="cosine") == [1.0]
+    assert factors(3, schedule="cosine", warmup_steps=3) == pytest.approx([1 / 3, 2 / 3, 1.0])
