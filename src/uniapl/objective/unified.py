@@ -167,12 +167,11 @@ def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor
     return ratio_surrogate(ratio_T, weights_T, *clip, DUAL_CLIP)
 
 
-@torch.no_grad()
 def _measured(
     tokens: RolloutTokens, reward_weights_T: Tensor, weights_T: Tensor, scale: Scale
 ) -> dict[str, Tensor]:
     """Sums over the micro-batch's tokens that tell how the update goes."""
-    ratio_T = _ratio(tokens, None, scale)
+    ratio_T = _ratio(tokens, None, scale).detach()
     counts_T, old_T = tokens.is_penalised_T, tokens.old_logprobs_T
     is_clipped_T = is_ratio_clipped(ratio_T, weights_T, scale.clip_low, scale.clip_high, DUAL_CLIP)
     sums = {

@@ -317,10 +317,7 @@ class _Rehearsal:
         packed = self.footprint.packed(largest)
 
         def run() -> None:
-            if isinstance(model, ScalarModel):
-                values = model.logits(packed)
-            else:
-                values = model.logprobs(packed)
+            values = model.logits(packed) if isinstance(model, ScalarModel) else model.logprobs(packed)
             if values.requires_grad:
                 values.sum().backward()
 
