@@ -18,15 +18,15 @@ STD_EPSILON = 1e-4
 
 
 def reward_advantages(
-    rewards: Tensor, has_reward: Tensor, scale: Literal["group", "batch", "none"] = "group"
+    rewards_GxN: Tensor, has_reward_GxN: Tensor, scale: Literal["group", "batch", "none"] = "group"
 ) -> Tensor:
     """Centre rewards in their group and divide them by a standard deviation.
 
         A_i = (r_i - mean(r_1 … r_N)) / (std(r_1 … r_N) + STD_EPSILON)      (GRPO, arXiv 2402.03300)
 
     Args:
-        rewards: r, [G, N], in reward units. Entries without a reward may hold anything.
-        has_reward: False where no reward function had an opinion, [G, N].
+        rewards_GxN: r, [G, N], in reward units. Entries without a reward may hold anything.
+        has_reward_GxN: False where no reward function had an opinion, [G, N].
         scale: Whose standard deviation (over n - 1) divides: the group's, that of all rewards of the batch, or none
             (Dr. GRPO, arXiv 2503.20783).
 
@@ -34,39 +34,39 @@ def reward_advantages(
         [G, N], in standard deviations, with `scale` "none" in reward units. Exactly 0 where a group's rewards are all
         equal, where a group has one reward, and where there is none.
     """
-    centred = rewards - group_mean(rewards, has_reward)
-    is_equal = _all_equal(rewards, has_reward)
+    centred_GxN = rewards_GxN - group_mean(rewards_GxN, has_reward_GxN)
+    is_equal = _all_equal(rewards_GxN, has_reward_GxN)
     if scale == "group":
-        centred = centred / (group_std(rewards, has_reward) + STD_EPSILON)
+        centred_GxN = centred_GxN / (group_std(rewards_GxN, has_reward_GxN) + STD_EPSILON)
     elif scale == "batch":
-        batch_std = group_std(rewards.reshape(1, -1), has_reward.reshape(1, -1))
-        centred = centred / (batch_std + STD_EPSILON)
+        batch_std = group_std(rewards_GxN.reshape(1, -1), has_reward_GxN.reshape(1, -1))
+        centred_GxN = centred_GxN / (batch_std + STD_EPSILON)
     # rounding of the mean must not leave a residue, nor the division blow it up
-    return centred.masked_fill(is_equal | ~has_reward, 0.0)
+    return centred_GxN.masked_fill(is_equal | ~has_reward_GxN, 0.0)
 
 
-def _all_equal(rewards: Tensor, has_reward: Tensor) -> Tensor:
+def _all_equal(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> Tensor:
     """Say which groups' rewards are all equal, [G, 1]; True also for groups with one reward or none."""
-    highest = rewards.masked_fill(~has_reward, -float("inf")).amax(1, keepdim=True)
-    lowest = rewards.masked_fill(~has_reward, float("inf")).amin(1, keepdim=True)
+    highest = rewards_GxN.masked_fill(~has_reward_GxN, -float("inf")).amax(1, keepdim=True)
+    lowest = rewards_GxN.masked_fill(~has_reward_GxN, float("inf")).amin(1, keepdim=True)
     return highest <= lowest
 
 
-def zero_std_fraction(rewards: Tensor, has_reward: Tensor) -> float:
+def zero_std_fraction(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> float:
     """Return the share of groups whose rewards are all equal: the reward teaches nothing there.
 
     Args:
-        rewards: [G, N], in reward units. Entries without a reward may hold anything.
-        has_reward: False where no reward function had an opinion, [G, N].
+        rewards_GxN: [G, N], in reward units. Entries without a reward may hold anything.
+        has_reward_GxN: False where no reward function had an opinion, [G, N].
 
     Returns:
         A number from 0 to 1: groups with equal rewards over groups with at least one reward. A group with one reward
         counts as equal. 0 if no group has a reward.
     """
-    is_rewarded = has_reward.any(1)
+    is_rewarded = has_reward_GxN.any(1)
     if not is_rewarded.any():
         return 0.0
-    return _all_equal(rewards, has_reward).squeeze(1)[is_rewarded].float().mean().item()
+    return _all_equal(rewards_GxN, has_reward_GxN).squeeze(1)[is_rewarded].float().mean().item()
 
 
 def has_signal(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def is_ratio_clipped(
         clip_low: As in `ratio_surrogate`.
         clip_high: As in `ratio_surrogate`.
         dual_clip: As in `ratio_surrogate`. Without it, a ratio that was cut at e^`MAX_LOG_RATIO` and has a negative
-            weight has no gradient either, but does not count here; it counts in `is_clipped`.
+            weight has no gradient either, but does not count here.
 
     Returns:
         [T], bool.
@@ -154,46 +154,6 @@ def _check_dual_clip(dual_clip: float, clip_high: float) -> None:
             f"dual_clip: must be above 1 + clip_high ({1 + clip_high}), got {dual_clip}; "
             "take a larger ratio such as 3, or leave it out"
         )
-
-
-def clipped_surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, weights: Tensor, clip_low: float, clip_high: float
-) -> Tensor:
-    """Return `ratio_surrogate` of the token ratio π_θ/π_old (PPO, arXiv 1707.06347, eq. 7).
-
-    Args:
-        logprobs: log π_θ(y_t), [T], nats, with gradient.
-        old_logprobs: log π_old(y_t), [T], nats; no gradient reaches it.
-        weights: w_t, [T], without gradient. A token with weight 0 gives 0 and no gradient, whatever else it holds.
-        clip_low: Distance of the lower bound from 1.
-        clip_high: Distance of the upper bound from 1.
-
-    Returns:
-        [T], in units of the weights, to be summed over tokens and maximised.
-    """
-    ratio = token_ratio(logprobs - old_logprobs.detach(), weights != 0)
-    return ratio_surrogate(ratio, weights, clip_low, clip_high)
-
-
-def is_clipped(
-    logprobs: Tensor, old_logprobs: Tensor, weights: Tensor, clip_low: float, clip_high: float
-) -> Tensor:
-    """Say where `clipped_surrogate` has taken a weighted token's gradient away.
-
-    Args:
-        logprobs: log π_θ(y_t), [T], nats.
-        old_logprobs: log π_old(y_t), [T], nats.
-        weights: w_t, [T]. A token with weight 0 is never clipped.
-        clip_low: As in `clipped_surrogate`.
-        clip_high: As in `clipped_surrogate`.
-
-    Returns:
-        [T], bool: the clip's doing, or that of `MAX_LOG_RATIO`.
-    """
-    log_ratios = logprobs - old_logprobs
-    is_cut = (weights != 0) & (log_ratios > MAX_LOG_RATIO)
-    ratio = token_ratio(log_ratios, weights != 0)
-    return is_ratio_clipped(ratio, weights, clip_low, clip_high) | is_cut
 
 
 def cispo_surrogate(
@@ -227,37 +187,40 @@ def cispo_surrogate(
 
 
 def importance_weights(
-    old_logprobs: Tensor, sampling_logprobs: Tensor, cap: float, is_counted: Tensor | None = None
+    old_logprobs_T: Tensor,
+    sampling_logprobs_T: Tensor,
+    cap: float,
+    is_counted_T: Tensor | None = None,
 ) -> Tensor:
     """Return min(π_old/π_sampled, cap) of each token, for rollouts sampled by another engine or number type.
 
     Truncated importance sampling: a weight above the cap is biased down, so that one token cannot rule a step.
 
     Args:
-        old_logprobs: log π_old(y_t) as the trainer computes it, [T], nats.
-        sampling_logprobs: log π_sampled(y_t) as the engine reported it, [T], nats.
+        old_logprobs_T: log π_old(y_t) as the trainer computes it, [T], nats.
+        sampling_logprobs_T: log π_sampled(y_t) as the engine reported it, [T], nats.
         cap: Largest weight, above 0.
-        is_counted: Tokens that count, [T]. The others get weight 1. None counts all.
+        is_counted_T: Tokens that count, [T]. The others get weight 1. None counts all.
 
     Returns:
         [T], without unit and without gradient, at most e^`MAX_LOG_RATIO` whatever the cap.
     """
-    return token_ratio(old_logprobs - sampling_logprobs, is_counted).clamp(max=cap).detach()
+    return token_ratio(old_logprobs_T - sampling_logprobs_T, is_counted_T).clamp(max=cap).detach()
 
 
-def k3(logprobs: Tensor, ref_logprobs: Tensor, is_counted: Tensor | None = None) -> Tensor:
+def k3(logprobs_T: Tensor, ref_logprobs_T: Tensor, is_counted_T: Tensor | None = None) -> Tensor:
     """Return π_ref/π_θ - 1 - log(π_ref/π_θ) of each token: an estimate of KL(π_θ ‖ π_ref), never negative.
 
     Unbiased in value on samples of π_θ (http://joschu.net/blog/kl-approx.html). Its gradient with the
     samples held fixed is (1 - π_ref/π_θ)·∇log π_θ, in expectation that of the FORWARD KL(π_ref ‖ π_θ).
 
     Args:
-        logprobs: log π_θ(y_t), [T], nats, with gradient.
-        ref_logprobs: The reference's log π_ref(y_t), [T], nats; no gradient reaches it.
-        is_counted: Tokens that count, [T]. The others give 0 and no gradient. None counts all.
+        logprobs_T: log π_θ(y_t), [T], nats, with gradient.
+        ref_logprobs_T: The reference's log π_ref(y_t), [T], nats; no gradient reaches it.
+        is_counted_T: Tokens that count, [T]. The others give 0 and no gradient. None counts all.
 
     Returns:
         [T], nats. Where log π_ref - log π_θ is above `MAX_LOG_RATIO`, it is the value there, without gradient.
     """
-    log_ratio = _bounded(ref_logprobs.detach() - logprobs, is_counted)
-    return log_ratio.exp() - 1 - log_ratio
+    log_ratios_T = _bounded(ref_logprobs_T.detach() - logprobs_T, is_counted_T)
+    return log_ratios_T.exp() - 1 - log_ratios_T

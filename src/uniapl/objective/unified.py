@@ -123,10 +123,11 @@ def unified_objective(
             sums["kl"] = kl_T.sum()
             terms["kl"] = sums["kl"] * (scale.kl_coef / max(scale.num_penalised, 1))
             losses.append(terms["kl"])
-        sums.update(_measured(rollouts, reward_weights_T, weights_T, scale))
+        sums |= _measured(rollouts, reward_weights_T, weights_T, scale)
     loss = sum(losses[1:], start=losses[0])
     sums["loss"] = loss
-    return Objective(loss, terms, {name: value.detach().double() for name, value in sums.items()})
+    detached = {name: value.detach().double() for name, value in sums.items()}
+    return Objective(loss, terms, detached)
 
 
 def token_weights(tokens: RolloutTokens, scale: Scale) -> tuple[Tensor, Tensor]:
