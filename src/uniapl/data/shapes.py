@@ -150,8 +150,9 @@ def read_row(row: Values, needs_completion: bool, named: Collection[str] = ()) -
 def recognise(row: Values, needs_completion: bool, named: Collection[str] = ()) -> Shape:
     """Return the one shape whose columns a row has; arguments and errors as in `read_row`.
 
-    Without the need of a completion, a row that has the prompt's column alone is of the shape, too. `messages`
-    and `conversations` win over a lone `prompt`: public data sets repeat the first question there.
+    Where no completion is needed, `prompt` alone is a shape, and in a row that has no other so is any column
+    that holds prompts. `messages` and `conversations` win over a lone `prompt`: public data sets repeat the first
+    question there.
     """
     given = {name for name, value in row.items() if value is not None}
     possible = [s for s in SHAPES if s.takes(named)]
@@ -160,10 +161,10 @@ def recognise(row: Values, needs_completion: bool, named: Collection[str] = ()) 
         has_turns = any(s.completion is None for s in fitting)
         prompts = {s.prompt for s in fitting}
         alone = {s.prompt: s for s in reversed(possible) if s.prompt in given - prompts}
+        if "prompt" in alone and not has_turns:
+            fitting.append(alone["prompt"])
         if not fitting:
             fitting = list(alone.values())
-        elif "prompt" in alone and not has_turns:
-            fitting.append(alone["prompt"])
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
