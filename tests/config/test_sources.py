@@ -118,3 +118,10 @@ def test_a_path_beside_the_config_is_suggested(
     assert load_config(path, words).data.prompts == "p.jsonl"
     monkeypatch.chdir(tmp_path)
     assert load_config(path).data.prompts == "p.jsonl"
+
+
+def test_names_that_no_file_can_have_stay_as_they_are(minimal: Path):
+    name = "x" * 300
+    config = load_config(minimal, [f"data.prompts={name}", "data.demonstrations=~nobody-here/d"])
+    assert resolved(config).data.prompts == name
+    assert resolved(config).data.demonstrations == "~nobody-here/d"

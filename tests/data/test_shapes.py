@@ -242,3 +242,10 @@ def test_names_that_make_no_sense(chat, write, columns, message):
 
 def test_the_config_knows_every_name():
     assert set(COLUMN_NAMES) == set(NAMES)
+
+
+def test_an_answer_that_is_a_number_can_stay_a_column(chat, write):
+    path = write({"question": "6 * 7?", "answer": 42})
+    assert "`answer` must be text" in error_of(load_prompts, path, chat)
+    [prompt] = load_prompts(path, chat, columns={"prompt": "question"})
+    assert (prompt.text, prompt.columns) == ("6 * 7?", {"answer": 42})

@@ -3,6 +3,7 @@
 Everything that is wrong is reported at once, one line each, in a single `InputError`.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -115,9 +116,16 @@ def resolved(config: Config) -> Config:
 
 
 def _absolute(value: str, *, is_local: bool = False) -> str:
-    path = Path(value).expanduser()
-    is_local = is_local or value.startswith((*_RELATIVE, "~/")) or path.exists()
-    return str(path.absolute()) if is_local else value
+    is_local = is_local or value.startswith((*_RELATIVE, "~/")) or _exists(value)
+    return str(Path(os.path.expanduser(value)).absolute()) if is_local else value
+
+
+def _exists(path: str | Path) -> bool:
+    """Return whether a file or folder is there; a name that cannot be one is not, and is refused where it is read."""
+    try:
+        return Path(os.path.expanduser(path)).exists()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def dump_config(config: Config) -> str:
@@ -145,8 +153,7 @@ def dump_published(config: Config) -> str:
 
 
 def _published(value: str) -> str:
-    is_local = Path(value).is_absolute() or Path(value).expanduser().exists()
-    return Path(value).name if is_local else value
+    return Path(value).name if Path(value).is_absolute() or _exists(value) else value
 
 
 def _with_paths(value: Any, change: Callable[[str], str]) -> Any:
@@ -230,7 +237,7 @@ def _misplaced(data: dict[str, Any], folder: Path, overridden: Iterable[str]) ->
         lines += [
             f"{key}: no such file here: {path}; did you mean ./{path}, which is beside the config?"
             for path in paths
-            if path.strip() and not Path(path).expanduser().exists() and (folder / path).exists()
+            if path.strip() and not _exists(path) and _exists(folder / path)
         ]
     return lines
 

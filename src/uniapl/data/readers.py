@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from uniapl.data.chat import Chat
 from uniapl.data.columns import check_columns, missing_columns, renamed
 from uniapl.data.rows import Problems, Row, number_as_id, row_key
-from uniapl.data.shapes import COMPLETIONS, PAIR, SHAPES, Values, read_row
+from uniapl.data.shapes import COMPLETIONS, PAIR, PROMPTS, Values, read_row
 from uniapl.data.sources import read_rows
 from uniapl.data.turns import text_value
 from uniapl.types import Demonstration, InputError, Message, Prompt
@@ -230,11 +230,10 @@ def _prompt_of(row: Values, named: Collection[str]) -> Example[str | None]:
 
 def other_columns(row: Values, consumed: Collection[str]) -> dict[str, Any]:
     """Return the columns that stay with the prompt; null in a column of some other shape says nothing."""
-    of_shapes = {name for shape in SHAPES for name in shape.columns}
     columns = {
         name: value
         for name, value in row.items()
-        if name not in consumed and not (value is None and name in of_shapes)
+        if name not in consumed and not (value is None and name in (*PROMPTS, *COMPLETIONS))
     }
     _normalise_instructions(columns)
     return columns

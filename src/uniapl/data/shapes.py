@@ -92,7 +92,7 @@ class Shape:
 
     def takes(self, names: Collection[str]) -> bool:
         """Return whether each of these columns means something in a row of this shape."""
-        return {*self.columns, *self.beside, *BESIDE_ALL}.issuperset(names)
+        return not names or {*self.columns, *self.beside, *BESIDE_ALL}.issuperset(names)
 
 
 SHAPES = (
