@@ -32,7 +32,7 @@ class Prompt:
     """
 
     id: str
-    """Unique within its file: the row's `key` or `id`, else its line number."""
+    """Unique within its data: the row's `key` or `id`, else its line number; of several sources `source:id`."""
     messages: tuple[Message, ...]
     token_ids: tuple[int, ...]
     """The chat template's rendering, generation prompt included."""

@@ -373,7 +373,7 @@ def test_columns_that_no_file_can_hold_are_found_before_the_first_request(
         words = ("--output", tmp_path / "out", "--endpoint", server.url, *MODEL_NAME)
         assert collect(prompts, *words) == 2
         assert not server.bodies
-    assert "a column cannot be written as JSON" in capsys.readouterr().err
+    assert "`topic` holds half a surrogate pair" in capsys.readouterr().err
 
 
 def test_instructions_are_checked_before_the_first_request(

@@ -148,3 +148,54 @@ def test_held_out_demonstrations_are_the_last():
     message = "held_out_demonstrations 5 leaves nothing to train on: there are 5 demonstrations"
     with pytest.raises(InputError, match=f"^{message}$"):
         hold_out(rows, 5)
+
+
+def asked(*prompts):
+    """One demonstration per prompt, numbered."""
+    return [
+        Demonstration(Prompt(str(n), ({"role": "user", "content": text},), (n,)), str(n), (1,))
+        for n, text in enumerate(prompts)
+    ]
+
+
+@given(
+    prompts=st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12), count=st.integers(0, 9)
+)
+def test_no_prompt_is_both_trained_on_and_held_out(prompts, count):
+    rows = asked(*prompts)
+    # prompts from the end of the list, until their demonstrations suffice
+    wanted: list[str] = []
+    for prompt in reversed(prompts):
+        if sum(prompts.count(one) for one in wanted) < count and prompt not in wanted:
+            wanted.append(prompt)
+    if count and set(wanted) == set(prompts):
+        with pytest.raises(InputError, match="leaves nothing to train on"):
+            hold_out(rows, count)
+        return
+    kept, held = hold_out(rows, count)
+    assert [prompts[int(d.completion)] for d in held] == [p for p in prompts if p in wanted]
+    assert kept == [d for d in rows if d not in held]
+
+
+def test_prompts_that_leave_nothing_say_so():
+    with pytest.raises(InputError) as caught:
+        hold_out(asked("a", "a", "a"), 1)
+    assert str(caught.value) == (
+        "held_out_demonstrations 1 leaves nothing to train on: there are 3 demonstrations, and 2 more share "
+        "their prompts"
+    )
+
+
+def test_an_earlier_turn_that_is_trained_on_is_a_prompt_too():
+    def talk(*turns):
+        roles = ("user", "assistant") * len(turns)
+        messages = tuple({"role": r, "content": t} for r, t in zip(roles, turns, strict=False))
+        return Demonstration(Prompt(turns[-1], messages, (1,), True), "x", (1,))
+
+    other, longer, last = talk("c"), talk("a", "b", "d"), talk("a")
+    assert hold_out([other, longer, last], 1) == ([other, longer], [last])
+    # `longer` teaches to answer "a" as well
+    held = hold_out([other, longer, last], 1, trains_every_turn=True)
+    assert held == ([other], [longer, last])
+    # what `longer` is measured by, its last turn, nobody else teaches
+    assert hold_out([other, last, longer], 1, trains_every_turn=True) == ([other, last], [longer])

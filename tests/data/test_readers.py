@@ -32,6 +32,7 @@ def problems(load, path, *arguments, **keywords):
     return str(caught.value).replace(f"{path.parent}/", "").split("\n")
 
 
+NO_PROMPT = "no column `messages`, `conversations`, `prompt`, `instruction`, `query` or `question`"
 USER = {"role": "user", "content": "Write about the sea."}
 EXPERT = {"role": "assistant", "content": "The sea is calm."}
 
@@ -113,25 +114,26 @@ def test_a_system_prompt_becomes_part_of_the_prompt(chatml, write):
     [
         (
             {"text": "x", "promt": "Hi"},
-            "no column `prompt` or `messages`; did you mean `promt`? (the row has: text, promt)",
+            f"{NO_PROMPT}; did you mean `promt`? (the row has: text, promt)",
         ),
-        ({"a": 1, "prompt": None}, "no column `prompt` or `messages` (the row has: a)"),
-        ({}, "no column `prompt` or `messages` (the row has: nothing)"),
-        ({"prompt": "Hi"}, "no column `completion` (the row has: prompt)"),
+        ({"a": 1, "prompt": None}, f"{NO_PROMPT} (the row has: a)"),
+        ({}, f"{NO_PROMPT} (the row has: nothing)"),
+        ({"prompt": "Hi"}, "no column `completion` or `response` (the row has: prompt)"),
         (
             {"prompt": "Hi", "completions": "x"},
-            "no column `completion`; did you mean `completions`? (the row has: prompt, completions)",
+            "no column `completion` or `response`; did you mean `completions`? "
+            "(the row has: prompt, completions)",
         ),
         ({"prompt": " \n", "completion": "x"}, "`prompt` is blank"),
         ({"prompt": "Hi", "completion": " "}, "`completion` is blank"),
         ({"messages": [USER, EXPERT | {"content": ""}]}, "the last assistant turn is blank"),
         ({"messages": [USER]}, "`messages` must end in an assistant turn, the last is `user`"),
         ({"messages": [EXPERT]}, "`messages` has no user turn before the last assistant turn"),
-        ({"messages": "Hi"}, "`messages` must be a string or a list of turns, got str"),
-        ({"prompt": 3, "completion": "x"}, "`prompt` must be a string or a list of turns, got int"),
+        ({"messages": "Hi"}, "`messages` must be a list of turns, got str"),
+        ({"prompt": 3, "completion": "x"}, "`prompt` must be text or a list of turns, got int"),
         (
             {"prompt": [], "completion": "x"},
-            "`prompt` must be a string or a list of turns, got an empty list",
+            "`prompt` must be text or a list of turns, got an empty list",
         ),
         (
             {"prompt": [USER, EXPERT], "completion": "x"},
@@ -142,18 +144,21 @@ def test_a_system_prompt_becomes_part_of_the_prompt(chatml, write):
             "`completion` must be one assistant turn, got: user, assistant",
         ),
         ({"messages": ["Hi"]}, "`messages[0]` must be a turn (role and content), got str"),
-        ({"messages": [{"role": "user"}]}, "`messages[0]` needs `content` as text, got None"),
+        (
+            {"messages": [{"role": "user"}]},
+            "`messages[0]` needs `content` (or `value`) as text, got None",
+        ),
         (
             {"messages": [USER | {"content": [{"type": "image"}]}]},
-            "`messages[0]` needs `content` as text, got [{'type': 'image'}]",
+            "`messages[0]` holds a part of type 'image'; only text is supported",
         ),
         (
             {"messages": [USER, EXPERT | {"tool_calls": [{}]}]},
-            "`messages[1]` carries `tool_calls`; only turns of text are supported",
+            "`messages[1]` carries `tool_calls`; tools are not supported, only text is",
         ),
         (
             {"prompt": "Hi", "completion": "x\ud83d"},
-            "`completion` holds half a surrogate pair at character 1",
+            "`completion` holds half a surrogate pair, \\ud83d",
         ),
         (
             {"prompt": "Hi", "completion": "x", "id": 1.5},
@@ -193,12 +198,18 @@ def test_prompts_that_are_too_long_are_errors(chat, write):
 
 
 def test_duplicate_ids_are_errors(chat, write):
-    path = write({"key": 2, "prompt": "a"}, {"prompt": "b"}, {"key": "2", "prompt": "c"})
-    # the second row has no id, so its line number is one
+    path = write({"key": 2, "prompt": "a"}, {"key": "2", "prompt": "c"})
     lines = problems(load_prompts, path, chat)
     assert [line.replace(f"{path.parent}/", "") for line in lines] == [
-        "data.jsonl:2: duplicate id 2, already at data.jsonl:1 (and 1 more row)"
+        "data.jsonl:2: duplicate id 2, already at data.jsonl:1"
     ]
+
+
+def test_a_line_number_is_never_another_rows_key(chat, write):
+    rows = [{"prompt": "a"}, {"key": 4, "prompt": "b"}, {"key": "row 1", "prompt": "c"}]
+    path = write(*rows, {"prompt": "d"}, {"key": 1, "prompt": "e"})
+    ids = [prompt.id for prompt in load_prompts(path, chat)]
+    assert ids == ["row row 1", "4", "row 1", "row 4", "1"]
 
 
 def test_the_callers_check_gets_a_place(chat, write):

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -47,6 +48,48 @@ def test_a_line_of_a_text_file_is_a_seed(tmp_path: Path):
     ]
     with pytest.raises(InputError, match="no such file"):
         read_seeds(tmp_path / "none.txt")
+
+
+def test_only_line_breaks_end_a_seed(tmp_path: Path):
+    texts = ["Write about\u2028spring and\x0crain", "Tell me\x85 about trains"]
+    file = tmp_path / "seeds.txt.gz"
+    file.write_bytes(gzip.compress("\r\n\r\n".join(["\ufeff" + texts[0], texts[1]]).encode()))
+    assert [(p.id, p.text) for p in read_seeds(file).prompts] == [("1", texts[0]), ("3", texts[1])]
+
+
+def test_seeds_of_conversations(tmp_path: Path):
+    part = {"type": "text", "text": "When?"}
+    image = {"type": "image_url"}
+    file = write(
+        tmp_path / "s.jsonl",
+        {"messages": [{"role": "user", "content": [part]}, {"role": "tool", "content": "3"}]},
+        {"conversations": [{"from": "human", "value": "When?"}, {"from": "gpt", "value": "Now."}]},
+        {"query": "When?", "response": "Now."},
+        {"prompt": [{"role": "user", "content": "When?"}], "completion": [
+            {"role": "assistant", "content": [{"type": "text", "text": "Now."}]}]},
+    )  # fmt: skip
+    seeds = read_seeds(file).prompts
+    assert [seed.text for seed in seeds] == ["When?"] * 4
+    assert [seed.columns.get("completion") for seed in seeds] == [None, "Now.", "Now.", "Now."]
+    bad = write(tmp_path / "b.jsonl", {"messages": [{"role": "user", "content": [part, image]}]})
+    with pytest.raises(InputError, match=r":1: `the first user turn` holds a part of type 'image_"):
+        read_seeds(bad)
+
+
+def test_a_seeds_number_is_never_anothers_key(tmp_path: Path):
+    file = write(tmp_path / "s.jsonl", {"prompt": "Why?"}, {"id": 1, "prompt": "Who?"})
+    assert [seed.id for seed in read_seeds(file).prompts] == ["row 1", "1"]
+    broken = write(tmp_path / "b.jsonl", {"id": [], "prompt": "Why?"})
+    with pytest.raises(InputError) as caught:
+        read_seeds(broken)
+    assert str(caught.value) == f"{broken}:1: `id` must be a string or a whole number, got []"
+
+
+def test_half_a_surrogate_pair_is_refused_where_it_is_read(tmp_path: Path):
+    file = tmp_path / "s.jsonl"
+    file.write_text(r'{"prompt": "Why \ud83c?"}'.replace("\\\\", "\\") + "\n")
+    with pytest.raises(InputError, match=r":1: `prompt` holds half a surrogate pair, \\ud83c$"):
+        read_seeds(file)
 
 
 def test_rows_without_a_prompt_are_named(tmp_path: Path):

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -33,15 +32,22 @@ def test_missing_files_suggest_a_sibling(tmp_path):
 
 
 def test_things_that_are_no_data_files(tmp_path):
-    (tmp_path / "data.csv").write_text("a,b\n")
-    assert error_of(tmp_path / "data.csv", tmp_path).startswith(
-        "data.csv: unknown kind of file; known are .jsonl, "
+    (tmp_path / "data.xlsx").write_text("a,b\n")
+    assert error_of(tmp_path / "data.xlsx", tmp_path) == (
+        "data.xlsx: unknown kind of file; known are .jsonl, .ndjson, .json, .csv, .parquet, each also with .gz"
     )
     (tmp_path / "folder").mkdir()
     assert error_of(tmp_path / "folder", tmp_path) == (
         "folder is a folder; give one of the files in it"
     )
-    for name, content in (("empty.jsonl", "\n \n"), ("empty.json", "[]")):
+    for name, content in (
+        ("empty.jsonl", "\n \n"),
+        ("nothing.jsonl", ""),
+        ("empty.json", "[]"),
+        ("empty.csv", ""),
+        ("header.csv", "prompt,completion\n"),
+        ("blank.csv", "prompt,completion\n,\n\n"),
+    ):
         (tmp_path / name).write_text(content)
         assert error_of(tmp_path / name, tmp_path) == f"{name} has no rows"
 
@@ -91,31 +97,23 @@ def test_packages_that_are_missing_come_with_their_install_line(tmp_path, monkey
     )
 
 
-def test_hub_data_sets(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def load_dataset(name, split):
-        if name == "owner/gone":
-            raise ConnectionError("no route\nto host")
-        return [{"name": name, "split": split}]
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    [row] = read("owner/name:test")
-    assert (row.number, row.where) == (1, "owner/name:test row 1")
-    assert row.values == {"name": "owner/name", "split": "test"}
-    assert read("owner/name")[0].values == {"name": "owner/name", "split": "train"}
-    assert error_of("owner/gone", tmp_path) == (
-        "owner/gone: no such file, and not a data set that could be loaded "
-        "(ConnectionError: no route to host)"
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data.jsonl").write_text('{"a": 1}\n')
+    assert [row.values for row in read("~/data.jsonl")] == [{"a": 1}]
+    assert (
+        error_of("~/dat.jsonl", tmp_path) == "no such file: ~/dat.jsonl; did you mean data.jsonl?"
     )
-    # these can only be meant as files
-    assert error_of("a/b/c", tmp_path).startswith("no such file: a/b/c")
-    assert error_of("./name", tmp_path) == "no such file: ./name"
-    assert error_of("name", tmp_path) == "no such file: name"
-    (tmp_path / "owner").mkdir()
-    (tmp_path / "owner" / "name.jsonl").touch()
-    assert error_of("owner/name", tmp_path) == (
-        "no such file: owner/name; did you mean owner/name.jsonl?"
+    assert error_of("~nobody-of-this-name/data.jsonl", tmp_path) == (
+        "~nobody-of-this-name/data.jsonl: cannot be read: Could not determine home directory."
+    )
+
+
+def test_paths_that_cannot_be_looked_at(tmp_path):
+    name = "x" * 300
+    assert (
+        error_of(f"{tmp_path}/{name}.jsonl", tmp_path)
+        == f"{name}.jsonl: cannot be read: File name too long"
     )
 
 

@@ -107,7 +107,7 @@ def test_wrong_input_is_said_before_anything_is_written(
     [
         ({"completion": " "}, ":2: `completion` is blank"),
         ({"completion": None}, ":2: no column `completion`"),
-        ({"prompt": None}, ":2: no column `prompt` or `messages`"),
+        ({"prompt": None}, ":2: no column `messages`, `conversations`, `prompt`"),
         (
             {"instruction_id_list": ["punctuation:no_coma"], "kwargs": [{}]},
             ":2: unknown instruction id",

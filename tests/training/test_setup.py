@@ -18,7 +18,7 @@ def conversation(answers: int) -> dict[str, object]:
     turns: list[dict[str, str]] = []
     for number in range(answers):
         turns += [
-            {"role": "user", "content": f"q{number}"},
+            {"role": "user", "content": f"q{number} of {answers}"},
             {"role": "assistant", "content": f"a{number}"},
         ]
     return {"messages": turns, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}

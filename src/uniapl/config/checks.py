@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from uniapl.config.methods import CONFIGURED, METHODS
@@ -11,7 +12,7 @@ from uniapl.config.recipe import Recipe
 from uniapl.config.schedules import is_ever_positive
 
 if TYPE_CHECKING:  # the schema imports this module
-    from uniapl.config.schema import Config, RewardConfig
+    from uniapl.config.schema import Config, RewardConfig, Sources
 
 LEAST_WEIGHT = 0.01
 """Least λ that a constraint leaves; above 0 so that λ can grow again."""
@@ -25,10 +26,34 @@ INSTRUCTION_METRICS = (
 """What every evaluation measures; higher is better."""
 
 
+COLUMN_NAMES = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "response",
+    "instruction",
+    "output",
+    "input",
+    "history",
+    "query",
+    "question",
+    "answer",
+    "system",
+    "chosen",
+    "rejected",
+    "key",
+    "instruction_id_list",
+    "kwargs",
+)
+"""Names that `data.columns` may map: `data/shapes.py` gives them their meaning."""
+
+
 def cross_field_problems(config: "Config") -> list[str]:
     """Return `key: what is wrong` for every rule that the keys break together."""
     rules = (
         _paths,
+        _sources,
         _data,
         _multiples,
         _discriminator,
@@ -91,8 +116,6 @@ def _paths(config: "Config") -> Iterator[str]:
     paths: dict[str, str | None] = {
         "output_dir": config.output_dir,
         "model.path": config.model.path,
-        "data.demonstrations": config.data.demonstrations,
-        "data.prompts": config.data.prompts,
         "data.pairs": config.data.pairs,
         "evaluation.prompts": config.evaluation.prompts,
         "evaluation.validation_prompts": config.evaluation.validation_prompts,
@@ -102,6 +125,30 @@ def _paths(config: "Config") -> Iterator[str]:
     for key, value in paths.items():
         if value is not None and not value.strip():
             yield f"{key}: must not be empty"
+
+
+def _sources(config: "Config") -> Iterator[str]:
+    data = config.data
+    named = [("data.columns", data.columns)]
+    for key in ("demonstrations", "prompts"):
+        value: Sources | None = getattr(data, key)
+        entries = () if value is None else data.sources(value)
+        paths = [entry.path for entry in entries]
+        if not all(path.strip() for path in paths):
+            yield f"data.{key}: must not be empty"
+        if len(set(paths)) < len(paths):
+            yield f"data.{key}: must not name a source twice: its rows would be repeated"
+        if len({entry.share is None for entry in entries}) > 1:
+            yield f"data.{key}: give every source a share, or none"
+        if not isinstance(value, str):
+            named += [(f"data.{key}.{i}.columns", entry.columns) for i, entry in enumerate(entries)]
+    for key, columns in named:
+        for name in columns:
+            if name not in COLUMN_NAMES:
+                close = get_close_matches(name, COLUMN_NAMES, n=1)
+                known = f"known are {', '.join(COLUMN_NAMES)}"
+                hint = f"did you mean {close[0]}?" if close else known
+                yield f"{key}: unknown name {name}; {hint}"
 
 
 def _data(config: "Config") -> Iterator[str]:

@@ -60,8 +60,9 @@ def describe_type(annotation: Any, constraints: tuple[Any, ...] = ()) -> str:
         return f"list of {describe_type(arguments[0])}"
     if origin is dict:
         return f"a mapping of names to {describe_type(arguments[1])}"
-    if section_of(annotation) is not None:
-        return "section"
+    section = section_of(annotation)
+    if section is not None:
+        return f"`{{{', '.join(section.model_fields)}}}`"
     names = {int: "integer", float: "number", bool: "`true` or `false`", str: "text"}
     return names[annotation] + _range(_flattened(constraints))
 

@@ -3,8 +3,10 @@
 Everything that is wrong is reported at once, one line each, in a single `InputError`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +17,7 @@ from uniapl.config.checks import keys_without_effect
 from uniapl.config.keys import section_of
 from uniapl.config.problems import describe_problems, did_you_mean
 from uniapl.config.recipe import Recipe
-from uniapl.config.schema import Config
+from uniapl.config.schema import Config, SourceConfig
 from uniapl.config.strict_yaml import dump_yaml, load_yaml
 from uniapl.types import InputError
 
@@ -55,11 +57,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     data = cast("dict[str, Any]", content)
     _anchor_paths(data, file.resolve().parent)
     problems: list[str] = []
+    applied: list[str] = []
     for word in overrides:
         try:
             _apply(data, word)
+            applied.append(word)
         except InputError as error:
             problems.append(str(error))
+    problems += _misplaced(data, file.resolve().parent, overridden_keys(applied))
     data = _as_schema_types(data)
     config = None
     try:
@@ -99,7 +104,8 @@ def resolved(config: Config) -> Config:
         if value is None or (key == "training.resume" and value in ("never", "auto")):
             continue
         is_local = key in ("output_dir", "training.resume")
-        changed = _with(changed, key, _absolute(value, is_local=is_local))
+        absolute = partial(_absolute, is_local=is_local)
+        changed = _with(changed, key, _with_paths(value, absolute))
     if any(reward.path for reward in config.rewards):
         rewards = tuple(
             reward.model_copy(update={"path": _absolute(reward.path)}) if reward.path else reward
@@ -110,9 +116,16 @@ def resolved(config: Config) -> Config:
 
 
 def _absolute(value: str, *, is_local: bool = False) -> str:
-    path = Path(value).expanduser()
-    is_local = is_local or value.startswith((*_RELATIVE, "~/")) or path.exists()
-    return str(path.absolute()) if is_local else value
+    is_local = is_local or value.startswith((*_RELATIVE, "~/")) or _exists(value)
+    return str(Path(os.path.expanduser(value)).absolute()) if is_local else value
+
+
+def _exists(path: str | Path) -> bool:
+    """Return whether a file or folder is there; a name that cannot be one is not, and is refused where it is read."""
+    try:
+        return Path(os.path.expanduser(path)).exists()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def dump_config(config: Config) -> str:
@@ -133,12 +146,29 @@ def dump_config(config: Config) -> str:
 def dump_published(config: Config) -> str:
     """Return YAML for other people: files by name, without this machine's folders and the run's own."""
     for key in _PATH_KEYS:
-        value = _get(config, key)
-        if value is not None and (Path(value).is_absolute() or Path(value).expanduser().exists()):
-            config = _with(config, key, Path(value).name)
+        config = _with(config, key, _with_paths(_get(config, key), _published))
     data = cast("dict[str, Any]", load_yaml(dump_config(config), "the config"))
     del data["output_dir"], data["training"]["resume"]
     return dump_yaml(data)
+
+
+def _published(value: str) -> str:
+    return Path(value).name if Path(value).is_absolute() or _exists(value) else value
+
+
+def _with_paths(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a key's value with its path changed, or the paths of all sources in its list."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, SourceConfig):
+        return value.model_copy(update={"path": change(value.path)})
+    if isinstance(value, (list, tuple)):
+        entries = [_with_paths(entry, change) for entry in cast("Iterable[Any]", value)]
+        return tuple(entries) if isinstance(value, tuple) else entries
+    if isinstance(value, dict):
+        entry = cast("dict[str, Any]", value)
+        return entry | {key: _with_paths(entry[key], change) for key in ("path",) if key in entry}
+    return value
 
 
 def dump_chosen(config: Config) -> str:
@@ -178,18 +208,42 @@ def _read(file: Path) -> str:
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     """Make paths that are relative to the file absolute, in place."""
+    for _, section, name in _places(data):
+        section[name] = _with_paths(section[name], partial(_anchored, folder))
+
+
+def _places(data: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield key, section and name of what the file says about files and folders."""
     rewards = data.get("rewards")
-    places: list[tuple[Any, str]] = [
-        (entry, "path")
-        for entry in (cast("list[Any]", rewards) if isinstance(rewards, list) else [])
-    ]
+    entries = cast("list[Any]", rewards) if isinstance(rewards, list) else []
+    places = [(f"rewards.{index}.path", entry, "path") for index, entry in enumerate(entries)]
     for key in _PATH_KEYS:
         section, _, name = key.rpartition(".")
-        places.append((data.get(section) if section else data, name))
-    for values, name in places:
-        value = cast("dict[str, Any]", values).get(name) if isinstance(values, dict) else None
-        if isinstance(value, str) and value.startswith(_RELATIVE):
-            cast("dict[str, Any]", values)[name] = str((folder / value).resolve())
+        places.append((key, data.get(section) if section else data, name))
+    for key, values, name in places:
+        if isinstance(values, dict) and name in values:
+            yield key, cast("dict[str, Any]", values), name
+
+
+def _misplaced(data: dict[str, Any], folder: Path, overridden: Iterable[str]) -> list[str]:
+    """Return a line per path of the file that lies beside it and not in the working directory."""
+    lines: list[str] = []
+    for key, section, name in _places(data):
+        is_output = key in ("output_dir", "training.resume", "evaluation.before")
+        if is_output or any(f"{word}.".startswith(f"{key}.") for word in overridden):
+            continue
+        paths: list[str] = []
+        _with_paths(section[name], lambda path, paths=paths: paths.append(path) or path)
+        lines += [
+            f"{key}: no such file here: {path}; did you mean ./{path}, which is beside the config?"
+            for path in paths
+            if path.strip() and not _exists(path) and _exists(folder / path)
+        ]
+    return lines
+
+
+def _anchored(folder: Path, value: str) -> str:
+    return str((folder / value).resolve()) if value.startswith(_RELATIVE) else value
 
 
 def _apply(data: dict[str, Any], word: str) -> None:
@@ -269,14 +323,14 @@ def _leaves(key: str, value: Any) -> Iterator[str]:
         yield key
 
 
-def _get(config: Config, key: str) -> str | None:
+def _get(config: Config, key: str) -> Any:
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)
-    return cast("str | None", value)
+    return value
 
 
-def _with(config: Config, key: str, value: str) -> Config:
+def _with(config: Config, key: str, value: Any) -> Config:
     section, _, name = key.rpartition(".")
     if not section:
         return config.model_copy(update={name: value})

@@ -67,6 +67,7 @@ _PLAIN = {
     "bool_type": "must be true or false",
     "string_type": "must be text",
     "tuple_type": "must be a list",
+    "dict_type": "must be a mapping",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -102,9 +103,10 @@ def describe_problems(error: ValidationError, data: Any) -> list[str]:
     missing: list[str] = []
     for details in error.errors(include_url=False):
         path, key = _locate(details["loc"])
+        is_in_union = key is not None and _is_union(key)
         if path in _GONE:
             lines.append(f"{path}: is no longer a key: {_GONE[path]}")
-        elif details["type"] == "extra_forbidden":
+        elif details["type"] == "extra_forbidden" and not is_in_union:
             suggestions = suggest_keys(path)
             suggested.update(suggestions)
             lines.append(f"{path}: unknown key{did_you_mean(suggestions)}")

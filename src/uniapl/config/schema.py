@@ -61,13 +61,30 @@ class LoraConfig(Section):
     """Modules that get one, by the last part of their names; none named: every linear layer but the head."""
 
 
-class DataConfig(Section):
-    """What the run learns from. JSONL or Parquet files, or hub ids."""
+class SourceConfig(Section):
+    """One of several sources of `data.demonstrations` or `data.prompts` (docs/data.md)."""
 
-    demonstrations: str
-    """Expert completions: `prompt` + `completion`, or `messages` that end in an assistant turn."""
-    prompts: str | None = None
+    path: str
+    """File or hub id."""
+    share: PositiveFloat | None = None
+    """Part of the draws that come from it, relative to the others' shares; None, for all of them: every row."""
+    columns: dict[str, str] = {}
+    """As `data.columns`, for this source alone."""
+
+
+Sources = str | Annotated[tuple[str | SourceConfig, ...], Field(min_length=1)]
+"""A file or hub id, or a list of them, each with a share and its own columns if need be."""
+
+
+class DataConfig(Section):
+    """What the run learns from: JSONL, JSON, CSV or Parquet files, or hub ids (docs/data.md)."""
+
+    demonstrations: Sources
+    """Expert completions: `prompt` + `completion`, `messages`, Alpaca's, ShareGPT's or other columns."""
+    prompts: Sources | None = None
     """Preference prompts, with the columns that the reward functions need."""
+    columns: dict[str, str] = {}
+    """Our names of columns → yours, such as `{prompt: task, completion: reply}`, in all sources of this section."""
     pairs: str | None = None
     """Chosen and rejected completions, from which a `scalar` discriminator learns too (docs/method.md)."""
     demonstrations_per_step: PositiveInt = 24
@@ -79,8 +96,9 @@ class DataConfig(Section):
     pairs_per_step: PositiveInt = 16
     """Pairs from which the discriminator learns in every step; the mean over them is their part of its loss."""
     held_out_demonstrations: NonNegativeInt | None = None
-    """Demonstrations that nothing trains on: they tell whether the discriminator is right. None: a twentieth where
-    the method has a `likelihood` discriminator or `constraint.target` is set, else 0."""
+    """At least so many demonstrations, the last ones, that nothing trains on: they tell whether the discriminator is
+    right. A prompt with several is held out whole. None: a twentieth where the method has a `likelihood` discriminator
+    or `constraint.target` is set, else 0."""
     max_prompt_tokens: PositiveInt = 1024
     """A longer prompt is an error: no prompt is ever cut silently."""
     trained_turns: Literal["last", "all"] = "last"
@@ -89,6 +107,16 @@ class DataConfig(Section):
     """System turn put before prompts that have none."""
     template_arguments: dict[str, bool | int | float | str] = {}
     """Passed to the chat template, such as `{enable_thinking: false}`; one that it does not read is an error."""
+
+    def sources(self, sources: Sources) -> tuple[SourceConfig, ...]:
+        """Return the entries of a key's value, with the section's columns where an entry has none of its own."""
+        entries = (sources,) if isinstance(sources, str) else sources
+        return tuple(
+            SourceConfig(path=entry, columns=self.columns)
+            if isinstance(entry, str)
+            else entry.model_copy(update={"columns": entry.columns or self.columns})
+            for entry in entries
+        )
 
 
 class RolloutConfig(Section):

@@ -4,6 +4,7 @@ Each kind of data is a stream of its own, so that runs which draw as many of one
 at the same seed, whatever they draw of the other.
 """
 
+import json
 import zlib
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -95,12 +96,23 @@ class Stream(Generic[T]):
 
     def _permutation(self) -> list[int]:
         """Return the order of the current epoch: the head, then the rest as the seed has it."""
-        entropy = [self._seed, zlib.crc32(self.name.encode()), self._epoch]
-        # raw draws and a stable sort: numpy keeps only the bit stream the same across versions
-        keys = np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(len(self._items))
-        shuffled = np.argsort(keys, kind="stable").tolist()
+        order = permutation(len(self._items), self._seed, self.name, self._epoch)
         first = set(self._head)
-        return self._head + [index for index in shuffled if index not in first]
+        return self._head + [index for index in order if index not in first]
+
+
+def random_words(count: int, seed: int, name: str, number: int) -> Any:
+    """Return an array of random 64-bit words, which seed, name and number alone decide.
+
+    Raw words, since numpy keeps only the bit stream the same across its versions.
+    """
+    entropy = [seed, zlib.crc32(name.encode()), number]
+    return np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(count)
+
+
+def permutation(size: int, seed: int, name: str, number: int) -> list[int]:
+    """Return the indices below `size` in an order that seed, name and number alone decide."""
+    return np.argsort(random_words(size, seed, name, number), kind="stable").tolist()
 
 
 class Mixture:
@@ -163,17 +175,50 @@ class Mixture:
 
 
 def hold_out(
-    demonstrations: Sequence[Demonstration], count: int
+    demonstrations: Sequence[Demonstration], count: int, *, trains_every_turn: bool = False
 ) -> tuple[list[Demonstration], list[Demonstration]]:
-    """Return the demonstrations to train on and the last `count`, which nothing trains on.
+    """Return the demonstrations to train on, and at least `count` that share no prompt with them.
+
+    Prompts are held out from the end of the list, each with all of its demonstrations: as many prompts as hold
+    `count` of them. Where no prompt repeats these are the last `count`.
+
+    Args:
+        trains_every_turn: Earlier assistant turns are learned too, so the messages before each of them are
+            prompts as well.
 
     Raises:
         InputError: nothing would be left to train on.
     """
-    if count >= len(demonstrations):
+    taught = [_prompts_in(d, trains_every_turn) for d in demonstrations]
+    teaching: dict[str, list[int]] = {}
+    for index, prompts in enumerate(taught):
+        for prompt in prompts:
+            teaching.setdefault(prompt, []).append(index)
+    held: set[int] = set()
+    for last in reversed(range(len(demonstrations))):
+        if len(held) >= count:
+            break
+        to_hold = [last]
+        while to_hold:
+            index = to_hold.pop()
+            if index not in held:
+                held.add(index)
+                to_hold += teaching[taught[index][0]]
+    if count and len(held) == len(demonstrations):
+        shared = "" if count >= len(held) else f", and {len(held) - count} more share their prompts"
         raise InputError(
             f"held_out_demonstrations {count} leaves nothing to train on: "
-            f"there are {len(demonstrations)} demonstrations"
+            f"there are {len(demonstrations)} demonstrations{shared}"
         )
-    split = len(demonstrations) - count
-    return list(demonstrations[:split]), list(demonstrations[split:])
+    kept = [d for index, d in enumerate(demonstrations) if index not in held]
+    return kept, [demonstrations[index] for index in sorted(held)]
+
+
+def _prompts_in(demonstration: Demonstration, trains_every_turn: bool) -> list[str]:
+    """Return what the demonstration teaches to answer, as comparable text; its own prompt comes first."""
+    turns = [sorted(turn.items()) for turn in demonstration.prompt.messages]
+    ends = [len(turns)]
+    if trains_every_turn:
+        roles = [turn["role"] for turn in demonstration.prompt.messages]
+        ends += [place for place, role in enumerate(roles) if role == "assistant"]
+    return [json.dumps(turns[:end]) for end in ends]

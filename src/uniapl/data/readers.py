@@ -1,25 +1,22 @@
-"""Demonstrations and prompts from the shapes the field already uses, checked row by row.
+"""Demonstrations and prompts out of rows of any shape that `shapes.py` knows, checked row by row.
 
-| column | holds |
-|---|---|
-| `prompt` | a string, or turns that end in the user's |
-| `completion` | the expert's: a string, or one assistant turn |
-| `messages` | turns; an assistant turn at the end is the completion, the rest the prompt |
-| `key` or `id` | the row's id, else its line number is |
-| `instruction_id_list`, `kwargs` | checkable instructions, as in IFEval |
-
-Every other column stays with its prompt, for reward functions and metrics. All problems of a file are
-reported at once, each with file and line. `pairs.py` reads chosen and rejected completions the same way.
+`key` or `id` is the row's id, else its number is; `instruction_id_list` and `kwargs` are checkable instructions, as
+in IFEval. Every column that is no part of the shape stays with its prompt, for reward functions and metrics. All
+problems of a file are reported at once, each with file and line. `pairs.py` reads chosen and rejected completions
+the same way.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from uniapl.data.chat import Chat
-from uniapl.data.sources import Problems, Row, read_rows
+from uniapl.data.columns import check_columns, missing_columns, renamed
+from uniapl.data.rows import Problems, Row, number_as_id, row_key
+from uniapl.data.shapes import COMPLETIONS, PAIR, PROMPTS, Values, read_row
+from uniapl.data.sources import read_rows
+from uniapl.data.turns import text_value
 from uniapl.types import Demonstration, InputError, Message, Prompt
 
 T = TypeVar("T")
@@ -32,20 +29,25 @@ def load_demonstrations(
     source: str | Path,
     chat: Chat,
     *,
+    columns: Mapping[str, str] | None = None,
+    id_prefix: str = "",
     max_prompt_tokens: int | None = None,
     validate_row: RowCheck | None = None,
 ) -> list[Demonstration]:
     """Read expert completions.
 
     Args:
-        source: A `.jsonl`, `.json` (both also `.gz`) or `.parquet` file, or a hub id `owner/name[:split]`.
+        source: A JSONL, JSON, CSV or Parquet file, gzipped or not, or a hub id `owner/name[/subset][:split]`.
+        columns: Names of `shapes.NAMES` → the file's names, where they are others.
+        id_prefix: Put before every id, to tell the rows of several sources apart.
         max_prompt_tokens: A longer prompt is a problem; nothing is cut.
         validate_row: Called with the columns of each row.
 
     Raises:
         InputError: the source cannot be read, or rows are wrong: one line per problem.
     """
-    loaded = load_examples(source, chat, _demonstration_of, max_prompt_tokens, validate_row)
+    reading = Reading(dict(columns or {}), PAIR, id_prefix, max_prompt_tokens, validate_row)
+    loaded = load_examples(source, chat, _demonstration_of, reading)
     return [
         Demonstration(prompt, completion, chat.encode_completion(completion))
         for prompt, completion in loaded
@@ -57,20 +59,26 @@ def load_prompts(
     source: str | Path,
     chat: Chat | None,
     *,
+    columns: Mapping[str, str] | None = None,
+    id_prefix: str = "",
     max_prompt_tokens: int | None = None,
     validate_row: RowCheck | None = None,
     limit: int | None = None,
 ) -> list[Prompt]:
     """Read prompts, for training or evaluation; arguments and errors as in `load_demonstrations`.
 
-    An expert's completion, if a row has one, is kept as text in `columns["completion"]`.
+    An expert's completion, if a row has one, is kept as text in `columns["completion"]`. `answer` also stays, as
+    rewards that compare with it expect.
 
     Args:
         chat: None where no model reads the prompts: they then have no token ids.
         limit: Read only the first so many rows.
     """
-    loaded = load_examples(source, chat, _prompt_of, max_prompt_tokens, validate_row, limit=limit)
-    return [prompt for prompt, _ in loaded]
+    may_lack = (*PAIR, *COMPLETIONS)
+    reading = Reading(
+        dict(columns or {}), may_lack, id_prefix, max_prompt_tokens, validate_row, limit
+    )
+    return [prompt for prompt, _ in load_examples(source, chat, _prompt_of, reading)]
 
 
 def expert_demonstration(prompt: Prompt, chat: Chat) -> Demonstration | None:
@@ -111,48 +119,74 @@ def every_turn(demonstrations: Sequence[Demonstration], chat: Chat) -> list[Demo
 class Example(Generic[T]):
     """A row whose shape is understood."""
 
-    id: str
     prompt: str | tuple[Message, ...]
     answer: T
     """What the row holds besides the prompt."""
     columns: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a source is read; `load_demonstrations` says what the fields mean."""
+
+    columns: Mapping[str, str]
+    may_lack: Collection[str] = ()
+    """Names in `columns` that are for other sources than this one, or that it may do without."""
+    id_prefix: str = ""
+    max_prompt_tokens: int | None = None
+    validate_row: RowCheck | None = None
+    limit: int | None = None
+
+
 def load_examples(
     source: str | Path,
     chat: Chat | None,
-    example_of: Callable[[Row], Example[T]],
-    max_prompt_tokens: int | None = None,
-    validate_row: RowCheck | None = None,
-    *,
-    limit: int | None = None,
+    example_of: Callable[[Values, Collection[str]], Example[T]],
+    reading: Reading,
 ) -> list[tuple[Prompt, T]]:
-    """Read the rows of any shape, as prompt and answer; arguments and errors as in `load_prompts`.
+    """Read the rows of any shape, as prompt and answer; errors as in `load_demonstrations`.
 
     Args:
-        example_of: Reads one row's shape; an InputError that it raises is a problem of the row.
+        source: As there.
+        chat: As in `load_prompts`.
+        example_of: Reads a row's shape from its columns and the names that the user gave; an InputError that it
+            raises is a problem of the row.
+        reading: The rest.
     """
+    check_columns(reading.columns)
+    named = [name for name in reading.columns if name not in reading.may_lack]
     problems = Problems()
-    first_with_id: dict[str, str] = {}
-    loaded = []
-    for row in _first(read_rows(source, problems), limit):
+    place_of_key: dict[str, str] = {}
+    found: dict[str, None] = {}
+    loaded: list[tuple[Prompt, T]] = []
+    unnamed: list[tuple[int, int]] = []
+    for row in _first(read_rows(source, problems), reading.limit):
+        found |= dict.fromkeys(row.values)
         with problems.at(row.where):
-            example = example_of(row)
-            if example.id in first_with_id:
-                raise InputError(
-                    f"duplicate id {example.id}, already at {first_with_id[example.id]}"
-                )
-            first_with_id[example.id] = row.where
-            if validate_row is not None:
-                validate_row(example.columns)
-            prompt = _prompt(example, chat)
-            if max_prompt_tokens is not None and len(prompt.token_ids) > max_prompt_tokens:
-                raise InputError(
-                    f"the prompt has {len(prompt.token_ids)} tokens, more than "
-                    f"max_prompt_tokens {max_prompt_tokens}"
-                )
+            row = Row(row.number, row.where, renamed(row.values, reading.columns))
+            example = example_of(row.values, named)
+            key = row_key(row)
+            if key in place_of_key:
+                raise InputError(f"duplicate id {key}, already at {place_of_key[key]}")
+            if key is not None:
+                place_of_key[key] = row.where
+            if reading.validate_row is not None:
+                reading.validate_row(example.columns)
+            is_conversational = not isinstance(example.prompt, str) or "system" in row.values
+            prompt = _prompt(key or "", example, chat, is_conversational)
+            _check_length(prompt, reading.max_prompt_tokens)
+            if key is None:
+                unnamed.append((len(loaded), row.number))
             loaded.append((prompt, example.answer))
+    lacking = {n: c for n, c in reading.columns.items() if n in named}
+    for line in missing_columns(lacking, found):
+        raise InputError(f"{source}: {line}")
     problems.raise_any()
+    for index, number in unnamed:
+        prompt, answer = loaded[index]
+        loaded[index] = (replace(prompt, id=number_as_id(number, place_of_key)), answer)
+    if reading.id_prefix:
+        loaded = [(replace(p, id=f"{reading.id_prefix}{p.id}"), a) for p, a in loaded]
     return loaded
 
 
@@ -166,166 +200,43 @@ def _first(rows: Iterator[Row], limit: int | None) -> Iterator[Row]:
             return
 
 
-def _prompt(example: Example[Any], chat: Chat | None) -> Prompt:
+def _prompt(id_: str, example: Example[Any], chat: Chat | None, is_conversational: bool) -> Prompt:
+    given = example.prompt
     if chat is None:
-        given = example.prompt
         turns = ({"role": "user", "content": given},) if isinstance(given, str) else given
-        return Prompt(example.id, turns, (), not isinstance(given, str), example.columns)
-    return Prompt(
-        id=example.id,
-        messages=chat.messages(example.prompt),
-        token_ids=chat.encode_prompt(example.prompt),
-        is_conversational=not isinstance(example.prompt, str),
-        columns=example.columns,
-    )
+        return Prompt(id_, turns, (), is_conversational, example.columns)
+    ids = chat.encode_prompt(given)
+    return Prompt(id_, chat.messages(given), ids, is_conversational, example.columns)
 
 
-def _demonstration_of(row: Row) -> Example[str | None]:
-    return _example(row, needs_completion=True)
+def _check_length(prompt: Prompt, limit: int | None) -> None:
+    length = len(prompt.token_ids)
+    if limit is not None and length > limit:
+        raise InputError(f"the prompt has {length} tokens, more than max_prompt_tokens {limit}")
 
 
-def _prompt_of(row: Row) -> Example[str | None]:
-    return _example(row, needs_completion=False)
+def _demonstration_of(row: Values, named: Collection[str]) -> Example[str | None]:
+    meaning = read_row(row, needs_completion=True, named=named)
+    return Example(meaning.prompt, meaning.completion, other_columns(row, meaning.consumed))
 
 
-def _example(row: Row, needs_completion: bool) -> Example[str | None]:
-    values = row.values
-    if values.get("messages") is not None:
-        prompt, completion = split_turns(
-            turns_value(values["messages"], "messages"), needs_completion
-        )
-        consumed = {"messages", "completion"}
-    elif values.get("prompt") is not None:
-        prompt = prompt_value(values["prompt"])
-        completion = _completion_value(values, needs_completion)
-        consumed = {"prompt", "completion"}
-    else:
-        wanted = ("prompt", "messages")
-        raise InputError(f"no column `prompt` or `messages`{columns_found(values, wanted)}")
-    columns = other_columns(values, consumed)
-    if completion is not None and not needs_completion:
-        columns["completion"] = completion
-    return Example(row_id(row), prompt, completion, columns)
+def _prompt_of(row: Values, named: Collection[str]) -> Example[str | None]:
+    meaning = read_row(row, needs_completion=False, named=named)
+    columns = other_columns(row, meaning.consumed - {"answer"})
+    if meaning.completion is not None:
+        columns["completion"] = meaning.completion
+    return Example(meaning.prompt, meaning.completion, columns)
 
 
-def other_columns(values: Mapping[str, Any], consumed: Collection[str]) -> dict[str, Any]:
-    """Return the columns that stay with the prompt."""
-    columns = {name: value for name, value in values.items() if name not in consumed}
+def other_columns(row: Values, consumed: Collection[str]) -> dict[str, Any]:
+    """Return the columns that stay with the prompt; null in a column of some other shape says nothing."""
+    columns = {
+        name: value
+        for name, value in row.items()
+        if name not in consumed and not (value is None and name in (*PROMPTS, *COMPLETIONS))
+    }
     _normalise_instructions(columns)
     return columns
-
-
-def columns_found(values: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
-    """Return the end of a message about missing columns: a guess, and what the row has."""
-    found = [name for name, value in values.items() if value is not None]
-    for name in wanted:
-        close = get_close_matches(name, found, n=1)
-        if close:
-            return f"; did you mean `{close[0]}`? (the row has: {', '.join(found)})"
-    return f" (the row has: {', '.join(found) or 'nothing'})"
-
-
-def row_id(row: Row) -> str:
-    """Return the row's `key` or `id`, else its number."""
-    for name in ("key", "id"):
-        value = row.values.get(name)
-        if value is None:
-            continue
-        if (
-            isinstance(value, float) and value.is_integer()
-        ):  # how Parquet writers store nullable ints
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-            raise InputError(f"`{name}` must be a string or a whole number, got {value!r}")
-        return str(value)
-    return str(row.number)
-
-
-def prompt_value(value: Any) -> str | tuple[Message, ...]:
-    """Check a `prompt`: text, or turns of which the last is not the assistant's."""
-    if isinstance(value, str):
-        return text_value(value, "`prompt`")
-    turns = turns_value(value, "prompt")
-    if turns[-1]["role"] in ("assistant", "system"):
-        raise InputError(f"`prompt` must end in a user turn, the last is `{turns[-1]['role']}`")
-    return turns
-
-
-def _completion_value(values: Mapping[str, Any], needed: bool) -> str | None:
-    value = values.get("completion")
-    if value is None:
-        if needed:
-            found = columns_found(values, ("completion",))
-            raise InputError(f"no column `completion`{found}")
-        return None
-    return completion_text(value, "completion")
-
-
-def completion_text(value: Any, column: str) -> str:
-    """Check a completion: text, or one assistant turn."""
-    if isinstance(value, str):
-        return text_value(value, f"`{column}`")
-    turns = turns_value(value, column)
-    if len(turns) != 1 or turns[0]["role"] != "assistant":
-        roles = ", ".join(turn["role"] for turn in turns)
-        raise InputError(f"`{column}` must be one assistant turn, got: {roles}")
-    return text_value(turns[0]["content"], f"`{column}`")
-
-
-def split_turns(
-    turns: tuple[Message, ...], needs_completion: bool, column: str = "messages"
-) -> tuple[tuple[Message, ...], str | None]:
-    """Return the prompt's turns and the completion, the assistant's last turn, if there is one."""
-    *before, last = turns
-    if last["role"] != "assistant":
-        if needs_completion or last["role"] == "system":
-            expected = "an assistant turn" if needs_completion else "a user turn"
-            raise InputError(f"`{column}` must end in {expected}, the last is `{last['role']}`")
-        return turns, None
-    if not before or before[-1]["role"] in ("assistant", "system"):
-        raise InputError(f"`{column}` has no user turn before the last assistant turn")
-    return tuple(before), text_value(last["content"], "the last assistant turn")
-
-
-def turns_value(value: Any, column: str) -> tuple[Message, ...]:
-    """Check a list of turns."""
-    if not isinstance(value, list | tuple) or not value:
-        kind = "an empty list" if value in ([], ()) else type(value).__name__
-        raise InputError(f"`{column}` must be a string or a list of turns, got {kind}")
-    return tuple(_turn(turn, f"{column}[{index}]") for index, turn in enumerate(value))
-
-
-def _turn(turn: Any, where: str) -> Message:
-    if not isinstance(turn, Mapping):
-        raise InputError(f"`{where}` must be a turn (role and content), got {type(turn).__name__}")
-    # tables give every turn every key; null means the turn does not have it
-    present = {key: value for key, value in turn.items() if value is not None}
-    for key in ("role", "content"):
-        if not isinstance(present.get(key), str):
-            raise InputError(f"`{where}` needs `{key}` as text, got {present.get(key)!r:.60}")
-    for key, value in present.items():
-        if not isinstance(value, str):
-            raise InputError(f"`{where}` carries `{key}`; only turns of text are supported")
-        _encodable(value, f"`{where}`")
-    return present
-
-
-def text_value(value: str, what: str) -> str:
-    """Check that a text is not blank and can be encoded."""
-    if not value.strip():
-        raise InputError(f"{what} is blank")
-    return _encodable(value, what)
-
-
-def _encodable(value: str, what: str) -> str:
-    """JSON can spell half of a surrogate pair, which no tokenizer takes."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{what} holds half a surrogate pair at character {error.start}"
-        ) from error
-    return value
 
 
 def _normalise_instructions(columns: dict[str, Any]) -> None:

@@ -4,14 +4,19 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uniapl.data.sources import Problems, Row, read_rows
+from uniapl.data.formats import read_text_lines
+from uniapl.data.rows import Problems, Row, number_as_id, row_key
+from uniapl.data.sources import local_file, read_rows
+from uniapl.data.turns import content_text
 from uniapl.types import InputError, Prompt
 
-_PROMPT_COLUMNS = ("prompt", "instruction", "question", "text")
+_PROMPT_COLUMNS = ("prompt", "instruction", "question", "query", "text")
+_TURN_COLUMNS = ("messages", "conversations", "prompt")
 _CONTEXT_COLUMNS = ("context", "input")
 _COMPLETION_COLUMNS = ("completion", "response", "output", "answer")
 
@@ -30,9 +35,9 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
     """Read seed prompts.
 
     Args:
-        source: A text file with a prompt per line (`.txt`), or rows in any form that `read_rows` knows with a
-            column `prompt`, `instruction`, `question` or `text`, or `messages` that start with a user turn.
-            Self-Instruct's `instances` are known too: the first one counts.
+        source: A text file with a prompt per line (`.txt`, `.txt.gz`), or rows in any form that `read_rows` knows
+            with a column `prompt`, `instruction`, `question`, `query` or `text`, or `messages` or `conversations`,
+            of which the first user turn counts. Of Self-Instruct's `instances` the first one counts.
         max_words: Longer ones are left out.
         joins_context: Put the text that a prompt needs (`context`, `input`) below it; else leave such
             rows out.
@@ -42,7 +47,9 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
     """
     seeds = Seeds()
     problems = Problems()
-    for row in _rows(source, problems):
+    rows = list(_rows(source, problems))
+    keys = _keys(rows)
+    for row in rows:
         with problems.at(row.where):
             values = _first_instance(row.values)
             text = _prompt_text(values).strip()
@@ -57,7 +64,7 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
             elif len(text.split()) > max_words:
                 seeds.dropped[f"longer than {max_words} words"] += 1
             else:
-                seeds.prompts.append(_seed(row, values, text))
+                seeds.prompts.append(_seed(row, values, text, keys))
     problems.raise_any()
     return seeds
 
@@ -83,32 +90,55 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _rows(source: str | Path, problems: Problems) -> Iterable[Row]:
-    path = Path(source).expanduser()
-    if path.suffix.lower() != ".txt":
+    name = str(source).lower().removesuffix(".gz")
+    if not name.endswith(".txt"):
         return read_rows(source, problems)
-    if not path.is_file():
-        raise InputError(f"no such file: {source}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8") from error
-    numbered = enumerate(lines, start=1)
-    return [Row(n, f"{path}:{n}", {"text": line}) for n, line in numbered if line.strip()]
+    path = local_file(source)
+    assert path is not None
+    numbered = read_text_lines(path)
+    return (Row(n, f"{path}:{n}", {"text": line}) for n, line in numbered if line.strip())
+
+
+def _keys(rows: Iterable[Row]) -> set[str]:
+    keys: set[str | None] = set()
+    for row in rows:
+        with suppress(InputError):  # said where the row is read
+            keys.add(row_key(row))
+    return {key for key in keys if key is not None}
 
 
 def _prompt_text(row: Mapping[str, Any]) -> str:
     for name in _PROMPT_COLUMNS:
         if isinstance(row.get(name), str):
             return row[name]
-    turns = row.get("messages") or row.get("prompt")
-    if isinstance(turns, list) and turns and isinstance(turns[0], Mapping):
-        users = [turn.get("content") for turn in turns if turn.get("role") == "user"]
-        if users and isinstance(users[0], str):
-            return users[0]
+    for turn in _turns(row, _TURN_COLUMNS):
+        if _role(turn) in ("user", "human"):
+            return content_text(_content(turn), "the first user turn")
     raise InputError(
-        f"no prompt: none of the columns {', '.join(_PROMPT_COLUMNS)}, messages holds one "
+        f"no prompt: none of the columns {', '.join(_PROMPT_COLUMNS)}, messages, conversations holds one "
         f"(the row has: {', '.join(row) or 'nothing'})"
     )
+
+
+def _turns(row: Mapping[str, Any], columns: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Return the turns of the first column that holds any.
+
+    They are not checked: a seed is one turn, and may come from a conversation with tools or images.
+    """
+    for column in columns:
+        turns = row.get(column)
+        if isinstance(turns, list) and turns and all(isinstance(turn, Mapping) for turn in turns):
+            return turns
+    return []
+
+
+def _role(turn: Mapping[str, Any]) -> Any:
+    return turn.get("role") or turn.get("from")
+
+
+def _content(turn: Mapping[str, Any]) -> Any:
+    content = turn.get("content")
+    return turn.get("value") if content is None else content
 
 
 def _first_instance(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,21 +148,18 @@ def _first_instance(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return row
 
 
-def _seed(row: Row, values: Mapping[str, Any], text: str) -> Prompt:
-    identity = next((values[n] for n in ("key", "id") if values.get(n) is not None), None)
+def _seed(row: Row, values: Mapping[str, Any], text: str, keys: set[str]) -> Prompt:
     completion = _completion(values)
     columns = {} if completion is None else {"completion": completion}
     turns = ({"role": "user", "content": text},)
-    return Prompt(str(row.number if identity is None else identity), turns, (), False, columns)
+    return Prompt(row_key(row) or number_as_id(row.number, keys), turns, (), False, columns)
 
 
 def _completion(row: Mapping[str, Any]) -> str | None:
     for name in _COMPLETION_COLUMNS:
         if isinstance(row.get(name), str):
             return row[name]
-    turns = row.get("messages") or row.get("completion")
-    if isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
-        content = turns[-1].get("content")
-        if turns[-1].get("role") == "assistant" and isinstance(content, str):
-            return content
-    return None
+    turns = _turns(row, ("messages", "conversations", "completion"))
+    if not turns or _role(turns[-1]) not in ("assistant", "gpt") or _content(turns[-1]) is None:
+        return None
+    return content_text(_content(turns[-1]), "the last assistant turn")

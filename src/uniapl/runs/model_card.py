@@ -72,7 +72,10 @@ def model_card(
         "pipeline_tag": "text-generation",
         "tags": list(dict.fromkeys(("uniapl", config.method))),
     }
-    published = {key: path.rpartition("/")[2] for key, path in _sources(config).items()}
+    published = {
+        key: ", ".join(path.rpartition("/")[2] for path in paths)
+        for key, paths in _sources(config).items()
+    }
     versions = {"uniapl": __version__, **environment["versions"]}
     text = _TEXT.format(
         name=name,
@@ -92,14 +95,18 @@ def model_card(
     return f"---\n{dump_yaml(front)}---\n{text}"
 
 
-def _sources(config: Config) -> dict[str, str]:
-    """Return the data that the run read, by key."""
+def _sources(config: Config) -> dict[str, list[str]]:
+    """Return the paths of the data that the run read, by key."""
     named = {
         "data.demonstrations": config.data.demonstrations,
         "data.prompts": config.data.prompts,
         "evaluation.prompts": config.evaluation.prompts,
     }
-    return {key: source for key, source in named.items() if source is not None}
+    return {
+        key: [source.path for source in config.data.sources(value)]
+        for key, value in named.items()
+        if value is not None
+    }
 
 
 def _metrics_table(evaluations: Mapping[str, Mapping[str, Any]], headline: Iterable[str]) -> str:

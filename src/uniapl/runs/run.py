@@ -206,6 +206,8 @@ class _Run:
             f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts"
             f"{f', {len(data.pairs)} pairs' if data.pairs else ''} → {self.folder.path}"
         )
+        for line in data.notes:
+            progress.say(line)
         for line in self.chat.warnings():
             progress.say(f"warning: {line}")
         if self.folder.step:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from uniapl.config.recipe import Recipe
-from uniapl.config.schema import Config
+from uniapl.config.schema import Config, DataConfig, Sources
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
 from uniapl.data.pairs import load_pairs
@@ -18,6 +19,7 @@ from uniapl.data.readers import (
     load_demonstrations,
     load_prompts,
 )
+from uniapl.data.shares import Source, read_sources
 from uniapl.discriminators import build_discriminator
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
@@ -128,6 +130,8 @@ class Data:
     prompts: list[Prompt]
     pairs: list[PreferencePair]
     evaluation: EvaluationSet | None
+    notes: list[str]
+    """How many rows the sources with shares gave, one line each."""
 
 
 def load_data(recipe: Recipe, chat: Chat) -> Data:
@@ -141,16 +145,31 @@ def load_data(recipe: Recipe, chat: Chat) -> Data:
         "max_prompt_tokens": config.data.max_prompt_tokens,
         "validate_row": validate_columns,
     }
-    read = load_demonstrations(config.data.demonstrations, chat, **limits)
-    demonstrations, held_out = hold_out(read, recipe.held_out(len(read)))
-    if config.data.trained_turns == "all":
+    data = config.data
+    loaded, notes = read_sources(
+        _sources(data, data.demonstrations),
+        partial(load_demonstrations, chat=chat, **limits),
+        name="data.demonstrations",
+        seed=config.seed,
+    )
+    trains_every_turn = data.trained_turns == "all"
+    demonstrations, held_out = hold_out(
+        loaded, recipe.held_out(len(loaded)), trains_every_turn=trains_every_turn
+    )
+    if trains_every_turn:
         demonstrations = every_turn(demonstrations, chat)
     prompts: list[Prompt] = []
-    if config.data.prompts is not None and recipe.num_preference_prompts:
-        prompts = load_prompts(config.data.prompts, chat, **limits)
+    if data.prompts is not None and recipe.num_preference_prompts:
+        read = partial(load_prompts, chat=chat, **limits)
+        prompts, more_notes = read_sources(
+            _sources(data, data.prompts), read, name="data.prompts", seed=config.seed
+        )
+        notes += more_notes
     pairs: list[PreferencePair] = []
-    if config.data.pairs is not None:
-        pairs = load_pairs(config.data.pairs, chat, max_prompt_tokens=config.data.max_prompt_tokens)
+    if data.pairs is not None:
+        pairs = load_pairs(
+            data.pairs, chat, columns=data.columns, max_prompt_tokens=data.max_prompt_tokens
+        )
     evaluation = None
     if config.evaluation.prompts is not None:
         asked = load_prompts(
@@ -159,7 +178,11 @@ def load_data(recipe: Recipe, chat: Chat) -> Data:
         metrics = load_metrics(config.evaluation.metrics)
         check_columns(metrics, column_names(asked))
         evaluation = EvaluationSet(asked, [expert_demonstration(p, chat) for p in asked], metrics)
-    return Data(demonstrations, held_out, prompts, pairs, evaluation)
+    return Data(demonstrations, held_out, prompts, pairs, evaluation, notes)
+
+
+def _sources(data: DataConfig, value: Sources) -> list[Source]:
+    return [Source(entry.path, entry.share, entry.columns) for entry in data.sources(value)]
 
 
 def _check_sizes(recipe: Recipe, data: Data, context: int | None) -> None:
