@@ -1,118 +1,19 @@
-"""Silent failures said aloud: one line when a metric leaves its band, and what to do about it."""
+"""Types of instructions from which the reward teaches nothing, said aloud.
 
-from collections.abc import Mapping, Sequence
+What is said about metrics stands in `uniapl.health`, which the report reads too.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from uniapl.health import QUIET_STEPS
 from uniapl.instructions import strict
 from uniapl.types import Rollout
-
-QUIET_STEPS = 25
-"""A warning is not repeated for so many steps."""
-SMOOTHING = 0.8
-"""Weight of the past: one odd step is no news."""
 
 CHECKED_EVERY = 5
 """Steps between two looks at the types of instructions: checking costs as much as the reward itself."""
 FEWEST_CHECKS = 100
 """Rollouts that asked for a type before "never" and "always" mean anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Band:
-    """What is normal for a metric."""
-
-    low: float
-    high: float
-    below: str
-    above: str
-
-
-_BANDS: dict[str, _Band] = {
-    "discriminator/accuracy": _Band(
-        0.35,
-        0.95,
-        "the discriminator ranks the expert below the policy: raise discriminator.learning_rate "
-        "or discriminator.warmup_steps",
-        "the discriminator tells expert and policy apart almost always: its credit saturates; raise "
-        "discriminator.label_smoothing or lower discriminator.learning_rate",
-    ),
-    "discriminator/length_correlation": _Band(
-        -0.6,
-        0.6,
-        "the discriminator judges completions by being short: raise discriminator.logit_penalty "
-        "or give it demonstrations of more lengths",
-        "the discriminator judges completions by being long: raise discriminator.logit_penalty "
-        "or give it demonstrations of more lengths",
-    ),
-    "rollout/truncated_fraction": _Band(
-        -1.0,
-        0.3,
-        "",
-        "many rollouts are cut off, and cut ones teach nothing: raise rollout.max_completion_tokens",
-    ),
-    "rollout/zero_std_group_fraction": _Band(
-        -1.0,
-        0.9,
-        "",
-        "in almost all groups every reward is the same: the reward term has no gradient; check the "
-        "reward functions, raise rollout.group_size or change the prompts' difficulty",
-    ),
-    "policy/sampling_gap": _Band(
-        -1.0,
-        0.1,  # bfloat16 alone makes 0.04
-        "",
-        "trainer and generator disagree about log-probs: set rollout.importance_cap, or "
-        "model.dtype=float32",
-    ),
-    "optimizer/moved_fraction": _Band(
-        0.1,
-        1.0,
-        "the updates change few weights, being too small for their number type: raise "
-        "optimizer.learning_rate; if optimizer/grad_norm is 0, no term has anything to teach",
-        "",
-    ),
-    "policy/clip_fraction": _Band(
-        -1.0,
-        0.5,
-        "",
-        "most tokens are clipped: lower optimizer.learning_rate or rollout.updates_per_rollout",
-    ),
-}
-
-
-@dataclass(slots=True)
-class HealthWatch:
-    """Watches smoothed metrics from step to step."""
-
-    averages: dict[str, float] = field(default_factory=dict)
-    last_warned: dict[str, int] = field(default_factory=dict)
-
-    def warnings(
-        self, step: int, metrics: Mapping[str, float | None], quiet_until: int
-    ) -> list[str]:
-        """Return one line per metric out of its band.
-
-        Args:
-            step: Updates done.
-            metrics: The step's.
-            quiet_until: No warning about the discriminator before this step: it is warming up.
-        """
-        lines: list[str] = []
-        for name, band in _BANDS.items():
-            value = metrics.get(name)
-            if value is None:
-                continue
-            past = self.averages.get(name, value)
-            average = self.averages[name] = SMOOTHING * past + (1 - SMOOTHING) * value
-            is_warming = name.startswith("discriminator/") and step <= quiet_until
-            is_repeated = step - self.last_warned.get(name, -QUIET_STEPS) < QUIET_STEPS
-            if band.low <= average <= band.high or is_warming or is_repeated:
-                continue
-            self.last_warned[name] = step
-            lines.append(
-                f"{name} {average:.2f}: {band.below if average < band.low else band.above}"
-            )
-        return lines
 
 
 @dataclass(slots=True)

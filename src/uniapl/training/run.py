@@ -17,6 +17,7 @@ from torch.utils import deterministic
 from uniapl.config.schema import Config
 from uniapl.data.chat import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
+from uniapl.health import HealthWatch
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
 from uniapl.rollout import TransformersGenerator
@@ -30,7 +31,7 @@ from uniapl.training.checkpoint import (
     write_folder,
 )
 from uniapl.training.evaluation_before import Evaluated, EvaluationBefore
-from uniapl.training.health import HealthWatch, InstructionWatch
+from uniapl.training.health import InstructionWatch
 from uniapl.training.heap import tuned_heap
 from uniapl.training.interrupts import interrupts
 from uniapl.training.methods import resolve
