@@ -198,10 +198,11 @@
     if (event.target.closest?.("input, select, textarea")) return;
     if (event.key === "/") {
       event.preventDefault();
+      byId("samples").open = true;
       start();
       filter.focus();
       byId("samples").scrollIntoView({ block: "start" });
-    } else if (event.key === "j" || event.key === "k") {
+    } else if ((event.key === "j" || event.key === "k") && byId("samples").open) {
       start();
       select(at + (event.key === "j" ? 1 : -1), true);
     }
