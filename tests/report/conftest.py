@@ -347,6 +347,62 @@ def twenty_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
+@pytest.fixture(scope="session")
+def two_hundred_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two hundred arms of one run each, with 20,000 completions of evaluations in all."""
+    folder = tmp_path_factory.mktemp("many")
+    return [write_run(folder / f"run-{k}", steps=40, n=50, note=k) for k in range(200)]
+
+
+@pytest.fixture(scope="session")
+def comparison_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of three arms of three seeds; of six differences one interval holds 0."""
+    folder = tmp_path_factory.mktemp("compared")
+
+    def value(mean: float, half: float) -> dict:
+        return {"mean": mean, "low": mean - half, "high": mean + half, "by_seed": [mean] * 3}
+
+    arms, names = {}, ("prompt_level_strict_acc", "completion_tokens_w1", "joint")
+    halves = dict(zip(names, (0.055, 0.6, 0.04), strict=True))
+    for method in ("grpo", "mix", "uniapl"):
+        strict, fluency, distance, _ = ARMS[method]
+        runs = [f"runs/{method}-seed-{seed}" for seed in range(3)]
+        for seed, run in enumerate(runs):
+            write_run(folder / run, method=method, seed=seed, evaluations=(0, 30, 60))
+        means = zip(names, (strict, distance, strict * fluency), strict=True)
+        arms[method] = {
+            "setting": [],
+            "seeds": [0, 1, 2],
+            "metrics": {name: value(mean, halves[name]) for name, mean in means},
+            "cost": {"trained_tokens": 900000.0, "sampled_tokens": 366000.0, "seconds": 126.0},
+            "runs": runs,
+        }
+    base = {name: arms["grpo"]["metrics"][name]["mean"] for name in names}
+    differences = {
+        method: {
+            "seeds": [0, 1, 2],
+            "metrics": {
+                name: value(arms[method]["metrics"][name]["mean"] - base[name], halves[name] * 1.2)
+                for name in names
+            },
+        }
+        for method in ("mix", "uniapl")
+    }
+    comparison = {
+        "format": 1,
+        "baseline": "grpo",
+        "best_metric": "prompt_level_strict_acc",
+        "num_prompts": 512,
+        "definitions": {"joint": "Followed and fluent."},
+        "arms": arms,
+        "differences": differences,
+        "before": {"prompt_level_strict_acc": 0.11},
+        "expert": {"prompt_level_strict_acc": 0.985},
+    }
+    (folder / "comparison.json").write_text(json.dumps(comparison), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a run folder under `tmp_path` by name."""

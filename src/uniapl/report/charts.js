@@ -216,6 +216,8 @@ const Charts = (() => {
   function draw(chart) {
     const [traces, figure] = KINDS[chart.spec.kind](chart.spec);
     Plotly.react(chart.plot, traces, figure, { displayModeBar: false, responsive: true });
+    // Plotly forgoes a chart that was folded while the window changed.
+    if (chart.plot.querySelector(".main-svg").clientWidth !== chart.plot.clientWidth) Plotly.Plots.resize(chart.plot);
     summary(chart.spec, chart.summary);
     setStale(chart, false);
   }
@@ -255,8 +257,9 @@ const Charts = (() => {
       return element;
     };
     const figure = make("figure", "chart"), head = make("div", "chart-head");
-    const title = make("h4", spec.isName ? "name" : "", spec.title);
+    const title = make("h3", spec.isName ? "name" : "", spec.title);
     const chart = { spec, plot: make("div", "plot"), summary: make("div", "summary") };
+    figure.dataset.title = spec.title;
     setStale(chart, true);
     chart.plot.tabIndex = 0;
     chart.plot.setAttribute("role", "group");
@@ -273,6 +276,8 @@ const Charts = (() => {
     observer.observe(chart.plot);
   }
 
+  addEventListener("resize", () => { for (const chart of charts) if (!chart.near) setStale(chart, true); });
+
   function refresh() {
     for (const chart of charts) {
       if (chart.stale) continue;
@@ -284,6 +289,6 @@ const Charts = (() => {
     data, add, refresh, color, svgDash, isDark, format, hidden,
     setSmoothing: (value) => { smoothing = value; refresh(); },
     // Before paper: what is open is drawn now, however far from the window.
-    drawAll: () => plotly.then(() => { for (const chart of charts) if (chart.plot.offsetParent) draw(chart); }),
+    drawAll: () => plotly.then(() => { for (const chart of charts) if (chart.plot.checkVisibility()) draw(chart); }),
   };
 })();

@@ -76,10 +76,12 @@
   const arms = document.getElementById("arms");
   if (arms) {
     arms.addEventListener("change", showArms);
-    document.getElementById("all-arms").addEventListener("click", () => {
-      for (const box of arms.querySelectorAll("input")) box.checked = true;
-      showArms();
-    });
+    for (const [id, checked] of [["all-arms", true], ["no-arms", false]]) {
+      document.getElementById(id).addEventListener("click", () => {
+        for (const box of arms.querySelectorAll("input")) box.checked = checked;
+        showArms();
+      });
+    }
   }
 
   document.getElementById("smoothing").addEventListener("change", (event) => Charts.setSmoothing(+event.target.value));

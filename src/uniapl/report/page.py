@@ -46,6 +46,7 @@ from uniapl.report.results import (
 from uniapl.report.samples import MAX_IN_ALL, MAX_PER_SET, sample_sets
 from uniapl.report.story import completions, headline, title
 from uniapl.report.strips import (
+    MAX_ROWS,
     Strip,
     comparison_strip,
     difference_strip,
@@ -126,6 +127,7 @@ def render(runs: Sequence[Run], comparison: Mapping[str, Any] | None = None) -> 
         arms=arms,
         has_seeds=any(len(arm.runs) > 1 for arm in arms),
         charts=charts,
+        max_rows=MAX_ROWS,
         has_samples=bool(samples["sets"]),
         **_story(arms, metrics, comparison),
         **_rest(arms, metrics, charts),

@@ -323,9 +323,11 @@ def arm_change(arms: Sequence[Arm], arm: Arm, name: str) -> Measured | None:
     """
     found = [run_change(run, name) for run in arm.runs]
     change = pooled([value for value in found if value is not None])
-    base, after = base_value(arms, name), arm_value(arm, name, -1)
-    if change is not None or base is None or after is None or not _is_trained(arm):
+    if change is not None or not _is_trained(arm):
         return change
+    base, after = base_value(arms, name), arm_value(arm, name, -1)
+    if base is None or after is None:
+        return None
     error = None
     if base.stderr is not None and after.stderr is not None:
         error = math.hypot(base.stderr, after.stderr)

@@ -18,6 +18,8 @@ from uniapl.report.results import (
 )
 
 MAX_TICKS = 5
+MAX_ROWS = 16
+"""Rows that stand open; of more arms the best come first and the rest is folded."""
 
 Strip = dict[str, Any]
 
@@ -72,7 +74,7 @@ def _round_step(least: float) -> float:
 
 def value_strip(arms: Sequence[Arm], metric: EvaluationMetric, base: Measured | None) -> Strip:
     """Return the last value of each arm with its 95 % interval, beside before training and the expert."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "label": arm.name,
             "note": _seeds(len(arm.runs)) if len(arm.runs) > 1 else "",
@@ -84,6 +86,8 @@ def value_strip(arms: Sequence[Arm], metric: EvaluationMetric, base: Measured | 
         for index, arm in enumerate(arms)
         if (value := arm_value(arm, metric.name, -1)) is not None
     ]
+    if len(rows) > MAX_ROWS:
+        rows.sort(key=lambda row: row["value"], reverse=metric.direction != "lower")
     expert = expert_value(arms, metric.name)
     return _strip(metric, rows, base.value if base else None, expert.value if expert else None)
 
@@ -199,7 +203,7 @@ def instruction_strip(found: Mapping[str, Any] | None) -> Strip | None:
     """
     if found is None:
         return None
-    metric = EvaluationMetric("", "Accuracy by instruction", "", "%", "higher")
+    metric = EvaluationMetric("", "Followed, strict", "", "%", "higher")
     track = Track([], 0.0, 1.0)
     rows: list[dict[str, Any]] = []
     for index, name in enumerate(found["ids"]):
