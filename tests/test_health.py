@@ -12,6 +12,7 @@ from uniapl.health import (
     WINDOW_STEPS,
     HealthWatch,
     judge,
+    student_factor,
 )
 from uniapl.training.metrics import DEFINITIONS
 
@@ -65,7 +66,7 @@ def test_the_error_is_that_of_the_mean_over_steps():
 
 @pytest.mark.parametrize("centre", [0.44, 0.5, 0.56])
 def test_an_accuracy_of_a_half_and_noise_is_neither_sound_nor_broken(centre: float):
-    # values ±0.15 around the centre: error 0.154 / √20 = 0.034, so 0.44 and 0.56 lie 1.7 errors from 0.5
+    # values ±0.15 around the centre: error 0.154 / √20 = 0.034; 0.44 and 0.56 lie 1.7 errors from 0.5, not 2.09
     values = [centre + sign * 0.15 for sign in (1, -1)] * (WINDOW_STEPS // 2)
     found = judge(ACCURACY, values)
     assert found.state == "unsure"
@@ -79,9 +80,17 @@ def test_a_mean_that_is_surely_out_is_said_for_all_its_noise():
     assert judge(ACCURACY, values).state == "off"
 
 
+def test_few_steps_need_a_wide_margin():
+    # 0.3, 0.4, 0.5: error 0.1 / √3 = 0.058; 0.4 lies 1.7 errors below 0.5, and three values need 4.30
+    assert judge(ACCURACY, [0.3, 0.4, 0.5]).state == "unsure"
+    # 0.1, 0.2, 0.3 lies 5.2 errors below
+    assert judge(ACCURACY, [0.1, 0.2, 0.3]).state == "off"
+    assert (student_factor(2), student_factor(20), student_factor(500)) == (12.71, 2.09, 2.09)
+
+
 def test_few_steps_tell_nothing():
     found = judge(ACCURACY, [0.1] * (FEWEST_STEPS - 1))
-    assert (found.state, found.line) == ("unsure", f"{ACCURACY} 0.10: cannot tell from 4 steps")
+    assert (found.state, found.line) == ("unsure", f"{ACCURACY} 0.10: cannot tell from 2 steps")
     assert steps_with_warnings([0.1] * FEWEST_STEPS) == [FEWEST_STEPS]
 
 
@@ -103,10 +112,10 @@ def test_a_warning_is_repeated_rarely():
     assert steps_with_warnings([1.0] * 60) == [first, first + QUIET_STEPS, first + 2 * QUIET_STEPS]
 
 
-@pytest.mark.parametrize(("name", "first"), [(ACCURACY, 9), ("constraint/state", 9)])
+@pytest.mark.parametrize(("name", "first"), [(ACCURACY, 7), ("constraint/state", 7)])
 def test_the_discriminator_is_left_alone_while_it_warms_up(name: str, first: int):
     assert steps_with_warnings([1.0] * 12, name, quiet=4) == [first]
-    assert steps_with_warnings([1.0] * 12, "rollout/truncated_fraction", quiet=4) == [5]
+    assert steps_with_warnings([1.0] * 12, "rollout/truncated_fraction", quiet=4) == [3]
 
 
 def test_a_step_without_the_metric_changes_nothing():

@@ -3,8 +3,8 @@
 This is the one table of bands and sentences. The terminal says them while a run trains, and the report says
 them afterwards from `metrics.jsonl`: both call `HealthWatch`, so they cannot disagree. No torch is needed.
 
-A step's value is noisy, so a judgement is about the mean of the last steps and its standard error. A mean that
-lies within two standard errors of the edge of its band is neither sound nor broken: it cannot be told.
+A step's value is noisy, so a judgement is about the mean of the last steps and its 95 % interval. Where the
+interval holds the edge of the band, the mean is neither sound nor broken: it cannot be told.
 """
 
 import math
@@ -14,12 +14,16 @@ from typing import Literal
 
 WINDOW_STEPS = 20
 """A judgement is about the mean over so many last steps."""
-FEWEST_STEPS = 5
-"""Fewer steps say nothing."""
-SURE = 2.0
-"""Standard errors between a mean and an edge of its band from which on the side is sure."""
+FEWEST_STEPS = 3
+"""Fewer steps say nothing: two may agree by luck."""
 QUIET_STEPS = 25
 """A warning is not repeated for so many steps."""
+
+STUDENT_95 = (
+    *(12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23),
+    *(2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09),
+)
+"""Half a 95 % interval of a mean of 2, 3, … values, in standard errors that the values themselves gave."""
 
 State = Literal["sound", "unsure", "off"]
 
@@ -108,6 +112,14 @@ class Finding:
     """The sentence, the same on a page and in a terminal."""
 
 
+def student_factor(count: int) -> float:
+    """Return half a 95 % interval of a mean of `count` values, at least 2, in standard errors (Student's t).
+
+    Beyond 20 values it stays that of 20, which is a little too wide.
+    """
+    return STUDENT_95[min(count, len(STUDENT_95) + 1) - 2]
+
+
 def judge(name: str, values: Sequence[float]) -> Finding:
     """Judge a metric by its last values.
 
@@ -122,16 +134,16 @@ def judge(name: str, values: Sequence[float]) -> Finding:
     if len(recent) < FEWEST_STEPS:
         steps = f"{len(recent)} step{'' if len(recent) == 1 else 's'}"
         return Finding(name, "unsure", f"{name} {mean:.2f}: cannot tell from {steps}")
-    variance = sum((value - mean) ** 2 for value in recent) / max(1, len(recent) - 1)
+    variance = sum((value - mean) ** 2 for value in recent) / (len(recent) - 1)
     error = math.sqrt(variance / len(recent))
-    told, margin = f"{name} {mean:.2f} ± {error:.2f}", SURE * error
+    told, margin = f"{name} {mean:.2f} ± {error:.2f}", student_factor(len(recent)) * error
     if band.low is not None and mean + margin < band.low:
         return Finding(name, "off", f"{told}: {band.below}")
     if band.high is not None and mean - margin > band.high:
         return Finding(name, "off", f"{told}: {band.above}")
     for edge in (band.low, band.high):
         if edge is not None and abs(mean - edge) < margin:
-            text = f"{told}: cannot tell; it is within two standard errors of {edge:.2f}, the edge of its band"
+            text = f"{told}: cannot tell; its 95 % interval holds {edge:.2f}, the edge of its band"
             return Finding(name, "unsure", text)
     return Finding(name, "sound", f"{told}: in its band, {band.text}")
 

@@ -242,7 +242,7 @@ def test_headings_labels_and_names(one, compared):
     levels = """[...document.querySelectorAll('h1, h2, h3, h4')].filter(h => h.checkVisibility())
         .map(h => +h.tagName[1])"""
     nameless = """[...document.querySelectorAll('input, select, button, a[href], summary, [role]')]
-        .filter(e => !e.closest('svg') && !((e.labels && e.labels.length) || e.getAttribute('aria-label') || e.textContent.trim()))
+        .filter(e => !e.closest('svg') && !e.labels?.length && !e.getAttribute('aria-label') && !e.textContent.trim())
         .map(e => e.outerHTML.slice(0, 120))"""
     for opened in (one, compared):
         draw_all(opened, "details.section")

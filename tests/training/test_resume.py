@@ -143,7 +143,7 @@ def test_warnings_go_on_as_if_the_run_had_never_stopped(
 ):
     always = Band(None, -1.0, above="say it once")
     monkeypatch.setitem(BANDS, "rollout/truncated_fraction", always)
-    monkeypatch.setattr("uniapl.health.FEWEST_STEPS", 1)
+    monkeypatch.setattr("uniapl.health.FEWEST_STEPS", 2)
     monkeypatch.setattr(health, "CHECKED_EVERY", 1)
     words = ("evaluation.prompts=null",)
     tiny.train(tmp_path / "run", *words, "training.steps=2")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from uniapl.health import student_factor
 from uniapl.report.arms import Arm, evaluation_at, mean
 from uniapl.report.reading import Evaluation, Run, setting
 
@@ -19,8 +20,6 @@ BETTER = {"higher": "higher is better", "lower": "lower is better", "neither": "
 
 NORMAL_95 = 1.96
 """Standard errors of a 95 % interval over many prompts."""
-STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-"""The same over 2, 3, … runs, whose spread is itself a guess (Student's t); beyond, as over the last."""
 FEWEST_SEEDS = 3
 """Of an arm, before one that differs is called better: what one seed says, another may take back."""
 
@@ -277,7 +276,7 @@ def pooled(found: Sequence[Measured]) -> Measured | None:
     if len(found) == 1:
         return found[0]
     spread = math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
-    error, factor = spread / math.sqrt(len(values)), STUDENT_95[min(len(values), 11) - 2]
+    error, factor = spread / math.sqrt(len(values)), student_factor(len(values))
     own = [value.stderr for value in found if value.stderr is not None]
     if len(own) == len(found):
         implied = math.sqrt(sum(e * e for e in own)) / len(own)
