@@ -280,6 +280,16 @@ def test_samples_are_capped_and_say_so(make_run):
     assert len(found["texts"]) == len(set(found["texts"]))
 
 
+def test_a_page_of_long_texts_holds_fewer_of_them(make_run, monkeypatch):
+    arms = group_arms([read_run(make_run(n=60, steps=10), max_rollouts=300)])
+    full = sum(len(one["rows"]) for one in sample_sets(arms)["sets"])
+    monkeypatch.setattr("uniapl.report.samples.MAX_CHARACTERS_IN_ALL", 12_000)
+    found = sample_sets(arms)
+    assert 0 < sum(len(one["rows"]) for one in found["sets"]) < full
+    # texts are stored once, so their sum is below the budget that counts them every time
+    assert sum(map(len, found["texts"])) < 12_000
+
+
 def test_sample_rows_carry_the_checkers_words(finished_run):
     found = sample_sets(group_arms([read_run(finished_run, max_rollouts=300)]))
     sample = json.loads(

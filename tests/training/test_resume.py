@@ -141,7 +141,7 @@ def test_more_steps_go_on(tiny: Tiny, runs, tmp_path: Path):
 def test_warnings_go_on_as_if_the_run_had_never_stopped(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    always = Band(None, -1.0, above="say it once")
+    always = Band(None, -100.0, above="say it once")
     monkeypatch.setitem(BANDS, "rollout/truncated_fraction", always)
     monkeypatch.setattr("uniapl.health.FEWEST_STEPS", 2)
     monkeypatch.setattr(health, "CHECKED_EVERY", 1)
