@@ -99,6 +99,8 @@ def test_single_steps_are_faint_behind_the_smoothed_line(one):
     assert faint[2].startswith(strong[2])  # the same colour, let through
     assert len(faint[2]) == len(strong[2]) + 2
     assert faint[3] != strong[3]
+    # a schedule has no noise, so λ is drawn as it was
+    assert len(one.chart("λ, the adversarial term's weight").evaluate(traces)) == 1
     one.page.locator("#smoothing").select_option("0")
     assert len(one.chart("Reward of the rollouts").evaluate(traces)) == 1
     one.page.locator("#smoothing").select_option("0.8")

@@ -70,19 +70,19 @@ const Charts = (() => {
       const line = lineColor(one, labels);
       const name = armName(one.arm) + (one.label ? `, ${one.label}` : "");
       const pattern = lineDash(one, labels);
-      const few = one.y.filter((value) => value !== null).length <= 15;
+      const few = one.y.filter((value) => value !== null).length <= 15, raw = few || one.exact;
       if (one.low) {
         const keep = one.x.map((_, i) => i).filter((i) => one.low[i] !== null);
         const edge = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", x: keep.map((i) => one.x[i]) };
-        const drawn = (values) => { const all = few ? values : smooth(values); return keep.map((i) => all[i]); };
+        const drawn = (values) => { const all = raw ? values : smooth(values); return keep.map((i) => all[i]); };
         traces.push({ ...edge, y: drawn(one.low) });
         traces.push({ ...edge, y: drawn(one.high), fill: "tonexty", fillcolor: faded(line, 0.16) });
       }
-      if (smoothing && !few) {
+      if (smoothing && !raw) {
         traces.push({ x: one.x, y: one.y, mode: "lines", line: { width: 1, color: faded(line, 0.3) }, hoverinfo: "skip", connectgaps: true });
       }
       traces.push({
-        x: one.x, y: few ? one.y : smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
+        x: one.x, y: raw ? one.y : smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
         marker: { size: 5, color: line }, line: { width: 1.8, color: line, dash: pattern },
         connectgaps: true, // some metrics are not measured in every step
         text: one.y.map((value, i) => {

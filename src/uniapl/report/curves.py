@@ -28,6 +28,9 @@ MAX_EVALUATION_CURVES = 3
 SECOND = ("prompt_level_strict_acc", "completion_tokens_w1")
 """Evaluation metrics that follow the headline metric."""
 
+SCHEDULED = ("_weight", "/learning_rate", "constraint/state")
+"""How names of metrics end that carry no noise: smoothing would only bend them."""
+
 Chart = dict[str, Any]
 
 
@@ -106,6 +109,8 @@ def _metric(arms: Sequence[Arm], name: str, meaning: str) -> dict[str, Any]:
             continue
         told = {key: _round(value) for key, value in ends(arm, name).items()}
         one = {"arm": index, "x": found.steps, "y": _rounded(found.mean), "ends": told}
+        if name.endswith(SCHEDULED):
+            one["exact"] = True
         if len(arm.runs) > 1:
             one |= {"low": _rounded(found.low), "high": _rounded(found.high)}
         series.append(one)
