@@ -154,10 +154,10 @@ def test_warnings_go_on_as_if_the_run_had_never_stopped(
     states = [
         load_state(tmp_path / name / "checkpoints" / "step_000004") for name in ("run", "straight")
     ]
-    assert states[0]["health"]["recent"]
+    assert states[0]["health_watch"]["recent"]
     asked = sum(asked for _, asked in states[0]["instructions"]["counts"].values())
     assert asked == 4 * 4 * 4 * 2  # steps, prompts, rollouts, instructions
-    for name in ("health", "instructions"):
+    for name in ("health_watch", "instructions"):
         assert states[0][name] == states[1][name]
 
 

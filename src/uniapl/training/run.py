@@ -142,7 +142,7 @@ class _Run:
             self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
             self.best = folder.state["best"]
-            self.health = HealthWatch(**folder.state.get("health", {}))
+            self.health = HealthWatch(**folder.state.get("health_watch", {}))
             self.instructions = InstructionWatch(**folder.state.get("instructions", {}))
         meanings = definitions(r.name for r in rewards)
         evaluated = self.data.evaluation.definitions() if self.data.evaluation else {}
@@ -215,7 +215,7 @@ class _Run:
         self.metrics.sync()
         state = self.trainer.state_dict() | {
             "best": self.best,
-            "health": asdict(self.health),
+            "health_watch": asdict(self.health),
             "instructions": asdict(self.instructions),
         }
         save_checkpoint(
