@@ -1,123 +1,38 @@
-"""The page in a real browser: no error, no request, and its controls do what they say."""
+"""The page in a real browser: no error, no request, its story in order, and its controls do what they say."""
 
-import importlib.util
-import shutil
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import json
 
 import pytest
+from report_pages import Opened, draw_all, fold_all, needs_browser
 
+from uniapl.health import HealthWatch
 from uniapl.report import build_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-LOAD_SECONDS = 2.0
+LOAD_SECONDS = 3.0
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("playwright") is None,
-        reason="no driver for Chromium; pip install playwright",
-    ),
-]
+pytestmark = needs_browser
 
 
-class Opened:
-    """A page with everything it asked for and complained about."""
-
-    def __init__(self, browser: Any, path: Path):
-        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(path.as_uri())
-        self.until("window.Plotly !== undefined")
-
-    def until(self, expression: str, seconds: float = 30.0) -> None:
-        """Wait until an expression is true; Playwright's own way needs eval, which the page forbids."""
-        end = time.monotonic() + seconds
-        while not self.page.evaluate(expression):
-            assert time.monotonic() < end, expression
-            self.page.wait_for_timeout(50)
-
-    def chart(self, title: str) -> Any:
-        """Return the chart of that title, drawn as its controls say."""
-        figure = self.page.locator("figure", has=self.page.get_by_text(title, exact=True)).first
-        figure.scroll_into_view_if_needed()
-        figure.locator(".plot[aria-busy=false] .main-svg").first.wait_for()
-        return figure.locator(".plot")
-
-    def names(self, title: str) -> list[str]:
-        """Return the names of the lines of a chart."""
-        return self.chart(title).evaluate(
-            "plot => plot.data.filter(trace => trace.meta === 'main').map(trace => trace.name)"
-        )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
-# The tests share two open pages: opening one is most of their time. Each leaves it as it was.
-@pytest.fixture(scope="module")
-def one(
-    browser: Any, twenty_runs: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Opened]:
-    opened = Opened(browser, build_report([twenty_runs[-1]], tmp_path_factory.mktemp("one")))
-    yield opened
-    opened.page.close()
-
-
-@pytest.fixture(scope="module")
-def many(
-    browser: Any, twenty_runs: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Opened]:
-    opened = Opened(browser, build_report(twenty_runs, tmp_path_factory.mktemp("many")))
-    yield opened
-    opened.page.close()
-
-
-def test_twenty_runs_open_in_time(many):
-    seconds = []
+@pytest.mark.slow
+def test_two_hundred_runs_and_twenty_thousand_samples_open_in_time(browser, two_hundred_runs):
+    opened = Opened(browser, build_report(two_hundred_runs, two_hundred_runs[0].parent / "all"))
+    page, seconds = opened.page, []
     for _ in range(5):  # the best of some: other work on the machine is no fault of the page
         seconds.append(
-            many.page.evaluate(
+            page.evaluate(
                 "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd / 1000"
             )
         )
         if seconds[-1] < LOAD_SECONDS:
             break
-        many.page.reload()
-        many.until("window.Plotly !== undefined")
+        page.reload()
+        opened.until("window.Plotly !== undefined")
     assert min(seconds) < LOAD_SECONDS, seconds
-
-
-def draw_all(opened: Opened) -> int:
-    """Unfold everything and scroll to every chart; return how many there are."""
-    page = opened.page
-    page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
-    figures = page.locator("figure").all()
-    for figure in figures:
-        figure.scroll_into_view_if_needed()
-        figure.locator(".main-svg").first.wait_for()
-    return len(figures)
+    rows = "JSON.parse(document.getElementById('sample-data').textContent).sets"
+    assert page.evaluate(f"{rows}.reduce((n, set) => n + set.rows.length, 0)") >= 20_000
+    assert page.locator("#story .strip > ul > li").count() == 17  # sixteen arms and the scale
+    assert page.locator("#story .strip details li").count() == 185
+    page.close()
 
 
 def test_whole_page_draws_without_complaint_or_request(one):
@@ -131,9 +46,64 @@ def test_whole_page_draws_without_complaint_or_request(one):
         )
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.set_viewport_size({"width": 1280, "height": 900})
+    fold_all(one)
     assert one.complaints == []
     assert [url.partition(":")[0] for url in one.requests] == ["file"]
     assert page.evaluate("performance.getEntriesByType('resource').length") == 0
+
+
+def test_the_story_is_open_and_in_order(one, compared_page):
+    tops = """(ids) => ids.map((id) => { const e = document.getElementById(id);
+        return e.checkVisibility() ? e.getBoundingClientRect().top + scrollY : -1; })"""
+    for opened, ids in (
+        (one, ["story", "completions", "curves", "results", "provenance"]),
+        (compared_page, ["story", "completions", "curves", "differences", "results", "provenance"]),
+    ):
+        found = opened.page.evaluate(tops, ids)
+        assert min(found) >= 0
+        assert found == sorted(found)
+        titles = opened.page.locator("#curves figure").evaluate_all(
+            "all => all.map(one => one.dataset.title)"
+        )
+        assert titles[:2] == ["Prompts followed, strict", "Length distance to the expert, W1"]
+        assert titles.index("Reward of the rollouts") < titles.index("Groups without signal")
+        assert titles.index("Groups without signal") < titles.index("Reward against length")
+        assert titles.index("Reward against length") < titles.index("Entropy of the policy")
+        assert not opened.page.locator("table").first.is_visible()
+    assert one.page.locator(".headline .figure").is_visible()
+    assert compared_page.page.locator("#differences .strip").count() == 3
+    assert compared_page.page.locator("#differences .verdict.better").count() == 5
+    policy = one.page.locator("#completions .pane").evaluate_all(
+        "all => all.slice(0, 2).map(pane => pane.getBoundingClientRect().top)"
+    )
+    assert policy[0] == policy[1]  # before and after, side by side
+
+
+def test_health_words_are_on_the_page(one, twenty_runs):
+    """The terminal's sentences, read from the same rows, stand on the page."""
+    watch = HealthWatch()
+    for line in (twenty_runs[-1] / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        watch.warnings(row["step"], row, 0)
+    one.page.evaluate("document.getElementById('health').open = true")
+    found = one.page.locator("#health .findings li > span:last-child").all_inner_texts()
+    assert sorted(found) == sorted(finding.line for finding in watch.findings())
+    fold_all(one)
+
+
+def test_single_steps_are_faint_behind_the_smoothed_line(one):
+    traces = "plot => plot.data.map(t => [t.meta || '', t.line.width, t.line.color, t.y])"
+    faint, strong = one.chart("Reward of the rollouts").evaluate(traces)
+    assert (faint[0], strong[0]) == ("", "main")
+    assert faint[1] < strong[1]
+    assert faint[2].startswith(strong[2])  # the same colour, let through
+    assert len(faint[2]) == len(strong[2]) + 2
+    assert faint[3] != strong[3]
+    # a schedule has no noise, so λ is drawn as it was
+    assert len(one.chart("λ, the adversarial term's weight").evaluate(traces)) == 1
+    one.page.locator("#smoothing").select_option("0")
+    assert len(one.chart("Reward of the rollouts").evaluate(traces)) == 1
+    one.page.locator("#smoothing").select_option("0.8")
 
 
 def test_many_arms_fit_a_narrow_window(many):
@@ -145,18 +115,18 @@ def test_many_arms_fit_a_narrow_window(many):
 def test_an_arm_can_be_switched_off_and_on(many):
     opened, page = many, many.page
     everyone = ["sft", "grpo", "sft-grpo", "mix", "uniapl"]
-    assert opened.names("reward/mean") == everyone
-    assert page.locator("tr[data-arm='1']").is_visible()
+    assert opened.names("Reward of the rollouts") == everyone
+    row = page.locator("#story .strip li[data-arm='1']")
+    assert row.is_visible()
     page.get_by_label("grpo 4 seeds", exact=True).focus()
     page.keyboard.press("Space")
-    assert opened.names("reward/mean") == ["sft", "sft-grpo", "mix", "uniapl"]
-    assert page.locator("tr[data-arm='1']").is_hidden()
-    for box in page.locator("#arms input").all():
-        box.uncheck()
-    assert opened.names("reward/mean") == []
-    assert opened.names("Fluency") == []
+    assert opened.names("Reward of the rollouts") == ["sft", "sft-grpo", "mix", "uniapl"]
+    assert row.is_hidden()
+    page.get_by_role("button", name="none", exact=True).click()
+    assert opened.names("Reward of the rollouts") == []
+    assert page.locator("#story .strip li[data-arm]:visible").count() == 0
     page.get_by_role("button", name="all", exact=True).click()
-    assert opened.names("reward/mean") == everyone
+    assert opened.names("Reward of the rollouts") == everyone
     assert opened.complaints == []
 
 
@@ -165,6 +135,8 @@ def test_several_metrics_in_a_chart_are_told_apart(one, many):
     lines = """plot => plot.data.filter(trace => trace.meta === 'main').map(trace => ({
         name: trace.name, color: trace.line.color, dash: trace.line.dash, gaps: trace.connectgaps }))"""
     title = "Norm of each term's gradient"
+    for opened in (one, many):
+        opened.page.evaluate("document.getElementById('health').open = true")
     single = one.chart(title).evaluate(lines)
     assert [line["name"] for line in single] == [
         f"uniapl, {t}" for t in ("sft", "grpo", "adversarial")
@@ -179,12 +151,14 @@ def test_several_metrics_in_a_chart_are_told_apart(one, many):
         assert found[f"uniapl, {term}"]["dash"] == dash
     assert found["uniapl, sft"]["color"] == found["uniapl, grpo"]["color"]
     assert found["uniapl, sft"]["color"] != found["mix, sft"]["color"]
-    figure = many.page.locator("figure", has=many.page.get_by_text(title, exact=True)).first
+    figure = many.page.locator(f'figure[data-title="{title}"]').first
     key = figure.locator(".key-line").all_inner_texts()
     assert [text.strip() for text in key] == ["sft", "grpo", "adversarial"]
     many.page.get_by_label("uniapl 4 seeds", exact=True).uncheck()
     assert not [name for name in many.names(title) if name.startswith("uniapl")]
     many.page.get_by_role("button", name="all", exact=True).click()
+    for opened in (one, many):
+        fold_all(opened)
 
 
 def test_filters_and_keys_of_the_completions(one):
@@ -226,6 +200,7 @@ def test_filters_and_keys_of_the_completions(one):
 
 def test_expert_and_policy_stand_side_by_side(one):
     page = one.page
+    page.evaluate("document.getElementById('samples').open = true")
     page.locator("#samples").scroll_into_view_if_needed()
     page.locator("#sample-detail .pane.expert").wait_for()
     policy = page.locator("#sample-detail .pane.policy").bounding_box()
@@ -240,10 +215,10 @@ def test_theme_follows_the_system_and_the_button(one):
     page.emulate_media(color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     line = "plot => [plot.data[0].line.color, plot.layout.font.color]"
-    dark, dark_line = page.evaluate(ground), opened.chart("reward/mean").evaluate(line)
+    dark, dark_line = page.evaluate(ground), opened.chart("Reward of the rollouts").evaluate(line)
     assert page.locator("#theme").inner_text().endswith("Dark")
     page.locator("#theme").press("Enter")
-    light, light_line = page.evaluate(ground), opened.chart("reward/mean").evaluate(line)
+    light, light_line = page.evaluate(ground), opened.chart("Reward of the rollouts").evaluate(line)
     assert page.locator("#theme").inner_text().endswith("Light")
     assert dark != light
     assert all(before != after for before, after in zip(dark_line, light_line, strict=True))
@@ -251,7 +226,7 @@ def test_theme_follows_the_system_and_the_button(one):
 
 def test_arrow_keys_read_a_chart(one):
     opened = one
-    plot = opened.chart("reward/mean")
+    plot = opened.chart("Reward of the rollouts")
     plot.focus()
     opened.page.keyboard.press("ArrowRight")
     plot.locator(".hoverlayer .legend, .hoverlayer .hovertext").first.wait_for()

@@ -1,5 +1,6 @@
 """The table of a comparison: what it says is sure, and the page that shows it."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from uniapl.report import build_report
-from uniapl.report.comparison import comparison_table, read_comparison
+from uniapl.report.comparison import compared_metrics, comparison_table, read_comparison
+from uniapl.report.strips import difference_strip
 from uniapl.types import InputError
 
 
@@ -74,10 +76,46 @@ def test_the_table_says_what_is_sure():
     assert (strict["gap"], strict["gap_interval"]) == ("+10.0", "+5.0 to +15.0")
     assert (w1["gap"], w1["gap_interval"]) == ("−4.0", "−5.0 to −3.0")
     assert (joint["gap"], joint["gap_interval"]) == ("+1.0", "−2.0 to +4.0")
-    # shorter distances are better; an interval that holds 0 says nothing
-    assert [c["verdict"] for c in mix["cells"]] == ["better", "", "better"]
+    # one seed carries no verdict, whatever the interval says
+    assert [c["verdict"] for c in mix["cells"]] == ["cannot tell"] * 3
     assert mix["setting"] == "objective.sft_weight=0.3"
     assert [cost.replace("\u202f", "") for cost in mix["cost"]] == ["12345", "0", "62"]
+
+
+def with_seeds(seeds: list[int]) -> dict[str, Any]:
+    changed = copy.deepcopy(COMPARISON)
+    changed["differences"]["mix"]["seeds"] = seeds
+    return changed
+
+
+def test_better_needs_an_interval_without_0_and_three_seeds():
+    _, mix = comparison_table(with_seeds([0, 1, 2]))["rows"]
+    # shorter distances are better; an interval that holds 0 says nothing
+    assert [c["verdict"] for c in mix["cells"]] == ["better", "cannot tell", "better"]
+    _, mix = comparison_table(with_seeds([0, 1]))["rows"]
+    assert [c["verdict"] for c in mix["cells"]] == ["cannot tell"] * 3
+
+
+def test_the_forest_places_differences_on_a_track_with_0():
+    metrics = compared_metrics(with_seeds([0, 1, 2]) | {"best_metric": "joint"})
+    assert metrics[0].name == "joint"
+    strips = [difference_strip(with_seeds([0, 1, 2]), metric, {"mix": 1}) for metric in metrics]
+    joint, strict, w1 = (strip["rows"][0] for strip in strips if strip)
+    assert (joint["verdict"], strict["verdict"], w1["verdict"]) == (
+        *("cannot tell", "better", "better"),
+    )
+    assert (strict["text"], strict["interval"]) == ("+10.0 points", "+5.0 to +15.0")
+    assert (w1["text"], w1["interval"]) == ("−4.0 tokens", "−5.0 to −3.0")
+    assert (joint["label"], joint["note"], joint["arm"]) == ("mix", "3 seeds", 1)
+    for strip in strips:
+        assert strip is not None
+        zero, row = strip["references"][0]["x"], strip["rows"][0]
+        left, right = row["bar"]["left"], row["bar"]["left"] + row["bar"]["width"]
+        assert (left <= zero <= right) == (row["verdict"] == "cannot tell")
+        assert left < row["marks"][0]["x"] < right
+    few = difference_strip(COMPARISON, metrics[1], {})
+    assert few is not None
+    assert few["rows"][0]["verdict"] == "cannot tell from 1 seed"
 
 
 @pytest.fixture
@@ -94,12 +132,12 @@ def test_the_folder_of_a_comparison_is_a_page_of_its_runs(compared: Path):
     page = build_report([compared])
     assert page == compared / "report" / "index.html"
     text = page.read_text(encoding="utf-8")
-    assert "Is it sure?" in text
+    assert "Differences to grpo" in text
     assert "+5.0 to +15.0" in text
     assert "512 test prompts" in text
     # with other runs beside it the page is about more than the comparison
     mixed = build_report([compared, compared / "runs" / "mix"], compared / "both.html")
-    assert "Is it sure?" not in mixed.read_text(encoding="utf-8")
+    assert "Differences to grpo" not in mixed.read_text(encoding="utf-8")
 
 
 def test_a_comparison_that_cannot_be_shown_is_refused(compared: Path):

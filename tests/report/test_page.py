@@ -1,4 +1,5 @@
 import json
+import random
 import re
 import subprocess
 import sys
@@ -6,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
+from uniapl.health import FEWEST_STEPS, HealthWatch
 from uniapl.report import build_report
 from uniapl.report.arms import group_arms
 from uniapl.report.gradients import gradient_charts
@@ -90,13 +93,13 @@ def test_every_metric_is_shown_with_its_meaning(finished_run):
     assert {name for group in data["groups"] for name in group["metrics"]} == measured
     meanings = json.loads((finished_run / "definitions.json").read_text())
     assert all(data["metrics"][name]["definition"] == meanings[name] for name in measured)
-    assert data["headline"][0] == "reward/mean"
+    assert data["telling"][0]["metrics"] == [["reward/mean", ""]]
 
 
 def test_tables_and_provenance_need_no_script(finished_run):
     text = " ".join(page_of(finished_run).text.split())
-    assert "uniapl on miniature" in text
-    assert "before training" in text
+    assert "miniature, trained by UniAPL (SFT, GRPO and an adversarial term in one stage)" in text
+    assert "Before training" in text
     assert "Prompts followed, strict" in text
     assert "98.5" in text
     assert "0123456789abcdef0123456789abcdef01234567" in text
@@ -113,8 +116,6 @@ def test_arms_bands_and_bases(make_run, tmp_path):
         for low, middle, high in zip(series["low"], series["y"], series["high"], strict=True):
             assert low <= middle <= high
     assert [s["arm"] for s in data["metrics"]["discriminator/accuracy"]["series"]] == [1]
-    assert [point["arm"] for point in data["comparison"][0]["points"]] == [0, 1]
-    assert data["comparison"][0]["expert"] == 0.985
     assert {tuple(chart["arms"]) for chart in data["health"]} == {(1,)}
 
 
@@ -161,30 +162,90 @@ def test_provenance_tells_each_time_the_run_went_on(finished_run):
     assert text.count("other than at first") == 1
 
 
-def test_health_says_what_is_off(finished_run):
-    rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        row |= {"discriminator/accuracy": 0.97, "discriminator/length_correlation": -0.6}
-        row |= {"constraint/state": 1}
-    (finished_run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = page_of(finished_run).text
-    assert "Accuracy 0.97 is above 0.85" in text
-    assert "takes short completions for the expert's" in text
-    assert "λ is at its maximum" in text
+def rewrite_metrics(folder: Path, change) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    rows = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
-def test_run_without_discriminator_has_no_health_section(make_run):
+def test_health_words_are_those_of_the_terminal(finished_run):
+    """What `uniapl train` says of these rows stands on the page, word for word."""
+    off = {
+        "discriminator/accuracy": 0.97,
+        "discriminator/length_correlation": -0.7,
+        "constraint/state": 1,
+    }
+    rows = rewrite_metrics(finished_run, lambda row: row | off)
+    config = yaml.safe_load((finished_run / "config.yaml").read_text())
+    config["discriminator"] = {"warmup_steps": 6, "ramp_steps": 4}
+    (finished_run / "config.yaml").write_text(yaml.safe_dump(config))
+    watch = HealthWatch()
+    said = [(row["step"], line) for row in rows for line in watch.warnings(row["step"], row, 10)]
+    assert said[0][0] == 10 + FEWEST_STEPS
+    assert len(said) == 6  # three metrics, at step 15 and 25 steps later
+    page = page_of(finished_run)
+    text = " ".join(page.text.split())
+    for step, line in said:
+        assert f"step {step}: {line}" in text
+    for finding in watch.findings():
+        assert finding.line in text
+    notices = text.partition("Two completions")[0]
+    assert all(f.line in notices for f in watch.findings() if f.state == "off")
+    assert "tells expert and policy apart almost always" in notices
+    assert "by being short" in notices
+    assert "λ is at its maximum" in notices
+
+
+def test_an_accuracy_of_a_half_and_noise_is_not_called_broken(finished_run):
+    noise = random.Random(0)
+    rewrite_metrics(
+        finished_run, lambda row: row | {"discriminator/accuracy": noise.gauss(0.5, 0.1)}
+    )
+    text = " ".join(page_of(finished_run).text.split())
+    assert re.search(r"discriminator/accuracy 0\.\d\d ± 0\.\d\d: cannot tell", text)
+    assert "ranks the expert below the policy" not in text
+    assert "warning:" not in text
+
+
+def test_the_page_tells_its_story_in_order(finished_run):
+    page = page_of(finished_run)
+    ids = [a["id"] for t, a in page.tags if t in ("section", "details") and "id" in a]
+    assert ids == [
+        *("story", "completions", "curves", "results", "health", "expert", "instructions"),
+        *("metrics", "samples", "provenance"),
+    ]
+    folded = [a["id"] for t, a in page.tags if t == "details" and "id" in a]
+    assert folded == ids[3:]
+    assert not [a for t, a in page.tags if a.get("id") in folded and "open" in a]
+    text = " ".join(page.text.split())
+    told = (
+        "miniature, trained by UniAPL",
+        "Prompts followed, strict %, higher is better",
+        "95 % interval",
+        "Of 40 prompts",
+        "Strong lines are smoothed",
+        "All results 40 prompts",
+    )
+    places = [text.index(words, text.index("Skip to")) for words in told]
+    assert places == sorted(places)
+
+
+def test_run_without_discriminator_has_nothing_of_it(make_run):
     page = page_of(make_run(method="grpo"))
-    assert not [a for _, a in page.tags if a.get("id") == "health"]
-    headline = embedded(page, "chart-data")["headline"]
-    assert "objective/adversarial_weight" not in headline  # 0 all along
+    data = embedded(page, "chart-data")
+    assert data["health"] == []
+    shown = [chart["metrics"][0][0] for chart in data["telling"]]
+    assert "objective/adversarial_weight" not in shown  # 0 all along
+    assert "reward/mean" in shown
+    assert "rollout/zero_std_group_fraction" in shown
 
 
 def test_run_without_evaluations_still_has_a_page(finished_run):
     for path in sorted((finished_run / "evaluations").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     page = page_of(finished_run)
-    assert "no evaluation yet" in page.text
+    assert "no evaluation yet" in page.text.lower()
     assert embedded(page, "chart-data")["lengths"] is None
 
 
@@ -217,6 +278,16 @@ def test_samples_are_capped_and_say_so(make_run):
     assert (len(last["rows"]), last["total"]) == (MAX_PER_SET, MAX_PER_SET + 20)
     assert found["texts"][last["rows"][0]["policy"]].endswith("[5 more characters]")
     assert len(found["texts"]) == len(set(found["texts"]))
+
+
+def test_a_page_of_long_texts_holds_fewer_of_them(make_run, monkeypatch):
+    arms = group_arms([read_run(make_run(n=60, steps=10), max_rollouts=300)])
+    full = sum(len(one["rows"]) for one in sample_sets(arms)["sets"])
+    monkeypatch.setattr("uniapl.report.samples.MAX_CHARACTERS_IN_ALL", 12_000)
+    found = sample_sets(arms)
+    assert 0 < sum(len(one["rows"]) for one in found["sets"]) < full
+    # texts are stored once, so their sum is below the budget that counts them every time
+    assert sum(map(len, found["texts"])) < 12_000
 
 
 def test_sample_rows_carry_the_checkers_words(finished_run):

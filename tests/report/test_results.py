@@ -13,14 +13,17 @@ from uniapl.report.distributions import (
 from uniapl.report.reading import read_run
 from uniapl.report.results import (
     Measured,
+    arm_change,
     arm_value,
     base_value,
     evaluation_metrics,
     expert_value,
     metric_values,
     number_text,
+    pooled,
+    run_change,
 )
-from uniapl.report.tables import notices, results_table, tiles
+from uniapl.report.tables import benchmarks, notices, results_table
 
 
 def arms_of(*folders):
@@ -46,7 +49,7 @@ def test_numbers_are_written_with_true_minus_and_thousands():
 def test_fractions_directions_and_order(finished_run):
     metrics = {m.name: m for m in evaluation_metrics(arms_of(finished_run), {"joint": "Both."})}
     assert list(metrics)[:2] == ["prompt_level_strict_acc", "inst_level_strict_acc"]
-    assert list(metrics)[-2:] == ["expert_nll", "truncated_fraction"]
+    assert list(metrics)[-2:] == ["truncated_fraction", "completion_tokens_mean"]
     assert metrics["truncated_fraction"].direction == "lower"
     assert metrics["joint"].meaning == "Both."
     assert (metrics["joint"].is_fraction, metrics["joint"].direction) == (True, "higher")
@@ -54,18 +57,70 @@ def test_fractions_directions_and_order(finished_run):
     assert metrics["completion_tokens_mean"].direction == "neither"
 
 
-def test_difference_has_sign_error_and_verdict(finished_run):
+def test_a_share_of_one_is_no_percentage_and_a_meaning_gives_a_direction(finished_run):
+    """KS stood as "27.0 %" beside "0 = the same, 1 = no overlap"."""
+    edit_results(finished_run, 60, completion_tokens_ks=0.27, expert_bigram_f1=0.4, hacks=0.1)
+    meanings = {"hacks": "Share of completions that cheat; lower is better."}
+    metrics = {m.name: m for m in evaluation_metrics(arms_of(finished_run), meanings)}
+    assert metrics["completion_tokens_ks"].with_unit(0.27) == "0.27 of 1"
+    assert metrics["completion_tokens_ks"].better == "lower is better"
+    assert metrics["expert_bigram_f1"].with_unit(0.4) == "0.40 of 1"
+    assert metrics["hacks"].with_unit(0.1) == "10.0 %"
+    assert metrics["hacks"].direction == "lower"
+
+
+def test_a_change_has_sign_error_and_a_verdict_only_where_it_is_sure(finished_run):
     by_name = {m.name: m for m in evaluation_metrics(arms_of(finished_run), {})}
     strict, distance = by_name["prompt_level_strict_acc"], by_name["completion_tokens_w1"]
-    # sqrt(0.03² + 0.04²) = 0.05
-    change = strict.difference(Measured(0.2, 0.03), Measured(0.5, 0.04))
-    assert change == {"text": "+30.0", "error": "± 5.0", "verdict": "better"}
-    change = distance.difference(Measured(2.0), Measured(10.0))
-    assert change == {"text": "+8.0", "error": "", "verdict": "worse"}
-    assert strict.difference(Measured(0.2), Measured(0.20001))["verdict"] == ""
+    assert strict.change(Measured(0.3, 0.05)) == {
+        "text": "+30.0",
+        "error": "± 5.0",
+        "verdict": "better",
+    }
+    assert strict.change(Measured(-0.3, 0.05))["verdict"] == "worse"
+    assert strict.change(Measured(0.09, 0.05))["verdict"] == "cannot tell"  # 1.8 errors
+    assert strict.change(Measured(0.3, 0.05), num_seeds=2)["verdict"] == "cannot tell"
+    assert distance.change(Measured(8.0, 1.0))["verdict"] == "worse"
+    assert distance.change(Measured(8.0)) == {"text": "+8.0", "error": "", "verdict": "cannot tell"}
+    assert by_name["completion_tokens_mean"].change(Measured(8.0, 1.0))["verdict"] == ""
     assert strict.error(Measured(0.2, 0.0001)) == "± <0.1"
     assert strict.error(Measured(0.0, 0.0)) == ""  # the formula knows nothing at 0 %
-    assert strict.difference(None, Measured(0.2))["text"] == "–"
+    assert strict.change(None)["text"] == "–"
+
+
+def test_a_change_is_paired_by_prompt(make_run):
+    folder = make_run(n=4, evaluations=(0, 60))
+    for step, outcomes in ((0, (0.0, 0.0, 0.5, 1.0)), (60, (0.5, 0.5, 1.0, 1.0))):
+        path = folder / "evaluations" / f"step_{step:06d}" / "samples.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row, value in zip(rows, outcomes, strict=True):
+            row["metrics"]["fluency"] = value
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        edit_results(folder, step, fluency=sum(outcomes) / 4, fluency_stderr=0.2)
+    (arm,) = arms_of(folder)
+    found = run_change(arm.runs[0], "fluency")
+    # differences .5 .5 .5 0: mean .375, variance 3 · .125² + .375² over 3 = .0625; √(.0625 / 4) = .125
+    assert found is not None
+    assert (found.value, found.stderr) == (pytest.approx(0.375), pytest.approx(0.125))
+    assert (found.low, found.high) == (pytest.approx(0.13), pytest.approx(0.62))
+    # no outcome of a prompt is known: √(.2² + .2²)
+    for path in folder.glob("evaluations/*/samples.jsonl"):
+        path.unlink()
+    (arm,) = arms_of(folder)
+    apart = arm_change([arm], arm, "fluency")
+    assert apart is not None
+    assert apart.stderr == pytest.approx(0.2 * math.sqrt(2))
+
+
+def test_few_seeds_have_wide_intervals():
+    one, other, third = (Measured(v, 0.001) for v in (0.4, 0.5, 0.6))
+    found = pooled([one, other, third])
+    # spread 0.1, error 0.1 / √3, and Student's 4.30 for two degrees of freedom
+    assert found is not None
+    assert found.factor == 4.30
+    assert found.high == pytest.approx(0.5 + 4.30 * 0.1 / math.sqrt(3))
+    assert pooled([]) is None
+    assert pooled([one]) == one
 
 
 def test_arm_value_pools_seeds(make_run):
@@ -108,18 +163,38 @@ def test_expert_length_comes_from_its_own_key(finished_run):
 def test_tables_of_one_run_and_of_many(make_run):
     one, two = make_run("one", evaluations=(0, 10, 20, 30, 40, 50, 60)), make_run("two", seed=1)
     arms = arms_of(one)
-    metrics = evaluation_metrics(arms, {})
-    table = results_table(arms, metrics)
+    table = results_table(arms, evaluation_metrics(arms, {}))
     assert table is not None
-    assert table["columns"][0] == "before training"
-    assert table["columns"][-1] == "step 60"
-    assert (len(table["columns"]), table["left_out"]) == (6, 1)
-    assert tiles(arms, metrics, "fluency")[0]["label"] == "Fluency"
+    assert table["columns"] == ["before", "step 60"]
+    assert table["left_out"] == 5
     arms = arms_of(two, make_run("three", method="grpo"))
     table = results_table(arms, evaluation_metrics(arms, {}))
     assert table is not None
     assert [row["name"] for row in table["rows"]] == ["uniapl", "grpo"]
-    assert tiles(arms, evaluation_metrics(arms, {}), "fluency") == []
+    verdicts = {c["change"]["verdict"] for row in table["rows"] for c in row["cells"]}
+    assert verdicts == {"", "cannot tell"}  # one seed of each arm carries nothing
+
+
+def test_benchmarks_of_a_run_are_read(make_run):
+    folder = make_run()
+    results = {
+        "prompt_level_strict_acc": 0.25,
+        "prompt_level_strict_acc_stderr": 0.02,
+        "completion_tokens_ks": 0.5,
+        "n": 541,
+        "num_missing": 3,
+    }
+    where = folder / "evaluations" / "ifeval"
+    where.mkdir()
+    (where / "results.json").write_text(json.dumps(results))
+    (folder / "evaluations" / "unfinished").mkdir()
+    (found,) = benchmarks(arms_of(folder))
+    assert (found["name"], found["n"], found["missing"]) == ("ifeval", 541, 3)
+    told = [(row["metric"].name, row["text"], row["error"]) for row in found["rows"]]
+    assert told == [
+        ("prompt_level_strict_acc", "25.0", "± 2.0"),
+        ("completion_tokens_ks", "0.50", ""),
+    ]
 
 
 def test_unfinished_runs_are_told(make_run):

@@ -11,7 +11,8 @@ import pytest
 from tiny import write_pairs
 from tiny_runs import Tiny, assert_same_run, repeatable, rows
 
-from uniapl.runs import health
+from uniapl.health import BANDS, Band
+from uniapl.runs import instruction_watch
 from uniapl.runs.checkpoint import checkpoint_steps, load_state
 from uniapl.types import InputError
 
@@ -140,9 +141,10 @@ def test_more_steps_go_on(tiny: Tiny, runs, tmp_path: Path):
 def test_warnings_go_on_as_if_the_run_had_never_stopped(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    always = health._Band(-2.0, -1.0, "", "say it once")
-    monkeypatch.setitem(health._BANDS, "rollout/truncated_fraction", always)
-    monkeypatch.setattr(health, "CHECKED_EVERY", 1)
+    always = Band(None, -100.0, above="say it once")
+    monkeypatch.setitem(BANDS, "rollout/truncated_fraction", always)
+    monkeypatch.setattr("uniapl.health.FEWEST_STEPS", 2)
+    monkeypatch.setattr(instruction_watch, "CHECKED_EVERY", 1)
     words = ("evaluation.prompts=null",)
     tiny.train(tmp_path / "run", *words, "training.steps=2")
     assert capsys.readouterr().out.count("say it once") == 1
@@ -152,10 +154,10 @@ def test_warnings_go_on_as_if_the_run_had_never_stopped(
     states = [
         load_state(tmp_path / name / "checkpoints" / "step_000004") for name in ("run", "straight")
     ]
-    assert states[0]["health"]["averages"]
+    assert states[0]["health_watch"]["recent"]
     asked = sum(asked for _, asked in states[0]["instructions"]["counts"].values())
     assert asked == 4 * 4 * 4 * 2  # steps, prompts, rollouts, instructions
-    for name in ("health", "instructions"):
+    for name in ("health_watch", "instructions"):
         assert states[0][name] == states[1][name]
 
 

@@ -1,5 +1,6 @@
 """Group runs into arms (seeds of one setting) and turn their metrics into mean lines with bands."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,11 @@ from uniapl.report.reading import Evaluation, Run
 
 MAX_POINTS = 600
 """A longer curve is averaged over neighbouring steps."""
+MAX_POINTS_IN_ALL = 6000
+"""Of one metric over all arms: a hundred curves need fewer points each."""
+FEWEST_POINTS = 40
+RECENT_STEPS = 20
+"""A curve's first and last values, in figures, are means over so many steps, or over a third of a short run."""
 
 NOT_A_SETTING = ("seed", "output_dir", "training.resume", "training.threads", "training.device")
 """Keys in which runs of one arm may differ."""
@@ -52,8 +58,14 @@ def group_arms(runs: Sequence[Run]) -> list[Arm]:
     return [Arm(name, group) for name, group in zip(_unique(names), members, strict=True)]
 
 
-def curve(arm: Arm, metric: str) -> Curve | None:
-    """Return a metric over steps; None if no run of the arm ever has a value of it."""
+def curve(arm: Arm, metric: str, num_arms: int = 1) -> Curve | None:
+    """Return a metric over steps; None if no run of the arm ever has a value of it.
+
+    Args:
+        arm: The arm.
+        metric: The metric's name.
+        num_arms: How many arms the page has: the more, the fewer points each curve keeps.
+    """
     values: dict[int, list[float]] = {}
     for run in arm.runs:
         for step, value in zip(run.steps, run.metrics.get(metric, ()), strict=False):
@@ -69,7 +81,29 @@ def curve(arm: Arm, metric: str) -> Curve | None:
         low=[min(values[step], default=None) for step in steps],
         high=[max(values[step], default=None) for step in steps],
     )
-    return full if len(steps) <= MAX_POINTS else _thinned(full)
+    limit = max(min(MAX_POINTS, FEWEST_POINTS), min(MAX_POINTS, MAX_POINTS_IN_ALL // num_arms))
+    return full if len(steps) <= limit else _thinned(full, limit)
+
+
+def ends(arm: Arm, metric: str) -> dict[str, float | None]:
+    """Return the means over the first and the last steps of an arm's runs, and the latter's standard error.
+
+    The error is over the steps, taken for independent; None where there are fewer than two.
+    """
+    first: list[float] = []
+    last: list[float] = []
+    for run in arm.runs:
+        column = [value for value in run.metrics.get(metric, ()) if value is not None]
+        width = max(1, min(RECENT_STEPS, len(column) // 3))
+        first += column[:width]
+        last += column[-width:]
+    centre = mean(last)
+    error = None
+    if centre is not None and len(last) > 1:
+        variance = sum((value - centre) ** 2 for value in last) / (len(last) - 1)
+        error = math.sqrt(variance / len(last))
+        error = error if error > 1e-9 * abs(centre) else 0.0  # else the rounding of a constant
+    return {"first": mean(first), "last": centre, "error": error}
 
 
 def evaluation_at(run: Run, position: int) -> Evaluation | None:
@@ -92,9 +126,9 @@ def metric_names(runs: Sequence[Run]) -> list[str]:
     return list(names)
 
 
-def _thinned(full: Curve) -> Curve:
-    """Average neighbours so that at most `MAX_POINTS` remain; a point keeps its last step."""
-    width = -(-len(full.steps) // MAX_POINTS)
+def _thinned(full: Curve, limit: int) -> Curve:
+    """Average neighbours so that at most `limit` remain; a point keeps its last step."""
+    width = -(-len(full.steps) // limit)
     blocks = [slice(start, start + width) for start in range(0, len(full.steps), width)]
 
     def averaged(column: list[float | None]) -> list[float | None]:

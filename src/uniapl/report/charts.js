@@ -2,23 +2,18 @@
 "use strict";
 const Charts = (() => {
   const data = JSON.parse(document.getElementById("chart-data").textContent);
-  // Okabe and Ito's colours, made darker or lighter for their ground; order by contrast of neighbours.
-  const PALETTE = {
-    light: ["#0067a8", "#c8500a", "#00805e", "#a8468a", "#8f6a00", "#3d8fc7", "#7d2248", "#5b6068"],
-    dark: ["#58aef0", "#ff9457", "#38c9a2", "#e88fcb", "#e3b53f", "#a9d8ff", "#e07a9f", "#b9bfc7"],
-  };
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const SVG_DASHES = { solid: "", dash: "6 3", dot: "2 2", dashdot: "6 2 2 2", longdash: "10 3", longdashdot: "10 2 2 2" };
   const nonce = document.currentScript.nonce;
   const hidden = new Set();
   const charts = [];
-  let smoothing = 0;
+  let smoothing = 0.8;
 
   const isDark = () => {
     const chosen = document.documentElement.dataset.theme;
     return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   };
-  const color = (arm) => PALETTE[isDark() ? "dark" : "light"][arm % 8];
+  const color = (arm) => ink(`--arm-${arm % 8}`);
   // Up to four arms colour is enough; beyond that lines also differ in their dashes.
   const dash = (arm) => (data.arms.length > 4 ? DASHES[arm % 4] : "solid");
   const svgDash = (arm) => SVG_DASHES[dash(arm)];
@@ -75,18 +70,19 @@ const Charts = (() => {
       const line = lineColor(one, labels);
       const name = armName(one.arm) + (one.label ? `, ${one.label}` : "");
       const pattern = lineDash(one, labels);
-      const few = one.y.filter((value) => value !== null).length <= 15;
+      const few = one.y.filter((value) => value !== null).length <= 15, raw = few || one.exact;
       if (one.low) {
         const keep = one.x.map((_, i) => i).filter((i) => one.low[i] !== null);
         const edge = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", x: keep.map((i) => one.x[i]) };
-        traces.push({ ...edge, y: keep.map((i) => one.low[i]) });
-        traces.push({ ...edge, y: keep.map((i) => one.high[i]), fill: "tonexty", fillcolor: faded(line, 0.16) });
+        const drawn = (values) => { const all = raw ? values : smooth(values); return keep.map((i) => all[i]); };
+        traces.push({ ...edge, y: drawn(one.low) });
+        traces.push({ ...edge, y: drawn(one.high), fill: "tonexty", fillcolor: faded(line, 0.16) });
       }
-      if (smoothing && !one.low && !few) {
-        traces.push({ x: one.x, y: one.y, mode: "lines", line: { width: 1, color: faded(line, 0.3) }, hoverinfo: "skip" });
+      if (smoothing && !raw) {
+        traces.push({ x: one.x, y: one.y, mode: "lines", line: { width: 1, color: faded(line, 0.3) }, hoverinfo: "skip", connectgaps: true });
       }
       traces.push({
-        x: one.x, y: few ? one.y : smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
+        x: one.x, y: raw ? one.y : smooth(one.y), name, mode: few ? "lines+markers" : "lines", meta: "main",
         marker: { size: 5, color: line }, line: { width: 1.8, color: line, dash: pattern },
         connectgaps: true, // some metrics are not measured in every step
         text: one.y.map((value, i) => {
@@ -104,10 +100,6 @@ const Charts = (() => {
 
   function lines(spec) {
     const shapes = [], annotations = [];
-    if (spec.band) {
-      shapes.push({ type: "rect", xref: "paper", x0: 0, x1: 1, y0: spec.band[0], y1: spec.band[1],
-        fillcolor: ink("--sane"), line: { width: 0 }, layer: "below" });
-    }
     if (spec.line) {
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: spec.line.value, y1: spec.line.value,
         line: { width: 1.2, dash: "4px,3px", color: ink("--expert") } });
@@ -116,38 +108,30 @@ const Charts = (() => {
     }
     const yaxis = { tickformat: spec.percent ? ".0%" : "", nticks: 6 };
     const values = spec.series.flatMap((one) => [...one.y, ...(one.low || []), ...(one.high || [])]).filter((v) => v !== null);
-    for (const edge of [...(spec.band || []), ...(spec.line ? [spec.line.value] : [])]) values.push(edge);
+    if (spec.line) values.push(spec.line.value);
+    // An open band is only drawn where the values are: its far edge would flatten them.
+    if (spec.band && !spec.band.includes(null)) values.push(...spec.band);
     const low = Math.min(...values), high = Math.max(...values), pad = (high - low || Math.abs(high) || 1) * 0.07;
     yaxis.range = [low - pad, high + pad];
+    if (spec.band) {
+      const [from, to] = spec.band;
+      shapes.push({ type: "rect", xref: "paper", x0: 0, x1: 1, y0: from ?? low - pad, y1: Math.min(to ?? Infinity, high + pad),
+        fillcolor: ink("--sane"), line: { width: 0 }, layer: "below" });
+    }
     const last = Math.max(...spec.series.flatMap((one) => one.x.slice(-1)));
     return [lineTraces(spec.series, spec.percent),
       layout({ shapes, annotations, yaxis, xaxis: { title: "step", nticks: 7, dtick: last <= 8 ? 1 : null } })];
   }
 
-  function points(spec) {
-    const visible = shown(spec.points);
-    if (!visible.length) return [[], layout({})];
-    const rows = visible.map((point) => armName(point.arm));
-    const shapes = [["base", "--before", "solid"], ["expert", "--expert", "4px,3px"]]
-      .filter(([key]) => spec[key] !== null)
-      .map(([key, name, pattern]) => ({ type: "line", yref: "paper", y0: 0, y1: 1, x0: spec[key], x1: spec[key], layer: "between",
-        line: { width: 1.5, color: ink(name), dash: pattern } }));
-    const trace = {
-      x: visible.map((point) => point.value), y: rows.map((_, i) => i), mode: "markers", type: "scatter", meta: "main",
-      marker: { size: 10, color: visible.map((point) => color(point.arm)) },
-      error_x: { type: "data", array: visible.map((p) => p.error || 0), thickness: 1.5, width: 0, color: ink("--muted") },
-      text: visible.map((p) => `${format(p.value, spec.percent)}${p.error ? " ± " + format(p.error, spec.percent) : ""}`),
-      customdata: rows.map(escape), hovertemplate: "%{customdata}: %{text}<extra></extra>",
-    };
-    const edges = visible.flatMap((p) => [p.value - (p.error || 0), p.value + (p.error || 0)]);
-    for (const key of ["base", "expert"]) if (spec[key] !== null) edges.push(spec[key]);
-    const low = Math.min(...edges), high = Math.max(...edges), pad = (high - low || 1) * 0.06;
-    return [[trace], layout({
-      hovermode: "closest", shapes,
-      xaxis: { range: [low - pad, high + pad], tickformat: spec.percent ? ".0%" : "", nticks: 6, zeroline: false,
-        title: spec.percent ? "" : spec.unit },
-      yaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map(escape), range: [rows.length - 0.5, -0.5], showgrid: false, zeroline: false },
-    })];
+  // Later rollouts are stronger, so that a drift shows.
+  function scatter(spec) {
+    const steps = spec.arms.flatMap((one) => one.step), last = Math.max(...steps), first = Math.min(...steps);
+    const traces = shown(spec.arms).map((one) => ({
+      x: one.x, y: one.y, mode: "markers", type: "scatter", meta: "main", name: armName(one.arm),
+      marker: { size: 6, color: color(one.arm), opacity: one.step.map((step) => 0.2 + 0.6 * (last > first ? (step - first) / (last - first) : 1)), line: { width: 0 } },
+      customdata: one.step, hovertemplate: `${escape(armName(one.arm))}, step %{customdata}: %{x} words, reward %{y}<extra></extra>`,
+    }));
+    return [traces, layout({ hovermode: "closest", xaxis: { title: "words of a rollout", rangemode: "tozero", nticks: 7 }, yaxis: { nticks: 6 } })];
   }
 
   function histogram(spec) {
@@ -169,39 +153,7 @@ const Charts = (() => {
     })];
   }
 
-  function instructions(spec) {
-    const rows = spec.ids.map((_, i) => i), visible = shown(spec.arms), traces = [], shapes = [];
-    const single = spec.arms.length === 1;
-    const marks = (name, x, marker, text) => ({
-      x, y: rows, name, mode: "markers", marker, text, meta: "main", cliponaxis: false,
-      customdata: spec.ids.map((id, i) => `${escape(id)} (n = ${spec.n[i]})`),
-      hovertemplate: `%{customdata}<br>${escape(name)}: %{text}<extra></extra>`,
-    });
-    const percents = (values) => values.map((value) => format(value, true));
-    if (single && visible.length) {
-      rows.forEach((row) => {
-        const [from, to] = [spec.base[row], visible[0].strict[row]];
-        if (from !== null && to !== null) {
-          shapes.push({ type: "line", x0: from, x1: to, y0: row, y1: row, layer: "between",
-            line: { width: 4, color: faded(color(visible[0].arm), 0.3) } });
-        }
-      });
-    }
-    traces.push(marks("expert", spec.expert, { symbol: "line-ns-open", size: 13, color: ink("--expert"), line: { width: 2 } }, percents(spec.expert)));
-    traces.push(marks("before", spec.base, { symbol: "circle-open", size: 8, color: ink("--before"), line: { width: 2 } }, percents(spec.base)));
-    visible.forEach((one) => {
-      const text = one.strict.map((value, i) => `${format(value, true)}, loose ${format(one.loose[i], true)}`);
-      traces.push(marks(single ? "after" : armName(one.arm), one.strict, { size: 10, color: color(one.arm), opacity: 0.92 }, text));
-    });
-    return [traces, layout({
-      hovermode: "closest", shapes, margin: { l: 44, r: 14, t: 26, b: 30 },
-      xaxis: { range: [-0.02, 1.02], tickformat: ".0%", side: "top", zeroline: false },
-      yaxis: { tickvals: rows, ticktext: spec.ids.map((id, i) => `${escape(id)}  <span style="opacity:.6">${spec.n[i]}</span>`),
-        range: [rows.length - 0.4, -0.6], zeroline: false },
-    })];
-  }
-
-  const KINDS = { lines, points, histogram, instructions };
+  const KINDS = { lines, scatter, histogram };
 
   // A dashed line and what it stands for.
   function key(label, pattern) {
@@ -217,34 +169,36 @@ const Charts = (() => {
     return item;
   }
 
-  // One line under a title that says what a pointer would: the last value of every arm.
+  // One line under a title that says what a pointer would; of many arms the colours at the top and the pointer do.
+  const MAX_TOLD = 6;
   function summary(spec, box) {
-    box.hidden = !["lines", "histogram"].includes(spec.kind);
     const items = [];
-    const say = (arm, text, ink = color(arm)) => {
-      const item = document.createElement("span");
-      item.style.color = ink;
-      item.title = armName(arm);
-      item.textContent = text;
+    const say = (swatch, text, name) => {
+      const item = document.createElement("span"), mark = document.createElement("b");
+      mark.className = "swatch";
+      mark.style.background = swatch;
+      item.title = name;
+      item.append(mark, text);
       items.push(item);
     };
-    if (spec.kind === "histogram") {
+    const error = (value, percent) => (value ? ` ± ${format(value, percent)}` : "");
+    const arrow = (value, text) => (value === null || value === undefined ? "" : `${text} → `);
+    if (spec.kind !== "lines") {
       for (const one of shown(spec.arms)) {
-        const before = one.w1_before === null ? "" : format(one.w1_before) + " → ";
-        say(one.arm, `${data.arms.length > 1 ? armName(one.arm) : "W1"} ${before}${format(one.w1_after)}`);
+        if (spec.kind === "histogram") say(color(one.arm), `W1 ${arrow(one.w1_before, format(one.w1_before))}${format(one.w1_after)}`, armName(one.arm));
+        else if (one.correlation !== null) say(color(one.arm), `correlation ${format(one.correlation)}${error(one.error)}`, armName(one.arm));
       }
-    } else if (spec.kind === "lines") {
+    } else {
       const labels = labelsOf(spec.series);
       if (data.arms.length > 1) items.push(...labels.map((label, i) => key(label, DASHES[i % DASHES.length])));
       for (const one of shown(spec.series)) {
-        const known = one.y.filter((value) => value !== null);
-        if (!known.length) continue;
-        if (data.arms.length > 1 && one.label) continue;
-        const last = format(known[known.length - 1], spec.percent), label = one.label ? one.label + " " : "";
-        say(one.arm, data.arms.length > 1 ? last : `${label}${format(known[0], spec.percent)} → ${last}`, lineColor(one, labels));
+        const { first, last, error: spread } = one.ends;
+        if (last === null || (data.arms.length > 1 && one.label)) continue;
+        const start = data.arms.length > 2 ? "" : arrow(first, format(first, spec.percent));
+        say(lineColor(one, labels), `${one.label ? one.label + " " : ""}${start}${format(last, spec.percent)}${error(spread, spec.percent)}`, armName(one.arm));
       }
     }
-    box.replaceChildren(...items);
+    box.replaceChildren(...(items.length > MAX_TOLD ? [] : items));
   }
 
   // Plotly's 5 MB take their time to run. The page is readable before, so they wait until it is painted.
@@ -262,6 +216,8 @@ const Charts = (() => {
   function draw(chart) {
     const [traces, figure] = KINDS[chart.spec.kind](chart.spec);
     Plotly.react(chart.plot, traces, figure, { displayModeBar: false, responsive: true });
+    // Plotly forgoes a chart that was folded while the window changed.
+    if (chart.plot.querySelector(".main-svg").clientWidth !== chart.plot.clientWidth) Plotly.Plots.resize(chart.plot);
     summary(chart.spec, chart.summary);
     setStale(chart, false);
   }
@@ -301,8 +257,9 @@ const Charts = (() => {
       return element;
     };
     const figure = make("figure", "chart"), head = make("div", "chart-head");
-    const title = make("h4", spec.isName ? "name" : "", spec.title);
+    const title = make("h3", spec.isName ? "name" : "", spec.title);
     const chart = { spec, plot: make("div", "plot"), summary: make("div", "summary") };
+    figure.dataset.title = spec.title;
     setStale(chart, true);
     chart.plot.tabIndex = 0;
     chart.plot.setAttribute("role", "group");
@@ -310,12 +267,16 @@ const Charts = (() => {
     if (spec.height) chart.plot.style.height = spec.height + "px";
     head.append(title, chart.summary);
     figure.append(head, chart.plot);
+    const scale = [spec.unit, spec.better].filter(Boolean).join(", ");
+    if (scale) title.append(make("small", "", scale));
     if (spec.definition) figure.append(make("figcaption", "", spec.definition));
     parent.append(figure);
     chart.plot.addEventListener("keydown", (event) => walk(chart, event));
     charts.push(chart);
     observer.observe(chart.plot);
   }
+
+  addEventListener("resize", () => { for (const chart of charts) if (!chart.near) setStale(chart, true); });
 
   function refresh() {
     for (const chart of charts) {
@@ -327,5 +288,7 @@ const Charts = (() => {
   return {
     data, add, refresh, color, svgDash, isDark, format, hidden,
     setSmoothing: (value) => { smoothing = value; refresh(); },
+    // Before paper: what is open is drawn now, however far from the window.
+    drawAll: () => plotly.then(() => { for (const chart of charts) if (chart.plot.checkVisibility()) draw(chart); }),
   };
 })();

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uniapl.report.arms import Arm
 from uniapl.report.results import EvaluationMetric, described_metrics, number_text
 from uniapl.types import InputError
 
@@ -49,10 +50,21 @@ def runs_of(folder: Path, comparison: Mapping[str, Any]) -> list[Path]:
     return runs
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics that have intervals as columns and the arms as rows, the baseline first."""
-    baseline, arms = comparison["baseline"], comparison["arms"]
-    measured = arms[baseline]["metrics"]
+def arms_of_comparison(comparison: Mapping[str, Any], arms: Sequence[Arm]) -> dict[str, int]:
+    """Return the comparison's name of an arm → the page's arm that holds its runs."""
+    places = {
+        run.folder.resolve().name: index for index, arm in enumerate(arms) for run in arm.runs
+    }
+    return {
+        name: places[Path(arm["runs"][0]).name]
+        for name, arm in comparison["arms"].items()
+        if arm["runs"] and Path(arm["runs"][0]).name in places
+    }
+
+
+def compared_metrics(comparison: Mapping[str, Any]) -> list[EvaluationMetric]:
+    """Return the metrics that have intervals: first what the comparison is about, last the loose readings."""
+    arms = comparison["arms"]
     values = {
         name: [
             v
@@ -60,10 +72,18 @@ def comparison_table(comparison: Mapping[str, Any]) -> dict[str, Any]:
             if name in arm["metrics"]
             for v in arm["metrics"][name]["by_seed"]
         ]
-        for name, value in measured.items()
+        for name, value in arms[comparison["baseline"]]["metrics"].items()
         if value["low"] is not None
     }
     metrics = described_metrics(values, comparison["definitions"])
+    best = comparison.get("best_metric")
+    return sorted(metrics, key=lambda metric: (metric.name != best, "_loose_" in metric.name))
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics that have intervals as columns and the arms as rows, the baseline first."""
+    baseline, arms = comparison["baseline"], comparison["arms"]
+    metrics = compared_metrics(comparison)
     order = [baseline, *(name for name in arms if name != baseline)]
     return {
         "baseline": baseline,
@@ -88,6 +108,7 @@ def _cells(
     metrics: Sequence[EvaluationMetric],
 ) -> list[dict[str, str]]:
     cells: list[dict[str, str]] = []
+    seeds = len(difference["seeds"]) if difference else 0
     for metric in metrics:
         value = arm["metrics"].get(metric.name)
         gap = difference["metrics"].get(metric.name) if difference else None
@@ -95,30 +116,20 @@ def _cells(
             {
                 "text": metric.written(value["mean"]) if value else "–",
                 "interval": _interval(metric, value),
-                "gap": _signed(metric, gap["mean"]) if gap else "",
-                "gap_interval": _interval(metric, gap, signed=True),
-                "verdict": _verdict(metric, gap),
+                "gap": metric.signed(gap["mean"]) if gap else "",
+                "gap_interval": _interval(metric, gap, is_difference=True),
+                "verdict": metric.verdict(gap["low"], gap["high"], seeds) if gap else "",
             }
         )
     return cells
 
 
 def _interval(
-    metric: EvaluationMetric, value: Mapping[str, float | None] | None, *, signed: bool = False
+    metric: EvaluationMetric,
+    value: Mapping[str, float | None] | None,
+    *,
+    is_difference: bool = False,
 ) -> str:
     if value is None or value["low"] is None or value["high"] is None:
         return ""
-    write = _signed if signed else EvaluationMetric.written
-    return f"{write(metric, value['low'])} to {write(metric, value['high'])}"
-
-
-def _signed(metric: EvaluationMetric, value: float) -> str:
-    text = metric.written(value)
-    return f"+{text}" if value > 0 else text
-
-
-def _verdict(metric: EvaluationMetric, gap: Mapping[str, float] | None) -> str:
-    """Return `better` or `worse` where the interval excludes 0 and the metric has a direction."""
-    if gap is None or metric.direction == "neither" or gap["low"] <= 0 <= gap["high"]:
-        return ""
-    return "better" if (gap["mean"] > 0) == (metric.direction == "higher") else "worse"
+    return metric.interval(value["low"], value["high"], is_difference=is_difference)

@@ -1,15 +1,18 @@
-"""Is the adversarial part sound? λ, the discriminator's accuracy and what it may be judging instead."""
+"""Is the run sound? What the terminal said of it and how its metrics stood at the end; λ and the discriminator.
 
-from collections.abc import Sequence
+Bands and sentences are those of `uniapl.health`: the page replays `metrics.jsonl` through the watch that spoke
+while the run trained.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uniapl.report.arms import Arm, curve, mean
-from uniapl.report.reading import setting
+from uniapl.health import BANDS, HealthWatch
+from uniapl.report.arms import Arm, curve
+from uniapl.report.curves import band_of
+from uniapl.report.reading import Run, setting
 
-ACCURACY_BAND = (0.5, 0.85)
-LENGTH_BAND = (-0.3, 0.3)
-RECENT_FRACTION = 0.2
-"""Verdicts are about the mean over this last share of the steps."""
+ORDER = ("off", "unsure", "sound")
 
 Charts = list[dict[str, Any]]
 
@@ -21,18 +24,15 @@ CHARTS: Charts = [
     {
         "title": "Discriminator accuracy",
         "metrics": [["discriminator/accuracy", ""]],
-        "band": ACCURACY_BAND,
     },
     {
         "title": "Accuracy on held-out demonstrations",
         "metrics": [["constraint/accuracy", ""]],
-        "band": ACCURACY_BAND,
         "target": True,
     },
     {
         "title": "Correlation with length",
         "metrics": [["discriminator/length_correlation", ""]],
-        "band": LENGTH_BAND,
     },
     {
         "title": "Correlation with the reward",
@@ -68,7 +68,7 @@ def health_charts(arms: Sequence[Arm], measured_names: Sequence[str]) -> Charts:
                 "title": chart["title"],
                 "metrics": shown,
                 "arms": adversarial,
-                "band": chart.get("band"),
+                "band": band_of(chart["metrics"][0][0]),
                 "line": {"value": target, "label": "target"}
                 if chart.get("target") and isinstance(target, float)
                 else None,
@@ -77,61 +77,42 @@ def health_charts(arms: Sequence[Arm], measured_names: Sequence[str]) -> Charts:
     return charts
 
 
-def health_verdicts(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Return one or more lines per arm that has a discriminator: what is off and what to do."""
-    verdicts: list[dict[str, Any]] = []
+def health_of_runs(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Return one entry per run: its findings at the end, the worst first, and its warnings on the way."""
+    found: list[dict[str, Any]] = []
     for index, arm in enumerate(arms):
-        accuracy = _recent(arm, "discriminator/accuracy")
-        if accuracy is None:
-            continue
-        lines = [*_accuracy_lines(accuracy), *_length_lines(arm), *_constraint_lines(arm)]
-        is_sound = not lines
-        if is_sound:
-            lines = [f"In range: it ranks {accuracy:.0%} of pairs right."]
-        verdicts.append({"arm": index, "name": arm.name, "is_sound": is_sound, "lines": lines})
-    return verdicts
+        for run in arm.runs:
+            watch, warnings = _replayed(run)
+            findings = sorted(watch.findings(), key=lambda finding: ORDER.index(finding.state))
+            found.append(
+                {
+                    "arm": index,
+                    "name": run.folder.resolve().name,
+                    "findings": findings,
+                    "warnings": warnings,
+                }
+            )
+    return found
 
 
-def _accuracy_lines(accuracy: float) -> list[str]:
-    low, high = ACCURACY_BAND
-    if accuracy > high:
-        return [
-            f"Accuracy {accuracy:.2f} is above {high}: it tells the policy from the expert with "
-            "ease. Raise λ or its label smoothing, or lower its learning rate."
-        ]
-    if accuracy < low:
-        return [
-            f"Accuracy {accuracy:.2f} is below {low}: its signal is noise, and a met constraint "
-            "means nothing. Give it more warm-up steps or a higher learning rate."
-        ]
-    return []
+def _replayed(run: Run) -> tuple[HealthWatch, list[tuple[int, str]]]:
+    """Return the watch after the run's last step and (step, line) of every warning."""
+    quiet = sum(
+        value
+        for key in ("discriminator.warmup_steps", "discriminator.ramp_steps")
+        if isinstance(value := setting(run.config, key), int)
+    )
+    watch, warnings = HealthWatch(), []
+    columns = {name: run.metrics[name] for name in BANDS if name in run.metrics}
+    for index, step in enumerate(run.steps):
+        row = {name: column[index] for name, column in columns.items()}
+        warnings += [(step, line) for line in watch.warnings(step, row, quiet)]
+    return watch, warnings
 
 
-def _length_lines(arm: Arm) -> list[str]:
-    correlation = _recent(arm, "discriminator/length_correlation")
-    if correlation is None or LENGTH_BAND[0] <= correlation <= LENGTH_BAND[1]:
-        return []
-    kind = "long" if correlation > 0 else "short"
-    return [
-        f"Correlation with length {correlation:+.2f}: it takes {kind} completions for the expert's. "
-        "Compare lengths below; use credit per token, or lower λ."
-    ]
-
-
-def _constraint_lines(arm: Arm) -> list[str]:
-    state = _recent(arm, "constraint/state")
-    if state is not None and state > 0.5:
-        return [
-            "λ is at its maximum and the constraint is still not met: raise constraint.maximum, or "
-            "accept a higher target."
-        ]
-    return []
-
-
-def _recent(arm: Arm, metric: str) -> float | None:
-    """Return the mean over the arm's runs and the last steps, at least five of them."""
-    values: list[float] = []
-    for run in arm.runs:
-        column = [value for value in run.metrics.get(metric, ()) if value is not None]
-        values += column[-max(5, round(RECENT_FRACTION * len(column))) :]
-    return mean(values)
+def health_summary(health: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many judgements came out how, in words."""
+    states = [finding.state for run in health for finding in run["findings"]]
+    words = {"off": "off", "unsure": "cannot be told", "sound": "in their band"}
+    counts = [(states.count(state), word) for state, word in words.items()]
+    return ", ".join(f"{count} {word}" for count, word in counts if count)

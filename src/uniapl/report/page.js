@@ -1,4 +1,4 @@
-/* The page: puts charts where the template wants them; arms, smoothing and theme. */
+/* The page: puts charts where the template wants them; arms, smoothing, theme, folds and paper. */
 "use strict";
 (() => {
   const data = Charts.data;
@@ -8,14 +8,18 @@
     const series = ([name, label]) => data.metrics[name].series
       .filter((one) => !chart.arms || chart.arms.includes(one.arm))
       .map((one) => ({ ...one, label: chart.metrics.length > 1 ? label : "" }));
-    const meaning = ([name, label]) => (label && chart.metrics.length > 1 ? label + ": " : "") + data.metrics[name].definition;
-    return { kind: "lines", title: chart.title, band: chart.band, line: chart.line,
+    const meaning = ([name, label]) => `${label && chart.metrics.length > 1 ? label : name}: ${data.metrics[name].definition}`;
+    return { kind: "lines", ...chart, band: chart.band, line: chart.line,
       definition: chart.definition || chart.metrics.map(meaning).join(" "), series: chart.metrics.flatMap(series) };
   };
+  const evaluation = (spec) => ({ kind: "lines", ...spec });
   const BUILDERS = {
-    comparison: () => data.comparison.map((spec) => ({ kind: "points", height: 74 + 24 * data.arms.length, ...spec })),
-    evaluations: () => Object.values(data.evaluations).map((spec) => ({ kind: "lines", ...spec })),
-    headline: () => data.headline.map(metric),
+    open: () => {
+      const [evaluations, steps] = [data.evaluations.slice(0, data.num_open).map(evaluation), data.telling.map(joined)];
+      const scatter = data.scatter ? [{ kind: "scatter", ...data.scatter, definition: "Logged rollouts, the later the stronger; the correlation is Pearson's. A reward that rises with length may be paid for length." }] : [];
+      return [...evaluations, ...steps.slice(0, 2), ...scatter, ...steps.slice(2)];
+    },
+    evaluations: () => data.evaluations.map(evaluation),
     group: (box) => data.groups[box.dataset.group].metrics.map(metric),
     distributions: () => {
       const lines = data.arms.length === 1 ? "Dashed: policy before. Solid: policy after." : "Lines: policies after training.";
@@ -28,11 +32,6 @@
       if (data.base_logprobs) specs.push({ kind: "histogram", title: "Log-prob per token under the model before training", height: 270, ...data.base_logprobs,
         definition: `${key(data.base_logprobs.unit)} One judge for all: how likely the model before training finds the answers and the expert's.` });
       return specs;
-    },
-    instructions: () => {
-      const single = data.arms.length === 1;
-      return [{ kind: "instructions", title: "Strict accuracy", height: 70 + 26 * data.instructions.ids.length, ...data.instructions,
-        definition: `Ring: before training. ${single ? "Dot: after." : "Dots: arms after training."} Bar: expert, where it is known. Small number: how often the instruction occurs.` }];
     },
     gradients: () => data.gradients.map(joined),
     health: () => data.health.map(joined),
@@ -49,9 +48,6 @@
       line.setAttribute("stroke", Charts.color(+line.dataset.swatch));
       line.setAttribute("stroke-width", "2.5");
       line.setAttribute("stroke-dasharray", Charts.svgDash(+line.dataset.swatch));
-    }
-    for (const dot of document.querySelectorAll("[data-dot]")) {
-      dot.style.background = data.arms.length > 1 ? Charts.color(+dot.dataset.dot) : "transparent";
     }
   }
 
@@ -80,17 +76,53 @@
   const arms = document.getElementById("arms");
   if (arms) {
     arms.addEventListener("change", showArms);
-    document.getElementById("all-arms").addEventListener("click", () => {
-      for (const box of arms.querySelectorAll("input")) box.checked = true;
-      showArms();
-    });
+    for (const [id, checked] of [["all-arms", true], ["no-arms", false]]) {
+      document.getElementById(id).addEventListener("click", () => {
+        for (const box of arms.querySelectorAll("input")) box.checked = checked;
+        showArms();
+      });
+    }
   }
 
   document.getElementById("smoothing").addEventListener("change", (event) => Charts.setSmoothing(+event.target.value));
+
+  // A link to a folded section unfolds it.
+  function unfold() {
+    const target = location.hash && document.getElementById(location.hash.slice(1));
+    if (target && target.tagName === "DETAILS" && !target.open) { target.open = true; target.scrollIntoView(); }
+  }
+  addEventListener("hashchange", unfold);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("a[href^='#']")) setTimeout(unfold);
+  });
+
+  // Paper is white, and cannot unfold.
+  let before = null;
+  addEventListener("beforeprint", () => {
+    const folds = [...document.querySelectorAll("details[data-print]:not(#metrics):not([open])")];
+    before = { folds, theme: document.documentElement.dataset.theme };
+    for (const fold of folds) fold.open = true;
+    fillOpen();
+    document.documentElement.dataset.theme = "light";
+    repaint();
+    Charts.drawAll();
+  });
+  addEventListener("afterprint", () => {
+    if (!before) return;
+    for (const fold of before.folds) fold.open = false;
+    document.documentElement.dataset.theme = before.theme;
+    before = null;
+    repaint();
+  });
+
   for (const fold of document.querySelectorAll("details")) {
-    fold.addEventListener("toggle", () => { if (fold.open) fold.querySelectorAll("[data-charts]").forEach(fill); });
+    fold.addEventListener("toggle", () => { if (fold.open) fillOpen(); });
   }
 
-  document.querySelectorAll("[data-charts]").forEach((box) => { if (!box.closest("details:not([open])")) fill(box); });
+  function fillOpen() {
+    document.querySelectorAll("[data-charts]").forEach((box) => { if (!box.closest("details:not([open])")) fill(box); });
+  }
+  fillOpen();
   repaint();
+  unfold();
 })();

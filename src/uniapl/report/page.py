@@ -13,36 +13,51 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from uniapl.report.arms import Arm, curve, group_arms, metric_names
-from uniapl.report.comparison import comparison_table, read_comparison, runs_of
+from uniapl.health import WINDOW_STEPS
+from uniapl.report.arms import RECENT_STEPS, Arm, group_arms, metric_names
+from uniapl.report.comparison import (
+    arms_of_comparison,
+    compared_metrics,
+    comparison_table,
+    read_comparison,
+    runs_of,
+)
+from uniapl.report.curves import (
+    MAX_EVALUATION_CURVES,
+    evaluation_curves,
+    reward_against_length,
+    step_curves,
+    telling_charts,
+)
 from uniapl.report.distributions import (
     accuracy_by_instruction,
     length_distributions,
     logprob_distributions,
 )
 from uniapl.report.gradients import gradient_charts
-from uniapl.report.health import health_charts, health_verdicts
+from uniapl.report.health import health_charts, health_of_runs, health_summary
 from uniapl.report.reading import Run, read_run
 from uniapl.report.results import (
     EvaluationMetric,
     base_value,
-    evaluation_curves,
     evaluation_metrics,
     headline_metric,
 )
 from uniapl.report.samples import MAX_IN_ALL, MAX_PER_SET, sample_sets
-from uniapl.report.tables import comparison_points, facts, notices, provenance, results_table, tiles
+from uniapl.report.story import completions, headline, title
+from uniapl.report.strips import (
+    MAX_ROWS,
+    Strip,
+    comparison_strip,
+    difference_strip,
+    instruction_strip,
+    value_strip,
+)
+from uniapl.report.tables import benchmarks, facts, notices, provenance, results_table
 from uniapl.types import InputError
 
-HEADLINE = (
-    "reward/mean",
-    "objective/sft",
-    "discriminator/accuracy",
-    "objective/adversarial_weight",
-    "rollout/completion_tokens_mean",
-    "policy/entropy",
-)
-"""The curves that are open when the page opens."""
+MAX_STRIPS = 6
+"""Further metrics of several arms that are drawn as strips; the table has all."""
 
 STAGES = {
     "objective": "What is minimised, term by term, and the weights of the terms.",
@@ -109,18 +124,13 @@ def render(runs: Sequence[Run], comparison: Mapping[str, Any] | None = None) -> 
     nonce = hashlib.sha256((data + sample_data).encode()).hexdigest()[:32]
     return template.render(
         nonce=nonce,
-        facts=facts(arms),
-        notices=notices(arms),
-        tiles=tiles(arms, metrics, headline_metric(arms, metrics)),
-        table=results_table(arms, metrics),
-        comparison=comparison_table(comparison) if comparison else None,
         arms=arms,
         has_seeds=any(len(arm.runs) > 1 for arm in arms),
         charts=charts,
-        verdicts=health_verdicts(arms),
+        max_rows=MAX_ROWS,
         has_samples=bool(samples["sets"]),
-        max_per_set=MAX_PER_SET,
-        provenance=provenance(arms),
+        **_story(arms, metrics, comparison),
+        **_rest(arms, metrics, charts),
         yaml=_as_yaml,
         style=Markup((package / "report.css").read_text("utf-8")),
         plotly=Markup(_plotly()),
@@ -128,6 +138,68 @@ def render(runs: Sequence[Run], comparison: Mapping[str, Any] | None = None) -> 
         data=Markup(data),
         sample_data=Markup(sample_data),
     )
+
+
+def _story(
+    arms: Sequence[Arm],
+    metrics: Sequence[EvaluationMetric],
+    comparison: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what stands open: title, headline, completions and the differences of a comparison."""
+    first = _headline_of(arms, metrics)
+    told = headline(arms, first, metrics)
+    strips: list[Strip] = []
+    forest: list[Strip] = []
+    if comparison is not None:
+        places, compared = arms_of_comparison(comparison, arms), compared_metrics(comparison)
+        strips = [comparison_strip(comparison, metric, places) for metric in compared[:1]]
+        found = [difference_strip(comparison, metric, places) for metric in compared]
+        forest = [strip for strip in found if strip is not None]
+    elif len(arms) > 1 and first is not None:
+        strips = [value_strip(arms, first, base_value(arms, first.name))]
+    return {
+        "title": title(arms),
+        "facts": facts(arms),
+        "notices": notices(arms),
+        "headline": told,
+        "strips": strips,
+        "completions": completions(arms),
+        "forest": forest,
+        "comparison": comparison_table(comparison) if comparison else None,
+    }
+
+
+def _headline_of(
+    arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]
+) -> EvaluationMetric | None:
+    name = headline_metric(arms, metrics)
+    return next((metric for metric in metrics if metric.name == name), None)
+
+
+def _rest(
+    arms: Sequence[Arm], metrics: Sequence[EvaluationMetric], charts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is folded."""
+    health = health_of_runs(arms)
+    first = headline_metric(arms, metrics)
+    others = [m for m in metrics if m.name != first and m.direction != "neither"]
+    return {
+        "table": results_table(arms, metrics),
+        "more_strips": [
+            value_strip(arms, metric, base_value(arms, metric.name))
+            for metric in others[:MAX_STRIPS]
+        ]
+        if len(arms) > 1
+        else [],
+        "benchmarks": benchmarks(arms),
+        "instructions": instruction_strip(accuracy_by_instruction(arms)),
+        "health": health,
+        "health_summary": health_summary(health),
+        "provenance": provenance(arms),
+        "num_open_evaluations": min(MAX_EVALUATION_CURVES, len(charts["evaluations"])),
+        "recent_steps": RECENT_STEPS,
+        "window_steps": WINDOW_STEPS,
+    }
 
 
 def _charts(
@@ -138,47 +210,25 @@ def _charts(
     groups: dict[str, list[str]] = {stage: [] for stage in STAGES}
     for name in names:
         groups.setdefault(name.partition("/")[0], []).append(name)
-    bases = {metric.name: base_value(arms, metric.name) for metric in metrics}
+    evaluations = evaluation_curves(arms, metrics, headline_metric(arms, metrics))
     return {
         "arms": [{"name": arm.name, "runs": len(arm.runs)} for arm in arms],
-        "metrics": {name: _metric(arms, name, definitions) for name in names},
-        "headline": [name for name in HEADLINE if name in names and _is_used(arms, name)],
+        "metrics": step_curves(arms, names, definitions),
+        "telling": telling_charts(arms, names),
         "groups": [
             {"name": stage, "about": STAGES.get(stage, ""), "metrics": members}
             for stage, members in groups.items()
             if members
         ],
-        "evaluations": evaluation_curves(arms, metrics),
-        "comparison": comparison_points(arms, metrics, bases) if len(arms) > 1 else [],
+        "evaluations": evaluations,
+        "num_open": MAX_EVALUATION_CURVES,
+        "scatter": reward_against_length(arms),
         "lengths": length_distributions(arms),
         "logprobs": logprob_distributions(arms),
         "base_logprobs": logprob_distributions(arms, "base_"),
-        "instructions": accuracy_by_instruction(arms),
         "gradients": gradient_charts(names),
         "health": health_charts(arms, names),
     }
-
-
-def _metric(arms: Sequence[Arm], name: str, definitions: Mapping[str, str]) -> dict[str, Any]:
-    series: list[dict[str, Any]] = []
-    for index, arm in enumerate(arms):
-        found = curve(arm, name)
-        if found is None:
-            continue
-        one = {"arm": index, "x": found.steps, "y": _rounded(found.mean)}
-        if len(arm.runs) > 1:
-            one |= {"low": _rounded(found.low), "high": _rounded(found.high)}
-        series.append(one)
-    return {"definition": definitions.get(name, ""), "series": series}
-
-
-def _is_used(arms: Sequence[Arm], name: str) -> bool:
-    """Whether a metric is anything but 0 all along, as the weight of an unused term is."""
-    return any(value for arm in arms for run in arm.runs for value in run.metrics.get(name, ()))
-
-
-def _rounded(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None else float(f"{value:.5g}") for value in values]
 
 
 def _embedded(value: object) -> str:

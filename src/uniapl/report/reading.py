@@ -6,7 +6,7 @@ The stages after this one see only `Run`, so no other file of the report opens a
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Run:
     """Logged rollouts with their `step` added, from steps spread evenly over the run."""
     num_rollouts: int | None
     """How many the run logged; None if not all files were opened."""
+    benchmarks: Mapping[str, Row] = field(default_factory=dict)
+    """Folder name → `results.json` of what `uniapl evaluate RUN` wrote."""
 
     @property
     def method(self) -> str:
@@ -101,6 +103,11 @@ def read_run(folder: Path, max_rollouts: int) -> Run:
         evaluations=_read_evaluations(folder / "evaluations"),
         rollouts=rollouts,
         num_rollouts=num_rollouts,
+        benchmarks={
+            path.name: _read_object(path / "results.json", required=True)
+            for path in sorted((folder / "evaluations").glob("*"))
+            if not path.name.startswith("step_") and (path / "results.json").is_file()
+        },
     )
 
 

@@ -8,71 +8,66 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from uniapl.health import student_factor
 from uniapl.report.arms import Arm, evaluation_at, mean
-from uniapl.report.reading import Evaluation, setting
+from uniapl.report.reading import Evaluation, Run, setting
 
 MINUS = "−"
 
 Direction = Literal["higher", "lower", "neither"]
 
-LABELS = {
-    "prompt_level_strict_acc": "Prompts followed, strict",
-    "inst_level_strict_acc": "Instructions followed, strict",
-    "prompt_level_loose_acc": "Prompts followed, loose",
-    "inst_level_loose_acc": "Instructions followed, loose",
-    "completion_tokens_mean": "Completion length",
-    "completion_tokens_w1": "Length distance to the expert",
-    "expert_nll": "Surprise at the expert",
-    "truncated_fraction": "Cut off by the token limit",
-    "completion_tokens_ks": "Length distance to the expert, KS",
-    "logprob_mean": "Log-prob of own completions",
-    "expert_logprob_mean": "Log-prob of the expert's completions",
-    "logprob_w1": "Log-prob distance to the expert",
-    "logprob_ks": "Log-prob distance to the expert, KS",
-    "base_logprob_mean": "Log-prob of own completions before training",
-    "expert_base_logprob_mean": "Log-prob of the expert's before training",
-    "base_logprob_w1": "Distance in the base's log-prob",
-    "base_logprob_ks": "Distance in the base's log-prob, KS",
-    "entropy": "Entropy, estimated",
-    "repetition_fraction": "Repeated 3-grams",
-    "distinct_1": "Distinct words",
-    "distinct_2": "Distinct word pairs",
-    "expert_bigram_f1": "Word pairs shared with the expert",
+BETTER = {"higher": "higher is better", "lower": "lower is better", "neither": "neither is better"}
+
+NORMAL_95 = 1.96
+"""Standard errors of a 95 % interval over many prompts."""
+FEWEST_SEEDS = 3
+"""Of an arm, before one that differs is called better: what one seed says, another may take back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the report knows of a metric beside the meaning that the run wrote."""
+
+    label: str
+    unit: str
+    direction: Direction
+
+
+KNOWN = {
+    "prompt_level_strict_acc": Known("Prompts followed, strict", "%", "higher"),
+    "inst_level_strict_acc": Known("Instructions followed, strict", "%", "higher"),
+    "prompt_level_loose_acc": Known("Prompts followed, loose", "%", "higher"),
+    "inst_level_loose_acc": Known("Instructions followed, loose", "%", "higher"),
+    "pairs_accuracy": Known("Pairs ranked right", "%", "higher"),
+    "completion_tokens_w1": Known("Length distance to the expert, W1", "tokens", "lower"),
+    "expert_nll": Known("Surprise at the expert", "nats per token", "lower"),
+    "truncated_fraction": Known("Cut off by the token limit", "%", "lower"),
+    "completion_tokens_mean": Known("Completion length", "tokens", "neither"),
+    "completion_tokens_ks": Known("Length distance to the expert, KS", "of 1", "lower"),
+    "logprob_mean": Known("Log-prob of own completions", "nats per token", "neither"),
+    "expert_logprob_mean": Known(
+        "Log-prob of the expert's completions", "nats per token", "higher"
+    ),
+    "logprob_w1": Known("Log-prob distance to the expert, W1", "nats per token", "lower"),
+    "logprob_ks": Known("Log-prob distance to the expert, KS", "of 1", "lower"),
+    "base_logprob_mean": Known(
+        "Log-prob of own completions before training", "nats per token", "neither"
+    ),
+    "expert_base_logprob_mean": Known(
+        "Log-prob of the expert's before training", "nats per token", "neither"
+    ),
+    "base_logprob_w1": Known("Distance in the base's log-prob, W1", "nats per token", "lower"),
+    "base_logprob_ks": Known("Distance in the base's log-prob, KS", "of 1", "lower"),
+    "entropy": Known("Entropy, estimated", "nats per token", "neither"),
+    "repetition_fraction": Known("Repeated 3-grams", "%", "neither"),
+    "distinct_1": Known("Distinct words", "%", "neither"),
+    "distinct_2": Known("Distinct word pairs", "%", "neither"),
+    "expert_bigram_f1": Known("Word pairs shared with the expert, F1", "of 1", "higher"),
+    "margin_mean": Known("Margin, chosen minus rejected", "", "higher"),
 }
-UNITS = {
-    "completion_tokens_mean": "tokens",
-    "completion_tokens_w1": "tokens",
-    "expert_nll": "nats",
-    "logprob_mean": "nats",
-    "expert_logprob_mean": "nats",
-    "logprob_w1": "nats",
-    "base_logprob_mean": "nats",
-    "expert_base_logprob_mean": "nats",
-    "base_logprob_w1": "nats",
-    "entropy": "nats",
-}
-LOWER_IS_BETTER = (
-    "completion_tokens_w1",
-    "completion_tokens_ks",
-    "expert_nll",
-    "truncated_fraction",
-    "logprob_w1",
-    "logprob_ks",
-    "base_logprob_w1",
-    "base_logprob_ks",
-    "hack_fraction",
-)
-NEITHER_IS_BETTER = (
-    "completion_tokens_mean",
-    "logprob_mean",
-    "base_logprob_mean",
-    "expert_base_logprob_mean",
-    "entropy",
-    "repetition_fraction",
-    "distinct_1",
-    "distinct_2",
-)
-NOT_METRICS = ("n", "step", "expert_completion_tokens_mean")
+"""Label, unit and direction of every metric whose name uniapl gives; a page reads them here alone."""
+
+NOT_METRICS = ("n", "step", "num_missing", "expert_completion_tokens_mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +76,18 @@ class Measured:
 
     value: float
     stderr: float | None = None
+    factor: float = NORMAL_95
+    """Half a 95 % interval, in standard errors."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the 95 % interval."""
+        return None if self.stderr is None else self.value - self.factor * self.stderr
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the 95 % interval."""
+        return None if self.stderr is None else self.value + self.factor * self.stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,43 +97,67 @@ class EvaluationMetric:
     name: str
     label: str
     meaning: str
-    is_fraction: bool
-    """Written as a percentage; differences in points."""
     unit: str
     direction: Direction
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether it is written as a percentage, and its differences in points."""
+        return self.unit == "%"
+
+    @property
+    def better(self) -> str:
+        """The direction in words."""
+        return BETTER[self.direction]
 
     def written(self, value: float | None) -> str:
         """Return a value as text, without its unit."""
         return "–" if value is None else number_text(self._scaled(value), self._digits(value))
 
+    def with_unit(self, value: float) -> str:
+        """Return a value as text with its unit."""
+        return f"{self.written(value)} {self.unit}".rstrip()
+
+    def signed(self, value: float) -> str:
+        """Return a difference as text with its sign, without its unit."""
+        text = self.written(value)
+        return f"+{text}" if value > 0 and _is_nonzero(text) else text
+
     def error(self, measured: Measured | None) -> str:
         """Return `± error`, empty where the error is unknown or the formula gives none (0 % or 100 %)."""
         if measured is None or not measured.stderr:
             return ""
-        digits = self._digits(measured.value)
-        text = number_text(self._scaled(measured.stderr), digits)
-        is_small = not any(character in "123456789" for character in text)
-        return f"± <{text[:-1]}1" if is_small else f"± {text}"
+        text = number_text(self._scaled(measured.stderr), self._digits(measured.value))
+        return f"± {text}" if _is_nonzero(text) else f"± <{text[:-1]}1"
 
-    def difference(self, before: Measured | None, after: Measured | None) -> dict[str, str]:
-        """Return text, error and verdict (`better`, `worse`, empty) of a change."""
-        if before is None or after is None:
+    def interval(self, low: float, high: float, *, is_difference: bool = False) -> str:
+        """Return `low to high`."""
+        write = self.signed if is_difference else self.written
+        return f"{write(low)} to {write(high)}"
+
+    def verdict(self, low: float | None, high: float | None, num_seeds: int = FEWEST_SEEDS) -> str:
+        """Return what the 95 % interval of a difference says.
+
+        Args:
+            low: Its lower end; None if it is unknown.
+            high: Its upper end.
+            num_seeds: How many seeds it is over, where arms are compared: a few say nothing.
+
+        Returns:
+            `better`, `worse` or `cannot tell`; empty where the metric has no better side.
+        """
+        if self.direction == "neither":
+            return ""
+        if low is None or high is None or low <= 0 <= high or num_seeds < FEWEST_SEEDS:
+            return "cannot tell"
+        return "better" if (low > 0) == (self.direction == "higher") else "worse"
+
+    def change(self, found: Measured | None, num_seeds: int = FEWEST_SEEDS) -> dict[str, str]:
+        """Return text, error and verdict of a difference."""
+        if found is None:
             return {"text": "–", "error": "", "verdict": ""}
-        change = after.value - before.value
-        stderr = None
-        if before.stderr is not None and after.stderr is not None:
-            stderr = math.hypot(before.stderr, after.stderr)
-        digits = self._digits(max(abs(before.value), abs(after.value)))
-        text = number_text(self._scaled(change), digits)
-        is_change = any(character in "123456789" for character in text)
-        verdict = ""
-        if is_change and self.direction != "neither":
-            verdict = "better" if (change > 0) == (self.direction == "higher") else "worse"
-        return {
-            "text": f"+{text}" if change > 0 and is_change else text,
-            "error": self.error(Measured(max(abs(before.value), abs(after.value)), stderr)),
-            "verdict": verdict,
-        }
+        verdict = self.verdict(found.low, found.high, num_seeds)
+        return {"text": self.signed(found.value), "error": self.error(found), "verdict": verdict}
 
     def _scaled(self, value: float) -> float:
         return value * 100 if self.is_fraction else value
@@ -134,15 +165,18 @@ class EvaluationMetric:
     def _digits(self, value: float) -> int:
         if self.is_fraction:
             return 1
-        return 3 if abs(value) < 10 and self.unit != "tokens" else 1
+        return 2 if abs(value) < 10 and self.unit != "tokens" else 1
+
+
+def _is_nonzero(text: str) -> bool:
+    return any(character in "123456789" for character in text)
 
 
 def number_text(value: float, digits: int) -> str:
     """Return a number with fixed digits, thousands set apart and a true minus sign."""
     text = f"{value:,.{digits}f}".replace(",", "\u202f")
     if text.startswith("-"):
-        is_zero = not any(character in "123456789" for character in text)
-        text = text[1:] if is_zero else MINUS + text[1:]
+        text = MINUS + text[1:] if _is_nonzero(text) else text[1:]
     return text
 
 
@@ -151,7 +185,8 @@ def evaluation_metrics(
 ) -> list[EvaluationMetric]:
     """Return every metric of the evaluations: the known names first, then the run's own.
 
-    A metric of the run's own is a fraction, and better when higher, if all its values lie in [0, 1].
+    A metric of the run's own is a fraction, and better when higher, if all its values lie in [0, 1] and its
+    meaning does not say that lower is better.
     """
     values: dict[str, list[float]] = {}
     for arm in arms:
@@ -166,28 +201,24 @@ def described_metrics(
     values: Mapping[str, Sequence[float]], definitions: Mapping[str, str]
 ) -> list[EvaluationMetric]:
     """Return the metrics that have values, in the order of `evaluation_metrics`."""
-    ordered = [name for name in LABELS if name in values and name.endswith("_acc")]
-    ordered += [name for name in values if name not in LABELS]
-    ordered += [name for name in LABELS if name in values and not name.endswith("_acc")]
+    ordered = [name for name in KNOWN if name in values and name.endswith("_acc")]
+    ordered += [name for name in values if name not in KNOWN]
+    ordered += [name for name in KNOWN if name in values and not name.endswith("_acc")]
     return [_described(name, values[name], definitions) for name in ordered]
 
 
 def _described(
     name: str, values: Sequence[float], definitions: Mapping[str, str]
 ) -> EvaluationMetric:
-    is_own = name not in LABELS
-    is_fraction = name not in UNITS and all(0 <= value <= 1 for value in values)
+    meaning = definitions.get(name, "")
+    if known := KNOWN.get(name):
+        return EvaluationMetric(name, known.label, meaning, known.unit, known.direction)
+    is_fraction = all(0 <= value <= 1 for value in values)
     direction: Direction = "higher" if is_fraction else "neither"
-    if name in LOWER_IS_BETTER:
+    if BETTER["lower"] in meaning:
         direction = "lower"
-    return EvaluationMetric(
-        name=name,
-        label=name.replace("_", " ").capitalize() if is_own else LABELS[name],
-        meaning=definitions.get(name, ""),
-        is_fraction=is_fraction,
-        unit="%" if is_fraction else UNITS.get(name, ""),
-        direction="neither" if name in NEITHER_IS_BETTER else direction,
-    )
+    label = name.replace("_", " ").capitalize()
+    return EvaluationMetric(name, label, meaning, "%" if is_fraction else "", direction)
 
 
 def metric_values(results: Mapping[str, Any]) -> dict[str, float]:
@@ -204,10 +235,15 @@ def metric_values(results: Mapping[str, Any]) -> dict[str, float]:
 
 def measured(evaluation: Evaluation | None, name: str) -> Measured | None:
     """Return a metric of one evaluation; None if it lacks it."""
-    value = metric_values(evaluation.results).get(name) if evaluation else None
-    if evaluation is None or value is None:
+    return None if evaluation is None else measured_in(evaluation.results, name)
+
+
+def measured_in(results: Mapping[str, Any], name: str) -> Measured | None:
+    """Return a metric of a `results.json`; None if it lacks it."""
+    value = metric_values(results).get(name)
+    if value is None:
         return None
-    stderr = evaluation.results.get(f"{name}_stderr")
+    stderr = results.get(f"{name}_stderr")
     return Measured(value, float(stderr) if isinstance(stderr, int | float) else None)
 
 
@@ -227,26 +263,104 @@ def expert_value(arms: Sequence[Arm], name: str) -> Measured | None:
     return None
 
 
-def arm_value(arm: Arm, name: str, position: int) -> Measured | None:
-    """Return the mean over an arm's runs of the first (0) or last (-1) evaluation.
+def pooled(found: Sequence[Measured]) -> Measured | None:
+    """Return the mean over runs; None of nothing.
 
     The error of one run is its own. Of several it is the spread of their values over √runs, or the
     error of the mean that their own errors imply where that is greater: few seeds can agree by luck.
     """
-    found = [measured(evaluation_at(run, position), name) for run in arm.runs]
-    known = [value for value in found if value is not None]
-    values = [value.value for value in known]
+    values = [value.value for value in found]
     centre = mean(values)
     if centre is None:
         return None
-    if len(known) == 1:
-        return known[0]
+    if len(found) == 1:
+        return found[0]
     spread = math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
-    error = spread / math.sqrt(len(values))
-    own = [value.stderr for value in known if value.stderr is not None]
-    if len(own) == len(known):
-        error = max(error, math.sqrt(sum(e * e for e in own)) / len(own))
-    return Measured(centre, error)
+    error, factor = spread / math.sqrt(len(values)), student_factor(len(values))
+    own = [value.stderr for value in found if value.stderr is not None]
+    if len(own) == len(found):
+        implied = math.sqrt(sum(e * e for e in own)) / len(own)
+        if NORMAL_95 * implied > factor * error:
+            error, factor = implied, NORMAL_95
+    return Measured(centre, error, factor)
+
+
+def arm_value(arm: Arm, name: str, position: int) -> Measured | None:
+    """Return the mean over an arm's runs of the first (0) or last (-1) evaluation."""
+    found = [measured(evaluation_at(run, position), name) for run in arm.runs]
+    return pooled([value for value in found if value is not None])
+
+
+def run_change(run: Run, name: str) -> Measured | None:
+    """Return what changed in a run from its evaluation before training to its last one.
+
+    The error is that of the mean over prompts of the difference on each, where the samples hold an outcome
+    for each prompt; else that of two independent evaluations, which is a little too great.
+    """
+    if len(run.evaluations) < 2 or run.evaluations[0].step != 0:
+        return None
+    first, last = run.evaluations[0], run.evaluations[-1]
+    before, after = measured(first, name), measured(last, name)
+    if before is None or after is None:
+        return None
+    change, error = after.value - before.value, None
+    was, now = outcomes(first, name), outcomes(last, name)
+    shared = [now[key] - was[key] for key in was if key in now]
+    if len(shared) > 1 and len(shared) == len(was) == len(now):
+        centre = sum(shared) / len(shared)
+        variance = sum((value - centre) ** 2 for value in shared) / (len(shared) - 1)
+        error = math.sqrt(variance / len(shared))
+    elif before.stderr is not None and after.stderr is not None:
+        error = math.hypot(before.stderr, after.stderr)
+    return Measured(change, error)
+
+
+def arm_change(arms: Sequence[Arm], arm: Arm, name: str) -> Measured | None:
+    """Return the mean over an arm's runs of what changed since before training.
+
+    Where the arm itself was not evaluated then, another's evaluation of the same model serves.
+    """
+    found = [run_change(run, name) for run in arm.runs]
+    change = pooled([value for value in found if value is not None])
+    if change is not None or not _is_trained(arm):
+        return change
+    base, after = base_value(arms, name), arm_value(arm, name, -1)
+    if base is None or after is None:
+        return None
+    error = None
+    if base.stderr is not None and after.stderr is not None:
+        error = math.hypot(base.stderr, after.stderr)
+    return Measured(after.value - base.value, error, after.factor)
+
+
+def _is_trained(arm: Arm) -> bool:
+    return any(run.evaluations and run.evaluations[-1].step > 0 for run in arm.runs)
+
+
+OF_SAMPLES = {
+    "prompt_level_strict_acc": "follow_all_strict",
+    "prompt_level_loose_acc": "follow_all_loose",
+    "completion_tokens_mean": "completion_tokens",
+    "logprob_mean": "logprob_mean",
+    "expert_logprob_mean": "expert_logprob_mean",
+    "base_logprob_mean": "base_logprob_mean",
+    "repetition_fraction": "repetition_fraction",
+    "expert_bigram_f1": "expert_bigram_f1",
+}
+"""Metric → the column of `samples.jsonl` of which it is the mean over prompts."""
+
+
+def outcomes(evaluation: Evaluation, name: str) -> dict[str, float]:
+    """Return prompt → its outcome on a metric that is a mean over prompts; empty for any other."""
+    found: dict[str, float] = {}
+    for row in evaluation.samples:
+        own = row.get("metrics")
+        value = own.get(name) if isinstance(own, Mapping) else None
+        if value is None and name in OF_SAMPLES:
+            value = row.get(OF_SAMPLES[name])
+        if isinstance(value, int | float):
+            found[f"{row.get('key')}\n{row['prompt']}"] = float(value)
+    return found
 
 
 def base_value(arms: Sequence[Arm], name: str) -> Measured | None:
@@ -275,39 +389,3 @@ def headline_metric(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) ->
     if wanted in names:
         return wanted
     return names[0] if names else None
-
-
-def evaluation_curves(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict[str, Any]:
-    """Return every metric over the steps of the evaluations; empty if none was repeated in between."""
-    if max(len(run.evaluations) for arm in arms for run in arm.runs) < 3:
-        return {}
-    curves: dict[str, Any] = {}
-    for metric in metrics:
-        series = []
-        for index, arm in enumerate(arms):
-            by_step: dict[int, list[float]] = {}
-            for run in arm.runs:
-                for evaluation in run.evaluations:
-                    if (value := measured(evaluation, metric.name)) is not None:
-                        by_step.setdefault(evaluation.step, []).append(value.value)
-            if not by_step:
-                continue
-            steps = sorted(by_step)
-            series.append(
-                {
-                    "arm": index,
-                    "x": steps,
-                    "y": [mean(by_step[step]) for step in steps],
-                    "low": [min(by_step[step]) for step in steps],
-                    "high": [max(by_step[step]) for step in steps],
-                }
-            )
-        expert = expert_value(arms, metric.name)
-        curves[metric.name] = {
-            "title": metric.label,
-            "definition": metric.meaning,
-            "percent": metric.is_fraction,
-            "series": series,
-            "line": None if expert is None else {"value": expert.value, "label": "expert"},
-        }
-    return curves

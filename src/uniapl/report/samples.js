@@ -111,7 +111,7 @@
   }
 
   function pane(title, value, className, facts) {
-    const head = make("h4", "", title);
+    const head = make("h3", "", title);
     const small = facts.filter(Boolean).join(" · ");
     if (small) head.append(make("small", "", small));
     return make("div", "pane " + className, head, marked(value));
@@ -166,7 +166,7 @@
     if (row.expert !== null) {
       panes.append(pane("Expert", text(row.expert), "expert", [expertTokens !== undefined ? `${expertTokens} tokens` : words(text(row.expert)), nats(expertLogprob)]));
     }
-    detail.replaceChildren(head, make("div", "prompt", make("h4", "", "Prompt"), marked(text(row.prompt))));
+    detail.replaceChildren(head, make("div", "prompt", make("h3", "", "Prompt"), marked(text(row.prompt))));
     if (row.checks.length) detail.append(checkList(row.checks));
     const chips = Object.entries(facts).map(([name, value]) => make("span", "", `${name} `, make("b", "", number(value))));
     if (chips.length) detail.append(make("div", "chips", ...chips));
@@ -180,7 +180,7 @@
         fold.append(make("summary", "", sign, " ", label(set)), marked(text(other.policy)), checkList(other.checks));
         return fold;
       });
-      detail.append(make("h4", "elsewhere", "The same prompt elsewhere"), ...folded);
+      detail.append(make("h3", "elsewhere", "The same prompt elsewhere"), ...folded);
     }
   }
 
@@ -198,10 +198,11 @@
     if (event.target.closest?.("input, select, textarea")) return;
     if (event.key === "/") {
       event.preventDefault();
+      byId("samples").open = true;
       start();
       filter.focus();
       byId("samples").scrollIntoView({ block: "start" });
-    } else if (event.key === "j" || event.key === "k") {
+    } else if ((event.key === "j" || event.key === "k") && byId("samples").open) {
       start();
       select(at + (event.key === "j" ? 1 : -1), true);
     }

@@ -12,7 +12,9 @@ from uniapl.report.arms import Arm
 from uniapl.report.reading import Evaluation, Row, Run
 
 MAX_PER_SET = 300
-MAX_IN_ALL = 3000
+MAX_IN_ALL = 24_000
+MAX_CHARACTERS_IN_ALL = 24_000_000
+"""Of long texts a page holds fewer: it must open in seconds."""
 MAX_CHARACTERS = 6000
 """A longer text is cut, and says so."""
 
@@ -39,7 +41,9 @@ class _Texts:
 def sample_sets(arms: Sequence[Arm]) -> dict[str, Any]:
     """Return `texts` and `sets`; each set says how many rows it shows of how many there are."""
     sources = list(_sources(arms))
-    cap = max(1, min(MAX_PER_SET, MAX_IN_ALL // max(1, len(sources))))
+    each = max(1, len(sources))
+    cap = min(MAX_PER_SET, MAX_IN_ALL // each, MAX_CHARACTERS_IN_ALL // (each * _length(sources)))
+    cap = max(1, cap)
     texts = _Texts()
     sets = [_sample_set(source, cap, texts) for source in sources]
     return {"texts": texts.texts, "sets": sets}
@@ -63,6 +67,18 @@ def _sources(arms: Sequence[Arm]) -> Iterator[_Source]:
                 yield _Source(index, run, name, evaluation)
             if run.rollouts:
                 yield _Source(index, run, name, None)
+
+
+def _length(sources: Sequence[_Source]) -> int:
+    """Return about how many characters a row has, judged by a few of each source."""
+    names = ("prompt", "response", "completion", "expert_completion")
+    rows = [
+        row
+        for source in sources
+        for row in (source.evaluation.samples if source.evaluation else source.run.rollouts)[:8]
+    ]
+    texts = [text for row in rows for name in names if isinstance(text := row.get(name), str)]
+    return max(1, sum(min(MAX_CHARACTERS, len(text)) for text in texts) // max(1, len(rows)))
 
 
 def _sample_set(source: _Source, cap: int, texts: _Texts) -> dict[str, Any]:

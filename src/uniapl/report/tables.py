@@ -1,6 +1,5 @@
 """Texts and tables of the page: what was trained, what came of it, where it came from."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,31 +9,22 @@ from uniapl.report.reading import Run, setting
 from uniapl.report.results import (
     EvaluationMetric,
     Measured,
+    arm_change,
     arm_value,
     base_value,
+    described_metrics,
     expert_value,
     measured,
+    measured_in,
+    metric_values,
+    run_change,
 )
-
-MAX_COLUMNS = 6
-"""Evaluations in the table of one run; the curves show the others."""
-
-MAX_POINT_CHARTS = 6
 
 
 def facts(arms: Sequence[Arm]) -> dict[str, Any]:
-    """Return the headline: title and what was trained, on what, for how long."""
+    """Return what was trained, on what, for how long."""
     runs = [run for arm in arms for run in arm.runs]
-    if len(runs) == 1:
-        title = f"{runs[0].method} on {_names(runs, 'model.path')}"
-    elif len(arms) == 1:
-        title = f"{arms[0].name} on {_names(runs, 'model.path')}, {len(runs)} seeds"
-    else:
-        counted = f"{len(arms)} arms" + (f", {len(runs)} runs" if len(runs) > len(arms) else "")
-        title = f"{counted} on {_names(runs, 'model.path')}"
     items = [
-        ("Method" if len(arms) == 1 else "Arms", ", ".join(arm.name for arm in arms)),
-        ("Model", _names(runs, "model.path")),
         ("Demonstrations", _names(runs, "data.demonstrations")),
         ("Preference prompts", _names(runs, "data.prompts")),
         ("Steps", _range([run.steps[-1] for run in runs])),
@@ -44,7 +34,6 @@ def facts(arms: Sequence[Arm]) -> dict[str, Any]:
     ]
     created = sorted(str(run.environment.get("created") or "") for run in runs)[-1]
     return {
-        "title": title,
         "items": [(name, text) for name, text in items if text],
         "created": created[:16].replace("T", " "),
     }
@@ -110,62 +99,6 @@ def notices(arms: Sequence[Arm]) -> list[str]:
     return lines
 
 
-def tiles(
-    arms: Sequence[Arm], metrics: Sequence[EvaluationMetric], headline: str | None
-) -> list[dict[str, Any]]:
-    """Return up to four figures of one arm, the headline metric first; empty for several arms."""
-    if len(arms) != 1 or headline is None:
-        return []
-    own = [m.name for m in metrics if m.is_fraction and not m.name.endswith("_acc")]
-    wanted = [headline, *own[:2], "completion_tokens_w1", "expert_nll", "inst_level_strict_acc"]
-    by_name = {metric.name: metric for metric in metrics}
-    found: list[dict[str, Any]] = []
-    for name in dict.fromkeys(wanted):
-        metric, after = by_name.get(name), arm_value(arms[0], name, -1)
-        if metric is None or after is None or len(found) == 4:
-            continue
-        before, expert = base_value(arms, name), expert_value(arms, name)
-        if expert is None and name == "completion_tokens_w1":
-            expert = Measured(0.0)
-        found.append(
-            {
-                "label": metric.label,
-                "meaning": metric.meaning,
-                "value": metric.written(after.value),
-                "unit": metric.unit,
-                "error": metric.error(after),
-                "before": metric.written(before.value) if before else None,
-                "expert": metric.written(expert.value) if expert else None,
-                "difference": metric.difference(before, after),
-                "gauge": _gauge(metric, before, after, expert),
-            }
-        )
-    return found
-
-
-def _gauge(
-    metric: EvaluationMetric,
-    before: Measured | None,
-    after: Measured,
-    expert: Measured | None,
-) -> dict[str, float] | None:
-    """Return positions on a bar, in percent of its width; None without a value before."""
-    if before is None:
-        return None
-    values = [v.value for v in (before, after, expert) if v is not None]
-    top = 1.0 if metric.is_fraction else max(values) * 1.08 or 1.0
-    place = {
-        "before": 100 * before.value / top,
-        "after": 100 * after.value / top,
-        "start": 100 * min(before.value, after.value) / top,
-        "width": 100 * abs(after.value - before.value) / top,
-    }
-    if expert is not None:
-        place["expert"] = 100 * expert.value / top
-    is_sane = all(0 <= value <= 100 for value in place.values())
-    return {name: round(value, 2) for name, value in place.items()} if is_sane else None
-
-
 def results_table(
     arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]
 ) -> dict[str, Any] | None:
@@ -180,30 +113,26 @@ def results_table(
 
 def _one_run(run: Run, arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict[str, Any]:
     evaluations = list(run.evaluations)
-    if len(evaluations) > MAX_COLUMNS:
-        stride = (len(evaluations) - 1) / (MAX_COLUMNS - 1)
-        evaluations = [evaluations[round(k * stride)] for k in range(MAX_COLUMNS)]
-    rows: list[dict[str, Any]] = []
-    for metric in metrics:
-        found = [measured(evaluation, metric.name) for evaluation in evaluations]
-        expert = expert_value(arms, metric.name)
-        change = metric.difference(found[0], found[-1]) if len(found) > 1 else None
-        rows.append(
-            {
-                "metric": metric,
-                "cells": [_cell(metric, value) for value in found],
-                "change": change,
-                "expert": _cell(metric, expert),
-            }
-        )
+    if len(evaluations) > 2:
+        evaluations = [evaluations[0], evaluations[-1]]
     return {
         "kind": "run",
         "columns": [
-            "before training" if evaluation.step == 0 else f"step {evaluation.step}"
+            "before" if evaluation.step == 0 else f"step {evaluation.step}"
             for evaluation in evaluations
         ],
         "has_change": len(evaluations) > 1,
-        "rows": rows,
+        "rows": [
+            {
+                "metric": metric,
+                "cells": [
+                    _cell(metric, measured(evaluation, metric.name)) for evaluation in evaluations
+                ],
+                "change": metric.change(run_change(run, metric.name)),
+                "expert": _cell(metric, expert_value(arms, metric.name)),
+            }
+            for metric in metrics
+        ],
         "n": run.evaluations[-1].results.get("n"),
         "left_out": len(run.evaluations) - len(evaluations),
     }
@@ -214,11 +143,10 @@ def _many_runs(arms: Sequence[Arm], metrics: Sequence[EvaluationMetric]) -> dict
     rows: list[dict[str, Any]] = []
     for index, arm in enumerate(arms):
         cells: list[dict[str, Any]] = []
-        for metric, base in zip(metrics, bases, strict=True):
-            value = arm_value(arm, metric.name, -1)
-            # One evaluation of the base model may serve all arms.
-            base = base_value([arm], metric.name) or base
-            cells.append(_cell(metric, value) | {"change": metric.difference(base, value)})
+        for metric in metrics:
+            value, change = arm_value(arm, metric.name, -1), arm_change(arms, arm, metric.name)
+            told = metric.change(change, len(arm.runs))
+            cells.append(_cell(metric, value) | {"change": told})
         rows.append({"arm": index, "name": arm.name, "runs": len(arm.runs), "cells": cells})
     experts = [expert_value(arms, metric.name) for metric in metrics]
     numbers = {
@@ -245,37 +173,32 @@ def _cell(metric: EvaluationMetric, value: Measured | None) -> dict[str, Any]:
     }
 
 
-def comparison_points(
-    arms: Sequence[Arm],
-    metrics: Sequence[EvaluationMetric],
-    bases: Mapping[str, Measured | None],
-) -> list[dict[str, Any]]:
-    """Return one chart per metric with a point and its error for every arm."""
-    loose = ("prompt_level_loose_acc", "inst_level_loose_acc", "completion_tokens_mean")
-    wanted = [metric for metric in metrics if metric.name not in loose]
-    charts: list[dict[str, Any]] = []
-    for metric in wanted[:MAX_POINT_CHARTS]:
-        base, expert = bases[metric.name], expert_value(arms, metric.name)
-        charts.append(
-            {
-                "title": metric.label,
-                "definition": metric.meaning,
-                "percent": metric.is_fraction,
-                "unit": metric.unit,
-                "base": base.value if base else None,
-                "expert": expert.value if expert else None,
-                "points": [
-                    {"arm": index, "value": value.value, "error": _finite(value.stderr)}
-                    for index, arm in enumerate(arms)
-                    if (value := arm_value(arm, metric.name, -1)) is not None
-                ],
-            }
-        )
-    return charts
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def benchmarks(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Return what `uniapl evaluate RUN` found: an entry for each run and benchmark, its rows by metric."""
+    runs = [run for arm in arms for run in arm.runs]
+    definitions = {name: text for run in runs for name, text in run.definitions.items()}
+    found: list[dict[str, Any]] = []
+    for index, arm in enumerate(arms):
+        for run in arm.runs:
+            for name, results in run.benchmarks.items():
+                values = {metric: [value] for metric, value in metric_values(results).items()}
+                metrics = described_metrics(values, definitions)
+                rows = [
+                    {"metric": metric, **_cell(metric, measured_in(results, metric.name))}
+                    for metric in metrics
+                ]
+                where = run.folder.resolve().name if len(runs) > 1 else ""
+                found.append(
+                    {
+                        "arm": index,
+                        "name": name,
+                        "run": where,
+                        "n": results.get("n"),
+                        "missing": results.get("num_missing"),
+                        "rows": rows,
+                    }
+                )
+    return found
 
 
 def provenance(arms: Sequence[Arm]) -> list[dict[str, Any]]:

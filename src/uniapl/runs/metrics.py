@@ -62,7 +62,7 @@ DEFINITIONS: dict[str, str] = {
     "discriminator/pairs_accuracy": "Share of the step's pairs of data.pairs ranked right, ties half, before it "
     "learned from them in this step; from the second pass over the data on, it has seen them.",
     "discriminator/group_std": "Spread of d inside groups: without it there is nothing to learn from.",
-    "discriminator/length_correlation": "Correlation of d with length inside groups; beyond ±0.3 it judges length.",
+    "discriminator/length_correlation": "Correlation of d with length inside groups; beyond ±0.6 it judges length.",
     "discriminator/reward_correlation": "Correlation of d with the reward inside groups.",
     "discriminator/demonstration_logit": "Mean d of rollouts on demonstration prompts.",
     "discriminator/preference_logit": "Mean d of rollouts on preference prompts; far below hints at reward hacking.",

@@ -19,6 +19,7 @@ from uniapl.config.schema import Config
 from uniapl.data.chat import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
 from uniapl.files import replace_file
+from uniapl.health import HealthWatch
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
 from uniapl.rollout import TransformersGenerator
@@ -31,8 +32,8 @@ from uniapl.runs.checkpoint import (
     write_model_folder,
 )
 from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
-from uniapl.runs.health import HealthWatch, InstructionWatch
 from uniapl.runs.heap import tuned_heap
+from uniapl.runs.instruction_watch import InstructionWatch
 from uniapl.runs.metrics import MetricsFile, definitions, peak_gib
 from uniapl.runs.model_card import model_card
 from uniapl.runs.progress import RunProgress, results_table
@@ -141,7 +142,7 @@ class _Run:
             self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
             self.best = folder.state["best"]
-            self.health = HealthWatch(**folder.state.get("health", {}))
+            self.health = HealthWatch(**folder.state.get("health_watch", {}))
             self.instructions = InstructionWatch(**folder.state.get("instructions", {}))
         meanings = definitions(r.name for r in rewards)
         evaluated = self.data.evaluation.definitions() if self.data.evaluation else {}
@@ -217,7 +218,7 @@ class _Run:
         self.metrics.sync()
         state = self.trainer.state_dict() | {
             "best": self.best,
-            "health": asdict(self.health),
+            "health_watch": asdict(self.health),
             "instructions": asdict(self.instructions),
         }
         save_checkpoint(
