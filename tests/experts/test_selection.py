@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from uniapl.experts import Answer, is_settled, judge, select, without_thoughts
+from uniapl.experts import Answer, is_settled, judge, select
 
 COLUMNS: dict[str, Any] = {
     "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
@@ -20,19 +20,12 @@ def judged(*contents: str):
     return [judge(answer(content), COLUMNS) for content in contents]
 
 
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("red", "red"),
-        ("<think>\nblue?\n</think>\n\nred", "red"),
-        ("blue?\n</think>\nred ", "red"),  # the template itself opened the block
-        (" <think>cut off", ""),
-        ("an unopened <think>", "an unopened <think>"),
-        ("", ""),
-    ],
-)
-def test_thinking_is_no_part_of_the_answer(completion: str, expected: str):
-    assert without_thoughts(completion) == expected
+def test_a_template_that_opens_the_thought_is_told_apart_from_an_answer_that_mentions_its_end():
+    mention = "Close the plan with </think> and answer"
+    assert judge(answer(mention), {}).completion == mention
+    opened = judge(answer("a, b\n</think>\n\none two three"), COLUMNS, begins_thinking=True)
+    assert (opened.completion, opened.share) == ("one two three", 1.0)
+    assert judge(answer("one two three"), COLUMNS, begins_thinking=True).flaw == "blank"
 
 
 @pytest.mark.parametrize(

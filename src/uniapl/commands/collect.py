@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from uniapl.evaluation.answering import AnsweringModel
     from uniapl.experts import Asked, Expert, Tally
 
-_OF_ENDPOINTS = ("model", "top_p", "requests_per_minute", "timeout", "retries")
+_OF_ENDPOINTS = (
+    "model",
+    "top_p",
+    "requests_per_minute",
+    "timeout",
+    "retries",
+    "begins_thinking",
+)
 """Options without effect on a local model."""
 
 _LOCAL_ROWS = 64
@@ -74,6 +81,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         help="of its 3-grams that a kept answer may have had before; default: 1, any; 0.1 is strict",
+    )
+    add(
+        "--begins-thinking",
+        action="store_const",
+        const=True,
+        help="the endpoint's template writes <think> itself: an answer begins inside a thought",
     )
     add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
     add("--limit", metavar="N", type=int, help="only the first prompts")
@@ -139,6 +152,7 @@ def run(options: argparse.Namespace) -> None:
             min_pass=options.min_pass,
             revises=options.revise,
             max_repetition=options.max_repetition,
+            begins_thinking=bool(options.begins_thinking),
             # one bad minute fails everything that is in flight
             max_failures_in_a_row=max(20, 2 * (options.concurrency or 0)),
         )
@@ -172,6 +186,7 @@ def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
         "min_pass": options.min_pass,
         "revise": options.revise,
         "max_repetition": options.max_repetition,
+        "begins_thinking": bool(options.begins_thinking),
     }
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from uniapl.data.chat import Chat
 from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.evaluation.benchmark import Decoding, check_prompts
 from uniapl.evaluation.evaluate import Check, EvaluationSet, evaluate
-from uniapl.experts import without_thoughts
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.rollout import TransformersGenerator
 from uniapl.types import InputError, Message, Prompt, Rollout
@@ -144,24 +143,20 @@ def answer_benchmark(
 
 
 class AnswerGenerator:
-    """A `Generator` whose completions are answers: what a model thinks before them is left out.
-
-    A completion that is cut off while the model thinks is a blank answer. After every few prompts a line
-    on stderr says how far it is.
-    """
+    """A `Generator` that says how far it is: a line on stderr after every few prompts."""
 
     def __init__(self, generator: "Generator", prompts_per_line: int) -> None:
         self._generator = generator
         self._prompts_per_line = prompts_per_line
 
     def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
-        """Return rollouts as the inner generator's, but for their text."""
+        """Return the inner generator's rollouts."""
         rollouts: list[Rollout] = []
         for start in range(0, len(prompts), self._prompts_per_line):
             part = prompts[start : start + self._prompts_per_line]
             rollouts += self._generator.sample(part, group_size)
             sys.stderr.write(f"{start + len(part)} of {len(prompts)} prompts answered\n")
-        return [replace(r, completion=without_thoughts(r.completion)) for r in rollouts]
+        return rollouts
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner generator's."""

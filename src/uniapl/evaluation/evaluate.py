@@ -15,6 +15,7 @@ from typing import Any
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
+    answer_of,
     diversity,
     match_results,
     match_rows,
@@ -22,6 +23,7 @@ from uniapl.evaluation.expert_match import (
 from uniapl.experts import repetition_fraction, words
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
+from uniapl.thoughts import without_thoughts
 from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError
 
 INSTRUCTION_DEFINITIONS = {
@@ -118,20 +120,20 @@ def evaluate(
         TrainingError: A metric failed, or the policy gives a completion no finite log-prob.
     """
     rollouts = generator.sample(data.prompts, 1)
-    verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
+    verdicts = [data.check(r.prompt, r.answer) for r in rollouts]
     values = score(rollouts, data.metrics, column_names(data.prompts))
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= _mean_by_name([v.breakdown for v in values])
     results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
     match = match_rows(rollouts, data.experts, policy_logprobs, base_logprobs)
-    results |= match_results(match, [r.completion for r in rollouts])
+    results |= match_results(match, [r.answer for r in rollouts])
     if not all(math.isfinite(results.get(name, 0.0)) for name in ("expert_nll", "entropy")):
         raise TrainingError(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data)
+        results["expert"] = expert_results(data, rollouts)
     results["settings"] = dict(settings)
     rows = [
         _row(r, v, e, m.breakdown, near)
@@ -147,12 +149,13 @@ def evaluate_responses(
 
     Args:
         data: Prompts and check; experts and metrics play no part.
-        responses: One per prompt.
+        responses: One per prompt; thoughts that `<think>` opens are no part of the answer.
         settings: Recorded with the results.
 
     Returns:
         As `evaluate`, without what only a policy's own rollouts can tell.
     """
+    responses = [None if r is None else without_thoughts(r) for r in responses]
     verdicts = [data.check(p, r) for p, r in zip(data.prompts, responses, strict=True)]
     results = {"n": len(responses), **_instruction_results([v for v in verdicts if v])}
     results["settings"] = dict(settings)
@@ -163,11 +166,16 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(data: EvaluationSet) -> dict[str, Any]:
-    """Measure the expert's own completions as if a policy had written them."""
+def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, Any]:
+    """Measure the expert's own answers as if a policy had written them.
+
+    Args:
+        data: Prompts, experts, metrics.
+        policy: The policy's rollouts of the same prompts: they know which prompts open a thought.
+    """
     rollouts = [
-        Rollout(e.prompt, e.completion, e.token_ids, (), "stop")
-        for e in data.experts
+        Rollout(e.prompt, answer_of(e, r), e.token_ids, (), "stop")
+        for e, r in zip(data.experts, policy, strict=True)
         if e is not None
     ]
     verdicts = [v for r in rollouts if (v := data.check(r.prompt, r.completion))]
@@ -233,7 +241,8 @@ def _row(
     match: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        **_identity(rollout.prompt, rollout.completion),
+        **_identity(rollout.prompt, rollout.answer),
+        **({"thoughts": rollout.thoughts} if rollout.thoughts else {}),
         "finish_reason": rollout.finish_reason,
         "expert_completion": expert.completion if expert else None,
         **match,

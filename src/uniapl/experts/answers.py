@@ -82,14 +82,3 @@ def make_request(settings: Mapping[str, Any], messages: Sequence[Message], sampl
     identity = {"settings": settings, "messages": [dict(turn) for turn in turns], "sample": sample}
     text = json.dumps(identity, sort_keys=True)
     return Request(turns, hashlib.sha256(text.encode()).hexdigest())
-
-
-def without_thoughts(completion: str) -> str:
-    """Return what follows `</think>`; all of a completion that does not think.
-
-    A completion that is cut off while the expert thinks is blank.
-    """
-    _, mark, rest = completion.partition("</think>")
-    if mark:
-        return rest.strip()
-    return "" if completion.lstrip().startswith("<think>") else completion

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uniapl.experts.answers import Answer, without_thoughts
+from uniapl.experts.answers import Answer
 from uniapl.experts.repetition import repetition_fraction, words
 from uniapl.instructions import Verdict, revise, verify
+from uniapl.thoughts import without_thoughts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def judge(
     revises: bool = False,
     prompt: str = "",
     max_repetition: float = 1.0,
+    begins_thinking: bool = False,
 ) -> Judged:
     """Check an answer against its prompt's columns `instruction_id_list` and `kwargs`, if it has them.
 
@@ -53,8 +55,9 @@ def judge(
         revises: An answer that fails, or was cut off, is replaced by its revision if there is one.
         prompt: Its text, for the revision.
         max_repetition: Share of repeated 3-grams, of the revision if there is one, above which it is flawed.
+        begins_thinking: Whether the expert's prompt opens a thought, as `Collection` has it.
     """
-    completion = without_thoughts(answer.content).strip()
+    completion = without_thoughts(answer.content, begins_thinking=begins_thinking).strip()
     flaw = _flaw(answer, completion)
     verdict = None
     if ids := columns.get("instruction_id_list"):

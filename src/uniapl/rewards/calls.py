@@ -33,6 +33,8 @@ class NamedReward:
     """Of one call with all rollouts of a batch."""
     kind: Literal["reward", "metric"] = "reward"
     """What messages call it: evaluation runs its metrics as rewards without a total."""
+    reads_thoughts: bool = False
+    """Whether it receives whole completions, or answers without what the policy thought before them."""
 
     @property
     def label(self) -> str:

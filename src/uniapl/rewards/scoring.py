@@ -18,7 +18,8 @@ def score(
 ) -> list[Reward]:
     """Return what each rollout earned, in order.
 
-    Every function is called once with all rollouts (twice where conversational and plain prompts are
+    What a policy thinks before it answers is no part of the completions that a function receives, unless it
+    reads thoughts. Every function is called once with all rollouts (twice where conversational and plain prompts are
     mixed). Besides TRL's `prompts`, `completions` and `completion_ids`, and the columns of the data with
     None where a row lacks one, functions can take `finish_reasons`. Asynchronous functions run at the same
     time, and while the others run one after the other.
@@ -57,8 +58,11 @@ def _score_alike(
     rollouts: Sequence[Rollout], rewards: Sequence[NamedReward], columns: Sequence[str]
 ) -> dict[str, list[float | None]]:
     """Return the values by reward name, for rollouts that are all conversational or all not."""
-    available = _arguments(rollouts, columns)
-    arguments = {reward.name: select_arguments(reward, available) for reward in rewards}
+    available = {whole: _arguments(rollouts, columns, whole) for whole in (False, True)}
+    arguments = {
+        reward.name: select_arguments(reward, available[reward.reads_thoughts])
+        for reward in rewards
+    }
     running = {
         reward.name: Call(reward, arguments[reward.name]) for reward in rewards if reward.is_async
     }
@@ -73,9 +77,8 @@ def _score_alike(
             except TrainingError:
                 raise
             except (Exception, SystemExit) as error:
-                raise _failure(
-                    reward, select_arguments(reward, available), prompt_ids, error
-                ) from error
+                given = select_arguments(reward, available[reward.reads_thoughts])
+                raise _failure(reward, given, prompt_ids, error) from error
             values[reward.name] = checked_values(reward, result, prompt_ids)
     finally:
         for call in running.values():
@@ -83,8 +86,17 @@ def _score_alike(
     return {reward.name: values[reward.name] for reward in rewards}
 
 
-def _arguments(rollouts: Sequence[Rollout], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Return everything a reward function can take, one value per rollout."""
+def _arguments(
+    rollouts: Sequence[Rollout], columns: Sequence[str], whole: bool
+) -> dict[str, list[Any]]:
+    """Return everything a reward function can take, one value per rollout.
+
+    Args:
+        rollouts: All conversational, or none.
+        columns: As in `score`.
+        whole: Whether completions hold what the policy thought.
+    """
+    texts = [rollout.completion if whole else rollout.answer for rollout in rollouts]
     names = dict.fromkeys([*columns, *(name for one in rollouts for name in one.prompt.columns)])
     arguments: dict[str, list[Any]] = {
         name: [rollout.prompt.columns.get(name) for rollout in rollouts]
@@ -98,10 +110,8 @@ def _arguments(rollouts: Sequence[Rollout], columns: Sequence[str]) -> dict[str,
         for rollout in rollouts
     ]
     arguments["completions"] = [
-        [{"role": "assistant", "content": rollout.completion}]
-        if rollout.prompt.is_conversational
-        else rollout.completion
-        for rollout in rollouts
+        [{"role": "assistant", "content": text}] if rollout.prompt.is_conversational else text
+        for rollout, text in zip(rollouts, texts, strict=True)
     ]
     arguments["completion_ids"] = [list(rollout.token_ids) for rollout in rollouts]
     arguments["finish_reasons"] = [rollout.finish_reason for rollout in rollouts]

@@ -21,7 +21,7 @@ def logged_rows(
         group = index // size
         columns = rollout.prompt.columns
         ids, kwargs = columns.get("instruction_id_list"), columns.get("kwargs")
-        followed = strict(ids, kwargs, rollout.completion) if ids and kwargs else ()
+        followed = strict(ids, kwargs, rollout.answer) if ids and kwargs else ()
         advantage = tokens.reward_advantages[starts[index]].item() if tokens else None
         logit = verdicts.rollout_logits.flatten()[index].item() if verdicts else None
         rows.append(

@@ -15,7 +15,7 @@ import torch
 from torch.utils import deterministic
 
 from uniapl.config.schema import Config
-from uniapl.data.chat import preview as preview_text
+from uniapl.data.preview import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
