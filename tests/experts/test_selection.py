@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from uniapl.experts import Answer, is_settled, judge, select
+from uniapl.experts import Answer, is_settled, judge, repetition_fraction, select, words
 
 COLUMNS: dict[str, Any] = {
     "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
@@ -49,6 +49,21 @@ def test_an_answer_is_checked_without_thoughts_and_flaws(
 ):
     one = judge(answer(content, finish_reason), COLUMNS)
     assert (one.completion, one.flaw, one.share) == (completion, flaw, share)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("我喜欢学习我喜欢学习" * 40, 0.9, 1.0),
+        ("ฉันชอบเรียนหนังสือ" * 40, 0.9, 1.0),
+        ("वह घर जाता है " * 40, 0.9, 1.0),
+        ("今天天气很好，我们一家人去公园散步。孩子们在草地上奔跑，笑声传得很远！", 0.0, 0.0),
+        ("人工智能很好，人工智能很强，人工智能很新。", 0.0, 0.1),
+        ("red and blue and red and blue", 0.2, 0.2),
+    ],
+)
+def test_repetition_in_any_script(text: str, low: float, high: float):
+    assert low - 1e-9 <= repetition_fraction(words(text)) <= high + 1e-9
 
 
 def test_without_instructions_every_whole_answer_is_as_good():

@@ -10,6 +10,7 @@ from typing import Any
 
 from uniapl.data.sources import Problems, Row, read_rows
 from uniapl.types import InputError, Prompt
+from uniapl.words import num_written_words
 
 _PROMPT_COLUMNS = ("prompt", "instruction", "question", "text")
 _CONTEXT_COLUMNS = ("context", "input")
@@ -54,7 +55,7 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
                 seeds.dropped["blank"] += 1
             elif context and not joins_context:
                 seeds.dropped["needs a context"] += 1
-            elif len(text.split()) > max_words:
+            elif num_written_words(text) > max_words:
                 seeds.dropped[f"longer than {max_words} words"] += 1
             else:
                 seeds.prompts.append(_seed(row, values, text))

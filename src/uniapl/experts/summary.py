@@ -9,6 +9,7 @@ from typing import Any
 from uniapl.experts.selection import Judged
 from uniapl.instructions import Verdict, aggregate
 from uniapl.thoughts import CLOSING
+from uniapl.words import num_written_words
 
 _NOT_FOLLOWED = "instructions not followed"
 
@@ -62,7 +63,7 @@ class Tally:
         self.num_answers += len(judged)
         self.num_demonstrations += len(kept)
         self.num_closed_thoughts += sum(CLOSING in completion for completion in kept)
-        self._words += [len(completion.split()) for completion in kept]
+        self._words += [num_written_words(completion) for completion in kept]
         for one in judged:
             self._finish_reasons[one.answer.finish_reason] += 1
             self._sources[one.answer.source] += 1

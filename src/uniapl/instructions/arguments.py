@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from uniapl.types import InputError
+from uniapl.words import composed
 
 RELATIONS = ("at least", "less than")
 
@@ -70,7 +71,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _letter(value: Any) -> str:
-    letter = _text(value).strip()
+    letter = composed(_text(value).strip())
     if len(letter) != 1:
         raise ValueError
     return letter
