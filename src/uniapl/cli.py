@@ -392,12 +392,19 @@ def _evaluate_pairs(options: argparse.Namespace) -> None:
 
 
 def _prompts(options: argparse.Namespace) -> None:
-    from uniapl.data.seeds import read_seeds, read_texts, write_rows
+    from uniapl.data.seeds import read_seeds, read_texts
+    from uniapl.files import check_outputs, write_rows
     from uniapl.instructions.contamination import Overlaps
     from uniapl.instructions.making import Made, Recipe, back_translate, make_files
 
     if options.from_completions and options.held_out is not None:
         raise InputError("--held-out has no effect on demonstrations")
+    outputs = {"--output": options.output, "--held-out": options.held_out}
+    inputs = {f"--exclude {file}": file for file in options.exclude}
+    check_outputs(
+        {name: file for name, file in outputs.items() if file is not None},
+        {"the seeds": options.seeds, **inputs},
+    )
     seeds = read_seeds(options.seeds, joins_context=options.from_completions)
     excluded = Overlaps(text for file in options.exclude for text in read_texts(file))
     counts = (options.min_instructions, options.max_instructions)

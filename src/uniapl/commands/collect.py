@@ -132,9 +132,9 @@ def run(options: argparse.Namespace) -> None:
         TrainingError: Answers are missing, or none was kept. What there is has been written.
     """
     from uniapl.data.readers import load_prompts
-    from uniapl.data.seeds import write_rows
     from uniapl.experts import AnswerCache, Collection, Tally
     from uniapl.experts.summary import summary_lines
+    from uniapl.files import write_rows
 
     _check(options)
     loaded = load_prompts(options.prompts, None, validate_row=_check_row, limit=options.limit)
@@ -168,10 +168,29 @@ def run(options: argparse.Namespace) -> None:
         "num_repeated_prompts": len(loaded) - len(prompts),
         "settings": _settings(options, chosen),
     }
+    replaced = _replaced(options, summary["settings"]) if first is not None else []
     written = [options.output] if first is not None else []
     written.append(_write_summary(_summary_file(options), summary))
-    print("\n".join([*summary_lines(summary), *(f"wrote {path}" for path in written)]))
+    print("\n".join([*summary_lines(summary), *replaced, *(f"wrote {path}" for path in written)]))
     _raise_if_incomplete(asked, tally)
+
+
+def _replaced(options: argparse.Namespace, settings: Mapping[str, Any]) -> list[str]:
+    """Return a line if the output held what another expert said, or was asked otherwise; the cache still has it."""
+    try:
+        before = json.loads(_summary_file(options).read_text(encoding="utf-8"))["settings"][
+            "request"
+        ]
+        now = json.loads(json.dumps(settings["request"]))
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    except (OSError, ValueError, KeyError, TypeError):  # there was no summary, or another program's
+        return []
+    if not changed:
+        return []
+    return [
+        f"{options.output} held demonstrations of another expert or other settings ({', '.join(changed)}); "
+        f"their answers are still in {_cache_file(options)}"
+    ]
 
 
 def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
@@ -191,9 +210,9 @@ def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
 
 
 def _write_summary(path: Path, summary: Mapping[str, Any]) -> Path:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    from uniapl.files import write_text
+
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -235,23 +254,17 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_files(options: argparse.Namespace) -> None:
     """Refuse before anything is asked what could not be written, or would be written over."""
-    files = {
-        "the prompts": Path(options.prompts),
+    from uniapl.files import check_outputs
+
+    outputs = {
         "--output": options.output,
         "the summary": _summary_file(options),
         "the cache": _cache_file(options),
     }
-    names: dict[Path, str] = {}
-    for name, path in files.items():
-        other = names.setdefault(path.resolve(), name)
-        if other != name:
-            raise InputError(f"{name} would overwrite {other}")
-        if name != "the prompts" and path.is_dir():
-            raise InputError(f"{name}: {path} is a folder")
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output: {options.output}: {error.strerror}") from error
+    inputs = {"the prompts": options.prompts}
+    if options.local is not None:
+        inputs["the model"] = options.local
+    check_outputs(outputs, inputs)
 
 
 def _cache_file(options: argparse.Namespace) -> Path:
@@ -337,7 +350,7 @@ def _local_expert(options: argparse.Namespace, prompts: Sequence[Prompt]) -> _Ex
         "temperature": decoding.temperature,
         "max_tokens": limit,
         "seed": options.seed,
-        "chat_template_kwargs": template_arguments,
+        "chat_template_kwargs": dict(model.template_arguments),
     }
     expert = GeneratorExpert(
         lambda seed: model.generator(replace(decoding, seed=seed), limit),

@@ -1,7 +1,5 @@
 """Seed prompts for `uniapl prompts`: what somebody might ask, without instructions to check."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -72,15 +70,6 @@ def read_texts(source: str | Path) -> list[str]:
             texts.append(_prompt_text(row.values))
     problems.raise_any()
     return texts
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSONL file, aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(aside, path)
 
 
 def _rows(source: str | Path, problems: Problems) -> Iterable[Row]:

@@ -6,7 +6,6 @@ Input: prompts, and a Generator or responses that exist already; output: `result
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from uniapl.evaluation.expert_match import (
     match_rows,
 )
 from uniapl.experts import repetition_fraction, words
+from uniapl.files import check_outputs, write_rows, write_text
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
 from uniapl.thoughts import without_thoughts
@@ -33,6 +33,8 @@ INSTRUCTION_DEFINITIONS = {
     "asterisks may help.",
     "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
 }
+
+SAMPLES, RESULTS = "samples.jsonl", "results.json"
 
 MATCH_HEADLINE = ("completion_tokens_w1", "expert_nll")
 """The two of the match to the expert that say most."""
@@ -194,15 +196,56 @@ def write_evaluation(
     folder: Path, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write `samples.jsonl`, then `results.json`, each aside and renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    for name, text in (
-        ("samples.jsonl", lines),
-        ("results.json", json.dumps(results, indent=2, allow_nan=False) + "\n"),
-    ):
-        aside = folder / f".{name}"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / name)
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    write_rows(folder / SAMPLES, rows)
+    write_text(folder / RESULTS, text)
+
+
+def check_folder(folder: Path, inputs: Mapping[str, str | Path]) -> None:
+    """Refuse a folder that the two files of an evaluation cannot go to, before anything is answered.
+
+    Args:
+        folder: Need not exist yet.
+        inputs: As of `check_outputs`.
+
+    Raises:
+        InputError: It is a file, cannot be written, holds one of the inputs, or samples of somebody else.
+    """
+    outputs = {f"--output ({name})": folder / name for name in (SAMPLES, RESULTS)}
+    check_outputs(outputs, inputs)
+    if (folder / SAMPLES).exists() and not (folder / RESULTS).exists():
+        raise InputError(f"--output: {folder / SAMPLES} belongs to no evaluation; move it away")
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to replace the results of another model or of other settings.
+
+    Args:
+        folder: Where the results will go.
+        settings: What will be recorded with them.
+
+    Raises:
+        InputError: There are results that say otherwise; names what differs.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        other = [name for name in settings if name in before and before[name] != settings[name]]
+        kind = [name for name in before if name not in settings]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--output: {path} holds no results of an evaluation; move it away"
+        ) from error
+    if other or kind:
+        shown = [
+            f"{name} was {before[name]!r:.80} and is {settings.get(name)!r:.80}"
+            for name in [*other, *kind]
+        ]
+        raise InputError(
+            f"--output: {folder} holds other results ({'; '.join(shown[:3])}); choose another folder, or move it away"
+        )
 
 
 def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:

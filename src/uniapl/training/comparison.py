@@ -95,6 +95,8 @@ def _write_config(config: Config, folder: Path) -> Path:
         raise InputError(f"--output: {folder} holds a run; choose another folder")
     if file.exists():
         may_change = (MAY_CHANGE | {"method", "seed"}) - {"training.steps"}
+        if not (folder / "arms").is_dir():
+            raise InputError(f"--output: {file} belongs to no comparison; choose another folder")
         if changed := changed_settings(load_config(file), resolved(config), may_change):
             raise InputError(
                 f"--output: {folder} holds a comparison with other settings: {'; '.join(changed)}"
