@@ -63,7 +63,7 @@ def judge(
     if ids := columns.get("instruction_id_list"):
         verdict = verify(ids, columns["kwargs"], completion if flaw is None else None)
     judged = Judged(answer, completion, flaw, verdict, verdict)
-    if revises and judged.share < 1 and (flaw is None or answer.finish_reason == "length"):
+    if revises and judged.share < 1 and (flaw is None or answer.ending == "length"):
         judged = _revised(judged, columns, prompt)
     if judged.flaw is None and repetition_fraction(words(judged.completion)) > max_repetition:
         return replace(judged, flaw="repeats itself")
@@ -76,7 +76,7 @@ def _revised(judged: Judged, columns: Mapping[str, Any], prompt: str) -> Judged:
     # lone surrogates and the like stay flaws
     if not ids or kwargs is None or _flaw_of_text(judged.completion):
         return judged
-    is_cut_off = judged.answer.finish_reason == "length"
+    is_cut_off = judged.answer.ending == "length"
     completion = revise(ids, kwargs, judged.completion, prompt, is_cut_off=is_cut_off)
     if completion is None:
         return judged
@@ -105,8 +105,8 @@ def select(judged: Sequence[Judged], keep: int, min_pass: float) -> list[str]:
 
 
 def _flaw(answer: Answer, completion: str) -> str | None:
-    if answer.finish_reason != "stop":
-        return f"finish reason {answer.finish_reason}"
+    if answer.ending != "stop":
+        return f"finish reason {answer.ending}"
     return _flaw_of_text(completion)
 
 
