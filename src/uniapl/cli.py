@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from uniapl import __version__
 from uniapl.commands import collect
+from uniapl.console import unfailing_streams
 from uniapl.types import InputError, TrainingError
 
 _HELP = """\
@@ -60,20 +61,25 @@ class _RootParser(_Parser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; nothing about the console ends it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with unfailing_streams() as (output, _):
+        status = _run(words)
+        output.flush()
+        if status == 0 and output.failure is not None and _prints_its_result(words):
+            print(f"error: {output.failure}", file=sys.stderr)
+            return 1
+        return status
+
+
+def _run(words: list[str]) -> int:
     debug = "--debug" in words or os.environ.get("UNIAPL_DEBUG") == "1"
     try:
         _dispatch([word for word in words if word != "--debug"])
-        sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (`head`) has what it wanted; Python's own flush at exit would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (InputError, TrainingError, OSError) as error:
         if debug:
             from traceback import print_exc
@@ -81,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+
+
+def _prints_its_result(words: Sequence[str]) -> bool:
+    """Return whether what a command prints is what it was asked for; the others write files."""
+    return next(iter(words), "") in ("config", "plan")
 
 
 def _dispatch(words: list[str]) -> None:
@@ -436,13 +447,24 @@ def _report(options: argparse.Namespace) -> None:
 def _config_show(options: argparse.Namespace) -> None:
     from uniapl.config import dump_config, load_config
 
-    print(dump_config(load_config(options.config, options.overrides)), end="")
+    _print_as_file(dump_config(load_config(options.config, options.overrides)))
 
 
 def _config_reference(_: argparse.Namespace) -> None:
     from uniapl.config import config_reference
 
-    print(config_reference(), end="")
+    _print_as_file(config_reference())
+
+
+def _print_as_file(text: str) -> None:
+    """Print what somebody may keep as a file: as UTF-8 where the console's encoding would lose characters."""
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        return
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,21 @@ def check_outputs(
         _check_writable(name, path)
 
 
+def check_text(text: str, what: str) -> str:
+    """Return a text, or refuse one that no file can hold: JSON can spell half of a surrogate pair.
+
+    Raises:
+        InputError: It is such a text.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} holds half a surrogate pair at character {error.start}"
+        ) from error
+    return text
+
+
 def content_hash(path: str | Path) -> str | None:
     """Return the SHA-256 of a file's contents; None where it is no file, such as a hub id."""
     file = Path(path).expanduser()

@@ -218,6 +218,8 @@ def _write_summary(path: Path, summary: Mapping[str, Any]) -> Path:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be meant."""
+    from uniapl.files import check_text
+
     if (options.endpoint is None) == (options.local is None):
         raise InputError("give an --endpoint, or a --local model; one of the two")
     if options.endpoint is not None and options.model is None:
@@ -229,6 +231,12 @@ def _check(options: argparse.Namespace) -> None:
                 raise InputError(f"--{flag} has no effect on a --local model")
     elif options.dtype is not None:
         raise InputError("--dtype has no effect on an --endpoint")
+    for name in ("model", "system_prompt", "extra_body"):
+        if (text := getattr(options, name)) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            check_text(text, flag)
+            if name == "extra_body":
+                check_text(str(_json_object(text)), flag)
     if not 1 <= options.keep <= options.samples:
         raise InputError(
             f"--keep must be between 1 and --samples {options.samples}, got {options.keep}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uniapl.data.sources import Problems, Row, read_rows
+from uniapl.files import check_text
 from uniapl.types import InputError, Prompt
 from uniapl.words import num_written_words
 
@@ -44,7 +45,7 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
     for row in _rows(source, problems):
         with problems.at(row.where):
             values = _first_instance(row.values)
-            text = _prompt_text(values).strip()
+            text = check_text(_prompt_text(values).strip(), "the prompt")
             given = (str(values.get(name) or "").strip() for name in _CONTEXT_COLUMNS)
             context = "\n\n".join(part for part in given if part)
             if context and joins_context:
@@ -79,7 +80,8 @@ def _rows(source: str | Path, problems: Problems) -> Iterable[Row]:
     if not path.is_file():
         raise InputError(f"no such file: {source}")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # not `splitlines`, which also cuts at form feeds and U+2028
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8") from error
     numbered = enumerate(lines, start=1)
@@ -111,6 +113,8 @@ def _first_instance(row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _seed(row: Row, values: Mapping[str, Any], text: str) -> Prompt:
     identity = next((values[n] for n in ("key", "id") if values.get(n) is not None), None)
     completion = _completion(values)
+    if completion is not None:
+        check_text(completion, "the completion")
     columns = {} if completion is None else {"completion": completion}
     turns = ({"role": "user", "content": text},)
     return Prompt(str(row.number if identity is None else identity), turns, (), False, columns)

@@ -61,6 +61,7 @@ def _at_least(minimum: int) -> Callable[[Any], int]:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError
+    value.encode()  # half of a surrogate pair is no text that a file, or an answer, could hold
     return value
 
 
@@ -95,8 +96,8 @@ def _one_of(options: tuple[str, ...]) -> Callable[[Any], str]:
 
 COUNT = Kind("a whole number of at least 0", _at_least(0))
 ORDINAL = Kind("a whole number of at least 1", _at_least(1))
-TEXT = Kind("a string that is not blank", _text)
-TEXTS = Kind("a non-empty list of strings that are not blank", _texts)
+TEXT = Kind("a string that is not blank and can be written as UTF-8", _text)
+TEXTS = Kind("a non-empty list of strings that are not blank and can be written as UTF-8", _texts)
 LETTER = Kind("a single character", _letter)
 FIRST_WORD = Kind("one word without quotes or punctuation", _first_word)
 RELATION = Kind(" or ".join(map(repr, RELATIONS)), _one_of(RELATIONS))

@@ -266,7 +266,7 @@ def _read_run(run: Path, job: Job, steps: int) -> dict[str, Any]:
     last = run / "evaluations" / step_name(steps)
     results = json.loads((last / "results.json").read_text(encoding="utf-8"))
     before = json.loads((run / "evaluations" / step_name(0) / "results.json").read_text())
-    samples = [json.loads(x) for x in (last / "samples.jsonl").read_text("utf-8").splitlines()]
+    samples = [json.loads(x) for x in (last / "samples.jsonl").read_text("utf-8").split("\n") if x]
     rows = read_rows(run / "metrics.jsonl")
     definitions = json.loads((run / "definitions.json").read_text(encoding="utf-8"))
     return {

@@ -17,6 +17,7 @@ from torch.utils import deterministic
 from uniapl.config.schema import Config
 from uniapl.data.preview import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
+from uniapl.files import json_line
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack
 from uniapl.rollout import TransformersGenerator
@@ -312,7 +313,7 @@ class _Run:
         folder = self.folder.path / "rollouts"
         folder.mkdir(exist_ok=True)
         rows = self.trainer.logged_rollouts(count)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json_line(row) + "\n" for row in rows)
         replace_file(folder / f"{step_name(self.trainer.step)}.jsonl", text)
 
     def _finish(self, progress: RunProgress) -> None:
