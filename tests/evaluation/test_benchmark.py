@@ -272,3 +272,25 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
         words = ("evaluate", "no-model", "--benchmark", "ifeval", "--prompts", str(files[0]))
         assert cli.main([*words, "--output", str(tmp_path / name)]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--temperature", "nan"), "--temperature must be a number of at least 0, got nan"),
+        (("--temperature", "inf"), "--temperature must be a number of at least 0, got inf"),
+        (("--temperature", "-1"), "--temperature must be a number of at least 0, got -1"),
+        (("--max-tokens", "0"), "--max-tokens must be at least 1, got 0"),
+        (("--max-rows", "0"), "--max-rows must be at least 1, got 0"),
+        (("--seed", str(2**64)), "--seed must be between 0 and 2^63 - 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_a_model_is_loaded(
+    files: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+):
+    given = ("evaluate", "no-model", "--benchmark", "ifeval", "--prompts", str(files[0]))
+    assert cli.main([*given, *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

@@ -415,3 +415,16 @@ except TrainingError:
     # asyncio in development mode also tells of callbacks that took long, as they do on a busy machine
     complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
     assert (done.returncode, done.stdout, complaints) == (0, "stopped\n", [])
+
+
+@pytest.mark.parametrize("value", [10**400, 10**5000, -(10**400), float("inf")], ids=range(4))
+def test_a_number_beyond_all_floats_is_an_error_of_one_line(value):
+    message = error_of(ROLLOUTS, lambda completions: [1.0, 2.0, value])
+    assert "prompt b" in message
+    assert len(message) < 200
+
+
+def test_a_sum_beyond_all_floats_is_an_error():
+    rewards = [build_reward(lambda completions: [1e308] * 3, name="x", weight=10.0)]
+    with pytest.raises(TrainingError, match="weighted sum of the rewards of prompt a is inf"):
+        score(ROLLOUTS, rewards)

@@ -411,6 +411,10 @@ def _json_object(text: str) -> dict[str, Any]:
         raise InputError(
             f"--extra-body is not JSON: {error.msg} at column {error.colno}"
         ) from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InputError("--extra-body holds a number or a depth that no request has") from error
     if not isinstance(value, dict):
         raise InputError(f"--extra-body must be a JSON object, got {text}")
     return value

@@ -132,8 +132,13 @@ def answer_benchmark(
     loaded_model = load_answering_model(model, template_arguments=arguments)
     loaded = load_prompts(prompts, loaded_model.chat)
     check_prompts(loaded, check, prompts)
-    longest = max(len(prompt.token_ids) for prompt in loaded)
-    limit = decoding.max_completion_tokens or loaded_model.room(longest)
+    longest = max(loaded, key=lambda prompt: len(prompt.token_ids))
+    limit = decoding.max_completion_tokens or loaded_model.room(len(longest.token_ids))
+    if decoding.max_completion_tokens is None and limit < MAX_COMPLETION_TOKENS:
+        sys.stderr.write(
+            f"warning: all answers end after {limit} tokens instead of {MAX_COMPLETION_TOKENS}: prompt {longest.id} "
+            f"has {len(longest.token_ids)} tokens and the model's context {loaded_model.context}\n"
+        )
     experts = [expert_demonstration(prompt, loaded_model.chat) for prompt in loaded]
     settings = {
         **settings,

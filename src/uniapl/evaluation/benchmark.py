@@ -3,6 +3,7 @@
 Output: `samples.jsonl` and `results.json` (docs/evaluation.md). Nothing loads torch unless a model answers.
 """
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,22 @@ class Decoding:
     """Answers decoded at the same time."""
     seed: int = 0
     """Of the sampling, if there is any."""
+
+    def __post_init__(self) -> None:
+        """Check everything before a model is loaded.
+
+        Raises:
+            InputError: A number makes no sense.
+        """
+        if not 0 <= self.temperature < math.inf:  # nan is neither
+            raise InputError(
+                f"--temperature must be a number of at least 0, got {self.temperature:g}"
+            )
+        for name, value in (("tokens", self.max_completion_tokens), ("rows", self.max_rows)):
+            if value is not None and value < 1:
+                raise InputError(f"--max-{name} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed must be between 0 and 2^63 - 1, got {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

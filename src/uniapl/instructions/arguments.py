@@ -42,10 +42,10 @@ class Kind:
 def _whole_number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError
-    number = float(value)  # Parquet gives counts as floats where a column also holds nulls
-    if not number.is_integer():
+    # Parquet gives counts as floats where a column also holds nulls
+    if not (isinstance(value, int) or float(value).is_integer()):
         raise ValueError
-    return int(number)
+    return int(value)
 
 
 def _at_least(minimum: int) -> Callable[[Any], int]:
@@ -143,5 +143,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 def _shown(value: Any) -> str:
     """Show a value in one short line."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no integer of so many digits
+        shown = "an integer of thousands of digits"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -3,6 +3,7 @@
 A reward that fails stops the run and names the prompt; nothing is ever replaced by 0.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ def score(
 
     Raises:
         TrainingError: a function raised, took too long, or did not return a finite number or None for
-            each rollout.
+            each rollout; or their weighted sum is not finite.
         InputError: a function needs a column that is not there.
     """
     breakdowns: list[dict[str, float | None]] = [{} for _ in rollouts]
@@ -46,7 +47,13 @@ def score(
             for index, value in zip(chosen, values, strict=True):
                 breakdowns[index][name] = value
     weights = {reward.name: reward.weight for reward in rewards}
-    return [Reward(_total(breakdown, weights), breakdown) for breakdown in breakdowns]
+    totals = [_total(breakdown, weights) for breakdown in breakdowns]
+    for rollout, total in zip(rollouts, totals, strict=True):
+        if total is not None and not math.isfinite(total):
+            raise TrainingError(
+                f"the weighted sum of the rewards of prompt {rollout.prompt.id} is {total}; lower a weight"
+            )
+    return [Reward(total, one) for total, one in zip(totals, breakdowns, strict=True)]
 
 
 def _total(breakdown: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

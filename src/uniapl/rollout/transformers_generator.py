@@ -4,6 +4,7 @@ The model is borrowed for a call, never copied: its weights are always the curre
 given back in the mode it came in.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -62,7 +63,8 @@ class TransformersGenerator:
         cache: Literal["dynamic", "static"] = "dynamic",
         seed: int = 0,
     ) -> None:
-        if max_completion_tokens < 1 or max_rows < 1 or temperature < 0 or not eos_token_ids:
+        is_number = 0 <= temperature < math.inf
+        if max_completion_tokens < 1 or max_rows < 1 or not is_number or not eos_token_ids:
             raise InputError(
                 "a generator needs max_completion_tokens >= 1, max_rows >= 1, temperature >= 0 "
                 f"and an end-of-turn token; got {max_completion_tokens}, {max_rows}, "
