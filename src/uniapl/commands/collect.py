@@ -168,10 +168,11 @@ def run(options: argparse.Namespace) -> None:
         "num_repeated_prompts": len(loaded) - len(prompts),
         "settings": _settings(options, chosen),
     }
-    replaced = _replaced(options, summary["settings"]) if first is not None else []
+    notes = _other_address(options, summary["sources"])
+    notes += _replaced(options, summary["settings"]) if first is not None else []
     written = [options.output] if first is not None else []
     written.append(_write_summary(_summary_file(options), summary))
-    print("\n".join([*summary_lines(summary), *replaced, *(f"wrote {path}" for path in written)]))
+    print("\n".join([*summary_lines(summary), *notes, *(f"wrote {path}" for path in written)]))
     _raise_if_incomplete(asked, tally)
 
 
@@ -190,6 +191,17 @@ def _replaced(options: argparse.Namespace, settings: Mapping[str, Any]) -> list[
     return [
         f"{options.output} held demonstrations of another expert or other settings ({', '.join(changed)}); "
         f"their answers are still in {_cache_file(options)}"
+    ]
+
+
+def _other_address(options: argparse.Namespace, sources: Mapping[str, int]) -> list[str]:
+    """Return a line if all answers were given elsewhere: the cache knows an expert by its model's name."""
+    here = f" at {options.endpoint}"
+    if options.endpoint is None or not sources or any(name.endswith(here) for name in sources):
+        return []
+    return [
+        f"all answers are from the cache, and from another address ({next(iter(sources))}): for another model of "
+        "the same name, name another --cache"
     ]
 
 
