@@ -45,7 +45,7 @@ def _whole_number(value: Any) -> int:
     # Parquet gives counts as floats where a column also holds nulls
     if not (isinstance(value, int) or float(value).is_integer()):
         raise ValueError
-    return int(value)
+    return value if isinstance(value, int) else int(float(value))
 
 
 def _at_least(minimum: int) -> Callable[[Any], int]:

@@ -145,7 +145,9 @@ def remove_checkpoint(path: Path) -> None:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a killed process was writing: folders and files named `.*.writing`."""
-    for folder in (run, run / "checkpoints", run / "rollouts", run / "evaluations"):
+    evaluations = run / "evaluations"
+    folders = (run, run / "checkpoints", run / "rollouts", evaluations, *evaluations.glob("*"))
+    for folder in folders:
         for rest in folder.glob(".*.writing"):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
 
