@@ -26,7 +26,7 @@ from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.evaluation import load_metrics
 from uniapl.evaluation.pairs import load_discriminator
 from uniapl.evaluation.reward_model import Given, LikelihoodRatio
-from uniapl.files import replace_file
+from uniapl.files import write_text
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.rewards import column_names, score
@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not by_arm:
         sys.exit(f"error: {options.comparison}: no run has left a discriminator")
     written = {"num_prompts": options.prompts, "arms": by_arm}
-    replace_file(options.comparison / OUTPUT, json.dumps(written, indent=1, allow_nan=False) + "\n")
+    write_text(options.comparison / OUTPUT, json.dumps(written, indent=1, allow_nan=False) + "\n")
     names = list(next(iter(by_arm.values()))[0])
     rows = [
         [arm, *(_spread([run[n] for run in runs]) for n in names)] for arm, runs in by_arm.items()

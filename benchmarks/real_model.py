@@ -34,7 +34,7 @@ from benchmarks.shapes import build_model
 from uniapl.comparing import read_plan
 from uniapl.comparing.arms import check_plan
 from uniapl.config import load_config
-from uniapl.files import replace_file
+from uniapl.files import write_text
 from uniapl.types import InputError
 
 FAILED, WRONG_INPUT, LEFT, INTERRUPTED = 1, 2, 75, 130
@@ -97,7 +97,7 @@ class Slice:
         print(f"{piece.name}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
         status = self._call(piece, seconds)
         if status == 0:
-            replace_file(done, command)
+            write_text(done, command)
         elif status is None:
             self.is_left = True
             print(f"{piece.name}: not finished in this slice", file=sys.stderr)
@@ -230,7 +230,7 @@ def compare_words(options: argparse.Namespace, seeds: str, words: Sequence[str])
 def first_lines(source: Path, target: Path, count: int) -> None:
     """Copy the first lines of a file."""
     with source.open(encoding="utf-8") as file:
-        replace_file(target, "".join(islice(file, count)))
+        write_text(target, "".join(islice(file, count)))
 
 
 def join_answers(asked: Path, answered: Path, target: Path) -> None:
@@ -240,7 +240,7 @@ def join_answers(asked: Path, answered: Path, target: Path) -> None:
         row | ({"completion": known[row["key"]]} if row["key"] in known else {})
         for row in _rows(asked)
     ]
-    replace_file(target, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(target, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _rows(file: Path) -> list[dict[str, object]]:

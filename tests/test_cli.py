@@ -253,3 +253,22 @@ def test_report_receives_runs_and_output(
     assert cli.main(["report", "a"]) == 0
     assert calls == [([Path("a"), Path("b")], Path("c.html")), ([Path("a")], None)]
     assert capsys.readouterr().out == "report: page.html\n" * 2
+
+
+@pytest.mark.parametrize(
+    "words", [("--output", "s.jsonl"), ("--output", "o.jsonl", "--held-out", "o.jsonl")]
+)
+def test_prompts_never_replace_their_seeds_or_each_other(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    seeds = '{"prompt": "Why do birds sing?", "mine": "a note"}\n'
+    Path("s.jsonl").write_text(seeds)
+    assert cli.main(["prompts", "s.jsonl", *words]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert Path("s.jsonl").read_text() == seeds
+    assert [path.name for path in tmp_path.iterdir()] == ["s.jsonl"]
+    assert cli.main(["prompts", "s.jsonl", "--output", "o.jsonl", "--exclude", "o.jsonl"]) == 2

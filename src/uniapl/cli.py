@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from uniapl import __version__
-from uniapl.commands import collect
+from uniapl.commands import collect, prompts
+from uniapl.console import unfailing_streams
 from uniapl.types import InputError, TrainingError
 
 _HELP = """\
@@ -60,20 +61,25 @@ class _RootParser(_Parser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; nothing about the console ends it."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with unfailing_streams() as (output, _):
+        status = _run(words)
+        output.flush()
+        if status == 0 and output.failure is not None and _prints_its_result(words):
+            print(f"error: {output.failure}", file=sys.stderr)
+            return 1
+        return status
+
+
+def _run(words: list[str]) -> int:
     debug = "--debug" in words or os.environ.get("UNIAPL_DEBUG") == "1"
     try:
         _dispatch([word for word in words if word != "--debug"])
-        sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader (`head`) has what it wanted; Python's own flush at exit would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (InputError, TrainingError, OSError) as error:
         if debug:
             from traceback import print_exc
@@ -81,6 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+
+
+def _prints_its_result(words: Sequence[str]) -> bool:
+    """Return whether what a command prints is what it was asked for; the others write files."""
+    return next(iter(words), "") in ("config", "plan")
 
 
 def _dispatch(words: list[str]) -> None:
@@ -131,7 +142,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     _add_evaluate(commands.add_parser("evaluate", help="score a model", allow_abbrev=False))
 
-    _add_prompts(commands.add_parser("prompts", help="make prompts", allow_abbrev=False))
+    prompts.add_options(commands.add_parser("prompts", help="make prompts", allow_abbrev=False))
 
     collect.add_options(commands.add_parser("collect", help="ask an expert", allow_abbrev=False))
 
@@ -231,33 +242,6 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="pass enable_thinking=False to the chat template",
     )
     parser.set_defaults(handler=_evaluate)
-
-
-def _add_prompts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("seeds", metavar="SEEDS", help="JSONL, Parquet, .txt, or a hub id")
-    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSONL")
-    parser.add_argument(
-        "--held-out",
-        metavar="FILE",
-        type=Path,
-        help="a tenth of the seeds goes here, in phrasings and types that --output then lacks",
-    )
-    parser.add_argument(
-        "--exclude",
-        metavar="FILE",
-        nargs="+",
-        default=[],
-        help="benchmark prompts; whatever shares eight words in a row is dropped",
-    )
-    parser.add_argument(
-        "--from-completions",
-        action="store_true",
-        help="ask only for what each seed's completion already does: demonstrations",
-    )
-    parser.add_argument("--min-instructions", type=int, default=1, help="per prompt; default: 1")
-    parser.add_argument("--max-instructions", type=int, default=5, help="per prompt; default: 5")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.set_defaults(handler=_prompts)
 
 
 _COMMANDS = {
@@ -391,35 +375,6 @@ def _evaluate_pairs(options: argparse.Namespace) -> None:
     print("\n".join(evaluate_pairs(options.model, options.pairs, options.output).lines()))
 
 
-def _prompts(options: argparse.Namespace) -> None:
-    from uniapl.data.seeds import read_seeds, read_texts, write_rows
-    from uniapl.instructions.contamination import Overlaps
-    from uniapl.instructions.making import Made, Recipe, back_translate, make_files
-
-    if options.from_completions and options.held_out is not None:
-        raise InputError("--held-out has no effect on demonstrations")
-    seeds = read_seeds(options.seeds, joins_context=options.from_completions)
-    excluded = Overlaps(text for file in options.exclude for text in read_texts(file))
-    counts = (options.min_instructions, options.max_instructions)
-    if options.from_completions:
-        recipe = Recipe(min_instructions=counts[0], max_instructions=counts[1])
-        made = back_translate(seeds.prompts, recipe, seed=options.seed, excluded=excluded)
-        held_out = Made()
-    else:
-        made, held_out = make_files(
-            seeds.prompts,
-            counts,
-            seed=options.seed,
-            excluded=excluded,
-            is_held_out=options.held_out is not None,
-        )
-    made.dropped.update(seeds.dropped)
-    for file, part in ((options.output, made), (options.held_out, held_out)):
-        if file is not None:
-            write_rows(file, part.rows)
-            print("\n".join([*part.lines(), f"wrote {file}", ""]))
-
-
 def _report(options: argparse.Namespace) -> None:
     from uniapl.report import build_report
 
@@ -429,13 +384,24 @@ def _report(options: argparse.Namespace) -> None:
 def _config_show(options: argparse.Namespace) -> None:
     from uniapl.config import dump_config, load_config
 
-    print(dump_config(load_config(options.config, options.overrides)), end="")
+    _print_as_file(dump_config(load_config(options.config, options.overrides)))
 
 
 def _config_reference(_: argparse.Namespace) -> None:
     from uniapl.config import config_reference
 
-    print(config_reference(), end="")
+    _print_as_file(config_reference())
+
+
+def _print_as_file(text: str) -> None:
+    """Print what somebody may keep as a file: as UTF-8 where the console's encoding would lose characters."""
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        return
+    print(text, end="")
 
 
 if __name__ == "__main__":

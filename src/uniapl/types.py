@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from uniapl.thoughts import divide
+
 Message = Mapping[str, str]
 """One chat turn: `{"role": ..., "content": ...}`."""
 
@@ -92,11 +94,23 @@ class Rollout:
     sampling_logprobs: tuple[float, ...]
     """Nats per token, as the generator computed them while sampling."""
     finish_reason: FinishReason
+    begins_thinking: bool = False
+    """Whether the prompt ends with `<think>`, so that the completion begins inside a thought."""
 
     @property
     def is_truncated(self) -> bool:
         """Whether the token limit cut the completion off."""
         return self.finish_reason == "length"
+
+    @property
+    def answer(self) -> str:
+        """The completion without its thoughts; blank if they never end."""
+        return divide(self.completion, begins_thinking=self.begins_thinking)[1]
+
+    @property
+    def thoughts(self) -> str:
+        """What the model thought before it answered; blank if it did not."""
+        return divide(self.completion, begins_thinking=self.begins_thinking)[0]
 
 
 @dataclass(frozen=True, slots=True)

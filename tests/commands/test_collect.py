@@ -387,3 +387,40 @@ def test_instructions_are_checked_before_the_first_request(
         assert collect(prompts, *words) == 2
     assert capsys.readouterr().err.startswith(f"error: {prompts}:2: ")
     assert server.bodies == []
+
+
+def test_another_server_with_a_model_of_the_same_name_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts, out = plain(tmp_path / "p.jsonl", "a"), tmp_path / "out.jsonl"
+    for text in ("first", "second"):
+        with Server(lambda _, text=text: completion(text)) as server:
+            assert collect(prompts, "--output", out, "--endpoint", server.url, *MODEL_NAME) == 0
+        shown = capsys.readouterr().out
+        is_said = "all answers are from the cache, and from another address" in shown
+        assert is_said == (text == "second")
+
+
+def test_an_endpoint_whose_template_opens_the_thought(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts, out = plain(tmp_path / "p.jsonl", "a"), tmp_path / "out.jsonl"
+    with Server(lambda _: completion("a plan\n</think>\n\nan answer")) as server:
+        words = (prompts, "--output", out, "--endpoint", server.url, *MODEL_NAME)
+        assert collect(*words) == 0
+        assert json.loads(out.read_text())["completion"] == "a plan\n</think>\n\nan answer"
+        assert "1 demonstrations hold a </think> that nothing opened" in capsys.readouterr().out
+        assert collect(*words, "--begins-thinking") == 0
+        assert json.loads(out.read_text())["completion"] == "an answer"
+        assert summary(out)["num_asked"] == 0
+        assert "that nothing opened" not in capsys.readouterr().out
+        assert collect(prompts, "--output", out, "--local", "m", "--begins-thinking") == 2
+
+
+@pytest.mark.parametrize("flag", ["--system-prompt", "--model"])
+def test_options_that_no_request_can_hold(
+    prompts: Path, flag: str, capsys: pytest.CaptureFixture[str]
+):
+    words = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "m", flag, "a\ud83c")
+    assert collect(prompts, "--output", prompts.with_name("o"), *words) == 2
+    assert f"{flag} holds half a surrogate pair" in capsys.readouterr().err

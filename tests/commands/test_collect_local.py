@@ -8,6 +8,7 @@ from shutil import copytree
 import pytest
 import torch
 from collecting import GREEDY, collect, plain, summary
+from safetensors.torch import load_file, save_file
 from torch.nn.modules.module import register_module_forward_hook
 
 from uniapl.miniature import MODEL
@@ -55,16 +56,27 @@ def test_prompts_that_do_not_fit_a_local_model_are_named(
     assert "510 of an answer do not fit the model's context of 512" in shown
 
 
-def test_changed_weights_are_another_expert(tmp_path: Path):
+def test_changed_weights_are_another_expert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     prompts = plain(tmp_path / "prompts.jsonl", "Write about the sea.")
     model = copytree(MODEL, tmp_path / "model")
     words = ("--output", tmp_path / "out.jsonl", "--local", model, *GREEDY)
     for num_asked in (1, 0):
         assert collect(prompts, *words) == 0
         assert summary(tmp_path / "out.jsonl")["num_asked"] == num_asked
-    os.utime(model / "model.safetensors", (0, 0))
+    weights = model / "model.safetensors"
+    state = weights.stat()
+    os.utime(weights, (0, 0))  # a copy of the same weights is the same expert
+    assert collect(prompts, *words) == 0
+    assert summary(tmp_path / "out.jsonl")["num_asked"] == 0
+    tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
+    next(iter(tensors.values())).mul_(1.5)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert weights.stat().st_size == state.st_size
+    capsys.readouterr()
     assert collect(prompts, *words) == 0
     assert summary(tmp_path / "out.jsonl")["num_asked"] == 1
+    assert "other settings (weights); their answers are still in" in capsys.readouterr().out
     with sqlite3.connect(tmp_path / "out.answers.sqlite") as database:
         assert database.execute("SELECT COUNT(*) FROM answers").fetchone() == (2,)
     database.close()

@@ -42,6 +42,9 @@ GEMMA = (
     "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
+OPEN_THINK = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif").replace(
+    "{{ m['content'] }}", "{{ m['content'].split('</think>')[-1].lstrip('\n') }}"
+)
 FAMILIES = {
     "chatml": (CHATML, ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|im_end|>"),
     "smollm2": (SMOLLM2, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>"),
@@ -58,6 +61,12 @@ FAMILIES = {
         "<|end_of_text|>",
     ),
     "qwen3": (QWEN3, ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|im_end|>"),
+    "open-think": (OPEN_THINK, ["<|im_start|>", "<|im_end|>", "<|endoftext|>"], "<|im_end|>"),
+    "special-think": (
+        OPEN_THINK.replace("<think>\n", ""),
+        ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"],
+        "<|im_end|>",
+    ),
     "gemma": (GEMMA, ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"], "<eos>"),
     "plain": (None, ["<s>", "</s>"], "</s>"),
 }

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from uniapl.data.chat import Chat, eos_token_ids, preview, turn_end_token_id
+from uniapl.data.chat import Chat, eos_token_ids, turn_end_token_id
+from uniapl.data.preview import preview
 from uniapl.data.readers import every_turn
 from uniapl.types import Demonstration, InputError, Prompt
 

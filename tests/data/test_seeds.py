@@ -146,3 +146,27 @@ def test_the_command_makes_demonstrations(tmp_path: Path, capsys: pytest.Capture
     assert "1 dropped: no completion" in capsys.readouterr().out
     words = ["prompts", str(source), "--from-completions", "--output", str(output)]
     assert cli.main([*words, "--held-out", "x.jsonl"]) == 2
+
+
+def test_only_a_line_break_ends_a_line_of_text(tmp_path):
+    odd = "Write about spring\u2028and\x0crain\x0b in\x85 the\x1c hills\u2029"
+    (tmp_path / "s.txt").write_bytes(f"{odd}\r\nTell me\n\nMore\rLast".encode())
+    seeds = read_seeds(tmp_path / "s.txt")
+    assert [seed.text for seed in seeds.prompts] == [odd.strip(), "Tell me", "More", "Last"]
+    assert [seed.id for seed in seeds.prompts] == ["1", "2", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why \ud83c?"},
+        {"prompt": "Why?", "completion": "So \ud83c."},
+        {"messages": [{"role": "user", "content": "\ud83c"}]},
+    ],
+)
+def test_text_that_no_file_can_hold_is_refused(tmp_path, row):
+    (tmp_path / "s.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(
+        InputError, match=r"s.jsonl:1: the (prompt|completion) holds half a surrogate pair"
+    ):
+        read_seeds(tmp_path / "s.jsonl")

@@ -112,10 +112,12 @@ def test_the_reading_decides_what_a_keyword_is(tmp_path: Path):
     row = {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["a.c"]}]}
     prompts = write(tmp_path / "p.jsonl", [{"key": 1, "prompt": "A", **row}])
     responses = write(tmp_path / "r.jsonl", [{"key": 1, "response": "abc"}])
-    given: dict[str, Any] = {"prompts": prompts, "responses": responses, "output": tmp_path / "o"}
+    given: dict[str, Any] = {"prompts": prompts, "responses": responses}
 
     def accuracy(benchmark: Any, **more: Any) -> float:
-        return evaluate_benchmark(benchmark, **given, **more).results["inst_level_strict_acc"]
+        output = tmp_path / f"{benchmark}-{more}"
+        done = evaluate_benchmark(benchmark, **given, **more, output=output)
+        return done.results["inst_level_strict_acc"]
 
     assert accuracy("ifeval") == accuracy("custom", reading="official") == 1
     assert accuracy("custom") == accuracy("ifeval", reading="sound") == 0
@@ -234,3 +236,61 @@ def test_gpt4_has_its_published_accuracies(tmp_path: Path):
     for name, (prompt_level, instruction_level) in published.items():
         ours = 100 * results[f"prompt_level_{name}_acc"], 100 * results[f"inst_level_{name}_acc"]
         assert ours == pytest.approx((prompt_level, instruction_level), abs=0.2)
+
+
+def test_results_of_others_are_not_replaced(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompts, responses = files
+    out = tmp_path / "out"
+    assert score(prompts, responses, out) == 0
+    assert score(prompts, responses, out) == 0  # the same again is the same
+    before = (out / "results.json").read_text()
+    rows = [json.loads(line) for line in responses.read_text().splitlines()]
+    others = write(tmp_path / "others.jsonl", rows)
+    for words in ((prompts, others, out), (prompts, responses, out, "--reading", "sound")):
+        capsys.readouterr()
+        assert score(*words) == 2
+        assert f"--output: {out} holds other results" in capsys.readouterr().err
+    write(responses, [{**row, "response": "other"} for row in rows])
+    assert score(prompts, responses, out) == 2
+    assert "responses_sha256 was" in capsys.readouterr().err
+    assert (out / "results.json").read_text() == before
+    # samples.jsonl may be scored, and is not its own output
+    assert score(prompts, out / "samples.jsonl", out) == 2
+    assert "would overwrite --responses" in capsys.readouterr().err
+    assert score(prompts, out / "samples.jsonl", tmp_path / "again") == 0
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples.jsonl").write_text("mine")
+    for name, message in (("file", "Not a directory"), ("mine", "belongs to no evaluation")):
+        words = ("evaluate", "no-model", "--benchmark", "ifeval", "--prompts", str(files[0]))
+        assert cli.main([*words, "--output", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--temperature", "nan"), "--temperature must be a number of at least 0, got nan"),
+        (("--temperature", "inf"), "--temperature must be a number of at least 0, got inf"),
+        (("--temperature", "-1"), "--temperature must be a number of at least 0, got -1"),
+        (("--max-tokens", "0"), "--max-tokens must be at least 1, got 0"),
+        (("--max-rows", "0"), "--max-rows must be at least 1, got 0"),
+        (("--seed", str(2**64)), "--seed must be between 0 and 2^63 - 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_a_model_is_loaded(
+    files: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+):
+    given = ("evaluate", "no-model", "--benchmark", "ifeval", "--prompts", str(files[0]))
+    assert cli.main([*given, *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

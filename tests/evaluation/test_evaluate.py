@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from uniapl.evaluation import EvaluationSet, evaluate, load_metrics, write_evaluation
+from uniapl.evaluation.evaluate import evaluate_responses
 from uniapl.rewards import build_reward
 from uniapl.types import Demonstration, InputError, Prompt, Rollout, TrainingError
 
@@ -220,3 +222,30 @@ def test_names_of_metrics_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
         load_metrics(["tiny_metrics:step"])
     with pytest.raises(InputError, match="two metrics are named ok"):
         load_metrics(["tiny_metrics:ok", "tiny_metrics:ok"])
+
+
+def test_thoughts_are_no_part_of_an_answer_or_of_a_response():
+    one = prompt(0, [NO_COMMA], num_words=2)
+
+    class Thinking(Scripted):
+        def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
+            rollouts = super().sample(prompts, group_size)
+            return [replace(r, begins_thinking=r.completion != "a </think>, b") for r in rollouts]
+
+    script = ("well, so</think>red", 3), ("a plan", 2), ("a </think>, b", 4)
+    experts = [demonstration(one, "so, x</think>blue", 3), demonstration(one, "blue", 1), None]
+    data = EvaluationSet([one] * 3, experts, [build_reward(whole_length)])
+    results, rows = evaluate(Thinking(*script), data, {})
+    assert [row["response"] for row in rows] == ["red", "", "a </think>, b"]
+    assert [row.get("thoughts") for row in rows] == ["well, so", "a plan", None]
+    assert [row["follow_all_strict"] for row in rows] == [True, False, False]
+    assert [row["metrics"]["whole_length"] for row in rows] == [3.0, 0.0, 13.0]
+    assert results["expert"]["prompt_level_strict_acc"] == 1.0
+    responses = ["<think>a, b</think>red", "<think>no end", "a </think>, b", None]
+    _, rows = evaluate_responses(EvaluationSet([one] * 4, [None] * 4), responses, {})
+    assert [row["response"] for row in rows] == ["red", "", "a </think>, b", None]
+    assert [row["follow_all_strict"] for row in rows] == [True, False, False, False]
+
+
+def whole_length(completions, **_):
+    return [float(len(completion)) for completion in completions]

@@ -75,3 +75,13 @@ def test_two_different_responses_to_one_prompt(tmp_path: Path):
     file = responses(tmp_path, {"key": 7, "response": "x"}, {"prompt": "Write.", "response": "y"})
     with pytest.raises(InputError, match=r":2: a second response to prompt 7, after .*:1"):
         match_responses(TWO, file)
+
+
+def test_half_a_surrogate_pair_is_refused_where_it_is_read(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"key": 1, "response": "A sea \\ud83c"}\n')
+    prompt = Prompt("1", ({"role": "user", "content": "Write"},), ())
+    with pytest.raises(
+        InputError, match=r"r.jsonl:1: `response` holds half a surrogate pair at character 6"
+    ):
+        match_responses([prompt], path)

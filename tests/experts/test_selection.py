@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from uniapl.experts import Answer, is_settled, judge, select, without_thoughts
+from uniapl.experts import Answer, is_settled, judge, repetition_fraction, select, words
 
 COLUMNS: dict[str, Any] = {
     "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
@@ -20,19 +20,12 @@ def judged(*contents: str):
     return [judge(answer(content), COLUMNS) for content in contents]
 
 
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("red", "red"),
-        ("<think>\nblue?\n</think>\n\nred", "red"),
-        ("blue?\n</think>\nred ", "red"),  # the template itself opened the block
-        (" <think>cut off", ""),
-        ("an unopened <think>", "an unopened <think>"),
-        ("", ""),
-    ],
-)
-def test_thinking_is_no_part_of_the_answer(completion: str, expected: str):
-    assert without_thoughts(completion) == expected
+def test_a_template_that_opens_the_thought_is_told_apart_from_an_answer_that_mentions_its_end():
+    mention = "Close the plan with </think> and answer"
+    assert judge(answer(mention), {}).completion == mention
+    opened = judge(answer("a, b\n</think>\n\none two three"), COLUMNS, begins_thinking=True)
+    assert (opened.completion, opened.share) == ("one two three", 1.0)
+    assert judge(answer("one two three"), COLUMNS, begins_thinking=True).flaw == "blank"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +49,21 @@ def test_an_answer_is_checked_without_thoughts_and_flaws(
 ):
     one = judge(answer(content, finish_reason), COLUMNS)
     assert (one.completion, one.flaw, one.share) == (completion, flaw, share)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high"),
+    [
+        ("我喜欢学习我喜欢学习" * 40, 0.9, 1.0),
+        ("ฉันชอบเรียนหนังสือ" * 40, 0.9, 1.0),
+        ("वह घर जाता है " * 40, 0.9, 1.0),
+        ("今天天气很好，我们一家人去公园散步。孩子们在草地上奔跑，笑声传得很远！", 0.0, 0.0),
+        ("人工智能很好，人工智能很强，人工智能很新。", 0.0, 0.1),
+        ("red and blue and red and blue", 0.2, 0.2),
+    ],
+)
+def test_repetition_in_any_script(text: str, low: float, high: float):
+    assert low - 1e-9 <= repetition_fraction(words(text)) <= high + 1e-9
 
 
 def test_without_instructions_every_whole_answer_is_as_good():

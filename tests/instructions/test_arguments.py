@@ -113,3 +113,26 @@ def test_a_long_value_is_cut_in_the_message():
     message = problem("keywords:existence", {"keywords": "long " * 100})
     assert len(message) < 180
     assert message.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("keywords:existence", {"keywords": ["a", "\ud83c"]}),
+        ("startend:end_checker", {"end_phrase": "\ud83c"}),
+        ("combination:repeat_prompt", {"prompt_to_repeat": "a\ud83c"}),
+    ],
+)
+def test_half_a_surrogate_pair_is_no_text(name, kwargs):
+    with pytest.raises(InstructionError, match="can be written as UTF-8"):
+        validate(name, kwargs)
+
+
+def test_counts_that_no_response_has_and_no_float_holds():
+    for count in (10**400, 1e300):
+        assert not follows(WORDS, {"num_words": count, "relation": "at least"}, "a b")
+        assert follows(WORDS, {"num_words": count, "relation": "less than"}, "a b")
+    shown = problem(WORDS, {"num_words": -(10**5000), "relation": "at least"})
+    assert shown.endswith(
+        "must be a whole number of at least 0, got an integer of thousands of digits"
+    )

@@ -121,3 +121,19 @@ def test_letter_frequency_ignores_case():
 def test_letter_frequency_counts_any_character(sign):
     assert letters(sign, 2, "at least", f"a{sign}b{sign}")
     assert not letters(sign, 3, "at least", f"a{sign}b{sign}")
+
+
+def test_scripts_without_blanks_and_other_spellings_of_a_character():
+    forbidden = "keywords:forbidden_words"
+    assert not follows(forbidden, {"forbidden_words": ["汽车"]}, "他们的汽车很快。")
+    assert follows(forbidden, {"forbidden_words": ["घर"]}, "घरों में")
+    decomposed = "cafe\u0301"
+    for word, text in (("café", decomposed), (decomposed, "café")):
+        assert follows("keywords:existence", {"keywords": [word]}, text)
+        assert not follows("keywords:existence", {"keywords": [word]}, text, official=True)
+        assert not follows(forbidden, {"forbidden_words": [word]}, text)
+        once = {"keyword": word, "frequency": 1, "relation": "at least"}
+        assert follows("keywords:frequency", once, text)
+    assert follows(forbidden, {"forbidden_words": ["cafe"]}, decomposed)
+    letter = {"letter": "e\u0301", "let_frequency": 1, "let_relation": "at least"}
+    assert follows("keywords:letter_frequency", letter, "é")

@@ -118,3 +118,31 @@ def test_nth_paragraph_first_word_needs_the_number_of_paragraphs():
     check = "length_constraints:nth_paragraph_first_word"
     assert not follows(check, kwargs, "One.\n\nTwo.")
     assert follows(check, kwargs, "One.\n\nTwo.\n\nThree.")
+
+
+HINDI = "मैं घर जाता हूँ। वह खाता है। हम खेलते हैं।"
+
+
+def test_counts_are_those_of_the_script_and_officially_those_of_english():
+    words, sentences = "length_constraints:number_words", "length_constraints:number_sentences"
+    nine = {"num_words": 10, "relation": "at least"}
+    assert follows(words, nine, HINDI)
+    assert not follows(words, {"num_words": 11, "relation": "at least"}, HINDI)
+    # a vowel sign is no letter to IFEval: it counts pieces of words
+    assert follows(words, {"num_words": 13, "relation": "at least"}, HINDI, official=True)
+    assert follows(words, nine, "今天天气很好，我们去公园。")
+    assert not follows(words, nine, "今天天气很好，我们去公园。", official=True)
+    three = {"num_sentences": 3, "relation": "at least"}
+    for text in (HINDI, "你好。你好吗？好！", "مرحبا. كيف حالك؟ بخير."):
+        assert follows(sentences, three, text)
+    assert not follows(sentences, three, HINDI, official=True)
+    assert not follows(sentences, {"num_sentences": 4, "relation": "at least"}, HINDI)
+
+
+def test_a_first_word_ends_with_a_mark_of_its_script_or_anywhere_without_blanks():
+    name = "length_constraints:nth_paragraph_first_word"
+    kwargs = {"num_paragraphs": 1, "nth_paragraph": 1}
+    assert follows(name, {**kwargs, "first_word": "首先"}, "首先我们去公园。")
+    assert follows(name, {**kwargs, "first_word": "أولا"}, "أولا، نذهب")
+    assert not follows(name, {**kwargs, "first_word": "أول"}, "أولا، نذهب")
+    assert follows(name, {**kwargs, "first_word": "cafe\u0301"}, "Café is open")

@@ -68,5 +68,9 @@ def test_repeat_prompt(response, expected):
 
 def test_no_comma():
     assert follows("punctuation:no_comma", {}, "red and blue")
-    assert follows("punctuation:no_comma", {}, "red; blue، gelb，")
+    for other in ("你好，世界", "山、川", "أحمر، أزرق", "ሰማይ፣ ባሕር"):
+        assert not follows("punctuation:no_comma", {}, other)
+        # IFEval knows the English one alone
+        assert follows("punctuation:no_comma", {}, other, official=True)
+    assert follows("punctuation:no_comma", {}, "red; blue ʽ 12٬000 ș")
     assert not follows("punctuation:no_comma", {}, "red, blue")

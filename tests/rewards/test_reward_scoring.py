@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,22 @@ def test_totals_are_weighted_and_breakdowns_are_not():
         Reward(-1.0, {"length": 2.0, "z": None}),
         Reward(2.5, {"length": 3.0, "z": 1.0}),  # -0.5 * 3 + 4 * 1
     ]
+
+
+def test_thoughts_are_no_part_of_a_completion_unless_asked_for():
+    answered = rollout("a", "<think>a, b</think>yy")
+    unfinished = replace(rollout("a", "a plan, no"), begins_thinking=True)
+    mention = rollout("a", "end with </think>")
+    several = [answered, unfinished, mention]
+    whole = build_reward(length, name="whole", reads_thoughts=True)
+    found = [one.breakdown for one in score(several, [build_reward(length), whole])]
+    assert [one["length"] for one in found] == [2.0, 0.0, 17.0]
+    assert [one["whole"] for one in found] == [21.0, 10.0, 17.0]
+    columns = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    checked = [rollout("a", "<think>a, b</think>c", **columns)]
+    checked.append(replace(checked[0], completion="no comma", begins_thinking=True))
+    totals = [one.total for one in score(checked, [build_reward("instructions")])]
+    assert totals == [1.0, 0.0]
 
 
 def test_no_opinion_at_all_is_no_reward():
@@ -398,3 +415,16 @@ except TrainingError:
     # asyncio in development mode also tells of callbacks that took long, as they do on a busy machine
     complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
     assert (done.returncode, done.stdout, complaints) == (0, "stopped\n", [])
+
+
+@pytest.mark.parametrize("value", [10**400, 10**5000, -(10**400), float("inf")], ids=range(4))
+def test_a_number_beyond_all_floats_is_an_error_of_one_line(value):
+    message = error_of(ROLLOUTS, lambda completions: [1.0, 2.0, value])
+    assert "prompt b" in message
+    assert len(message) < 200
+
+
+def test_a_sum_beyond_all_floats_is_an_error():
+    rewards = [build_reward(lambda completions: [1e308] * 3, name="x", weight=10.0)]
+    with pytest.raises(TrainingError, match="weighted sum of the rewards of prompt a is inf"):
+        score(ROLLOUTS, rewards)

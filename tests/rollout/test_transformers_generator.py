@@ -3,10 +3,14 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     AttentionInterface,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen3NextConfig,
     T5Config,
     T5ForConditionalGeneration,
@@ -321,3 +325,38 @@ def test_models_that_are_not_supported(
     stateless.forward = lambda past_key_values, **kwargs: forward(**kwargs)
     with pytest.raises(InputError, match="LlamaForCausalLM: it does not use"):
         generator_for(stateless).sample(prompts, 1)
+
+
+@pytest.mark.parametrize("is_special", [False, True])
+def test_thoughts_keep_their_marks_and_begin_where_the_prompt_opens_them(
+    build_model: Callable[..., PreTrainedModel], is_special: bool
+) -> None:
+    words = {"<pad>": 0, "<bos>": 1, "<eos>": EOS, "<end>": END_OF_TURN}
+    words |= {f"w{token}": token for token in range(len(words), VOCABULARY - 2)}
+    opening, closing = VOCABULARY - 2, VOCABULARY - 1
+    backend = Tokenizer(
+        WordLevel({**words, "<think>": opening, "</think>": closing}, unk_token="<pad>")
+    )
+    backend.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
+    marks = ["<think>", "</think>"]
+    if is_special:
+        tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    else:
+        tokenizer.add_tokens(marks)
+    generator = TransformersGenerator(
+        build_model(), tokenizer, max_completion_tokens=40, eos_token_ids=[EOS], temperature=3.0
+    )
+    plain = Prompt("plain", (), (1, 5))
+    opened = Prompt("opened", (), (1, 5, opening))
+    rollouts = generator.sample([plain, opened], 40)
+    holding = [r for r in rollouts if closing in r.token_ids]
+    assert holding
+    assert all("</think>" in r.completion for r in holding)
+    assert not any("<bos>" in r.completion or "<pad>" in r.completion for r in rollouts)
+    assert [r.begins_thinking for r in rollouts] == [False] * 40 + [True] * 40
+    closed = next(r for r in holding if r.begins_thinking)
+    assert closed.answer == closed.completion.split("</think>", 1)[1].strip()
+    assert {r.answer for r in rollouts[40:] if closing not in r.token_ids} == {""}

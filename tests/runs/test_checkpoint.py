@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from uniapl.files import remove_leftovers, replace_file
+from uniapl.files import remove_leftovers, write_text
 from uniapl.runs import checkpoint
 from uniapl.runs.checkpoint import (
     checkpoint_steps,
@@ -176,11 +176,11 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path):
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch):
     file = tmp_path / "config.yaml"
-    replace_file(file, "old")
-    replace_file(file, "new λ")
+    write_text(file, "old")
+    write_text(file, "new λ")
     assert file.read_text(encoding="utf-8") == "new λ"
     monkeypatch.setattr(os, "fsync", full_disk_fsync)
     with pytest.raises(OSError, match="No space left"):
-        replace_file(file, "newest")
+        write_text(file, "newest")
     assert names(tmp_path) == ["config.yaml"]
     assert file.read_text(encoding="utf-8") == "new λ"

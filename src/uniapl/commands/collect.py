@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from uniapl.evaluation.answering import AnsweringModel
     from uniapl.experts import Asked, Expert, Tally
 
-_OF_ENDPOINTS = ("model", "top_p", "requests_per_minute", "timeout", "retries")
+_OF_ENDPOINTS = (
+    "model",
+    "top_p",
+    "requests_per_minute",
+    "timeout",
+    "retries",
+    "begins_thinking",
+)
 """Options without effect on a local model."""
 
 _LOCAL_ROWS = 64
@@ -75,6 +82,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="of its 3-grams that a kept answer may have had before; default: 1, any; 0.1 is strict",
     )
+    add(
+        "--begins-thinking",
+        action="store_const",
+        const=True,
+        help="the endpoint's template writes <think> itself: an answer begins inside a thought",
+    )
     add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
     add("--limit", metavar="N", type=int, help="only the first prompts")
     _add_request_options(parser)
@@ -119,9 +132,9 @@ def run(options: argparse.Namespace) -> None:
         TrainingError: Answers are missing, or none was kept. What there is has been written.
     """
     from uniapl.data.readers import load_prompts
-    from uniapl.data.seeds import write_rows
     from uniapl.experts import AnswerCache, Collection, Tally
     from uniapl.experts.summary import summary_lines
+    from uniapl.files import write_rows
 
     _check(options)
     loaded = load_prompts(options.prompts, None, validate_row=_check_row, limit=options.limit)
@@ -139,6 +152,7 @@ def run(options: argparse.Namespace) -> None:
             min_pass=options.min_pass,
             revises=options.revise,
             max_repetition=options.max_repetition,
+            begins_thinking=bool(options.begins_thinking),
             # one bad minute fails everything that is in flight
             max_failures_in_a_row=max(20, 2 * (options.concurrency or 0)),
         )
@@ -154,10 +168,41 @@ def run(options: argparse.Namespace) -> None:
         "num_repeated_prompts": len(loaded) - len(prompts),
         "settings": _settings(options, chosen),
     }
+    notes = _other_address(options, summary["sources"])
+    notes += _replaced(options, summary["settings"]) if first is not None else []
     written = [options.output] if first is not None else []
     written.append(_write_summary(_summary_file(options), summary))
-    print("\n".join([*summary_lines(summary), *(f"wrote {path}" for path in written)]))
+    print("\n".join([*summary_lines(summary), *notes, *(f"wrote {path}" for path in written)]))
     _raise_if_incomplete(asked, tally)
+
+
+def _replaced(options: argparse.Namespace, settings: Mapping[str, Any]) -> list[str]:
+    """Return a line if the output held what another expert said, or was asked otherwise; the cache still has it."""
+    try:
+        before = json.loads(_summary_file(options).read_text(encoding="utf-8"))["settings"][
+            "request"
+        ]
+        now = json.loads(json.dumps(settings["request"]))
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    except (OSError, ValueError, KeyError, TypeError):  # there was no summary, or another program's
+        return []
+    if not changed:
+        return []
+    return [
+        f"{options.output} held demonstrations of another expert or other settings ({', '.join(changed)}); "
+        f"their answers are still in {_cache_file(options)}"
+    ]
+
+
+def _other_address(options: argparse.Namespace, sources: Mapping[str, int]) -> list[str]:
+    """Return a line if all answers were given elsewhere: the cache knows an expert by its model's name."""
+    here = f" at {options.endpoint}"
+    if options.endpoint is None or not sources or any(name.endswith(here) for name in sources):
+        return []
+    return [
+        f"all answers are from the cache, and from another address ({next(iter(sources))}): for another model of "
+        "the same name, name another --cache"
+    ]
 
 
 def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
@@ -172,18 +217,21 @@ def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
         "min_pass": options.min_pass,
         "revise": options.revise,
         "max_repetition": options.max_repetition,
+        "begins_thinking": bool(options.begins_thinking),
     }
 
 
 def _write_summary(path: Path, summary: Mapping[str, Any]) -> Path:
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    from uniapl.files import write_text
+
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return path
 
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be meant."""
+    from uniapl.files import check_text
+
     if (options.endpoint is None) == (options.local is None):
         raise InputError("give an --endpoint, or a --local model; one of the two")
     if options.endpoint is not None and options.model is None:
@@ -195,6 +243,12 @@ def _check(options: argparse.Namespace) -> None:
                 raise InputError(f"--{flag} has no effect on a --local model")
     elif options.dtype is not None:
         raise InputError("--dtype has no effect on an --endpoint")
+    for name in ("model", "system_prompt", "extra_body"):
+        if (text := getattr(options, name)) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            check_text(text, flag)
+            if name == "extra_body":
+                check_text(str(_json_object(text)), flag)
     if not 1 <= options.keep <= options.samples:
         raise InputError(
             f"--keep must be between 1 and --samples {options.samples}, got {options.keep}"
@@ -220,23 +274,17 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_files(options: argparse.Namespace) -> None:
     """Refuse before anything is asked what could not be written, or would be written over."""
-    files = {
-        "the prompts": Path(options.prompts),
+    from uniapl.files import check_outputs
+
+    outputs = {
         "--output": options.output,
         "the summary": _summary_file(options),
         "the cache": _cache_file(options),
     }
-    names: dict[Path, str] = {}
-    for name, path in files.items():
-        other = names.setdefault(path.resolve(), name)
-        if other != name:
-            raise InputError(f"{name} would overwrite {other}")
-        if name != "the prompts" and path.is_dir():
-            raise InputError(f"{name}: {path} is a folder")
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output: {options.output}: {error.strerror}") from error
+    inputs = {"the prompts": options.prompts}
+    if options.local is not None:
+        inputs["the model"] = options.local
+    check_outputs(outputs, inputs)
 
 
 def _cache_file(options: argparse.Namespace) -> Path:
@@ -322,7 +370,7 @@ def _local_expert(options: argparse.Namespace, prompts: Sequence[Prompt]) -> _Ex
         "temperature": decoding.temperature,
         "max_tokens": limit,
         "seed": options.seed,
-        "chat_template_kwargs": template_arguments,
+        "chat_template_kwargs": dict(model.template_arguments),
     }
     expert = GeneratorExpert(
         lambda seed: model.generator(replace(decoding, seed=seed), limit),
@@ -375,6 +423,10 @@ def _json_object(text: str) -> dict[str, Any]:
         raise InputError(
             f"--extra-body is not JSON: {error.msg} at column {error.colno}"
         ) from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise InputError("--extra-body holds a number or a depth that no request has") from error
     if not isinstance(value, dict):
         raise InputError(f"--extra-body must be a JSON object, got {text}")
     return value

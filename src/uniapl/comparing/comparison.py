@@ -25,7 +25,7 @@ from uniapl.comparing.statistics import Record, difference, summarise
 from uniapl.comparing.table import comparison_tables
 from uniapl.config import dump_chosen, load_config, resolved
 from uniapl.config.schema import Config
-from uniapl.files import replace_file
+from uniapl.files import write_text
 from uniapl.runs.checkpoint import POLICY, step_name
 from uniapl.runs.evaluation_before import FOLDER
 from uniapl.runs.metrics import read_rows
@@ -83,7 +83,7 @@ def compare(config: Config, plan: Plan, folder: Path, jobs: int = 1) -> dict[str
     comparison = _Comparison(config, plan, folder, jobs)
     chosen, tuning = comparison.tune()
     result = comparison.report(chosen, tuning)
-    replace_file(folder / "comparison.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "comparison.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
     for table in comparison_tables(result):
         comparison.console.print(table)
     comparison.console.print(f"comparison: {folder / 'comparison.json'}", markup=False)
@@ -97,13 +97,15 @@ def _write_config(config: Config, folder: Path) -> Path:
         raise InputError(f"--output: {folder} holds a run; choose another folder")
     if file.exists():
         may_change = (MAY_CHANGE | {"method", "seed"}) - {"training.steps"}
+        if not (folder / "arms").is_dir():
+            raise InputError(f"--output: {file} belongs to no comparison; choose another folder")
         if changed := changed_settings(load_config(file), resolved(config), may_change):
             raise InputError(
                 f"--output: {folder} holds a comparison with other settings: {'; '.join(changed)}"
             )
     for name in ("arms", "runs", "logs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    replace_file(file, dump_chosen(resolved(config)))
+    write_text(file, dump_chosen(resolved(config)))
     return file
 
 
@@ -233,7 +235,7 @@ class _Comparison:
         """Keep of a finished run what the comparison needs, and drop its checkpoints."""
         run = self._run_folder(job)
         record = _read_run(run, job, self.config.training.steps)
-        replace_file(self._file(job), json.dumps(record, allow_nan=False) + "\n")
+        write_text(self._file(job), json.dumps(record, allow_nan=False) + "\n")
         shutil.rmtree(run / "checkpoints")
         if job.tunes:
             shutil.rmtree(run / POLICY)
@@ -266,7 +268,7 @@ def _read_run(run: Path, job: Job, steps: int) -> dict[str, Any]:
     last = run / "evaluations" / step_name(steps)
     results = json.loads((last / "results.json").read_text(encoding="utf-8"))
     before = json.loads((run / "evaluations" / step_name(0) / "results.json").read_text())
-    samples = [json.loads(x) for x in (last / "samples.jsonl").read_text("utf-8").splitlines()]
+    samples = [json.loads(x) for x in (last / "samples.jsonl").read_text("utf-8").split("\n") if x]
     rows = read_rows(run / "metrics.jsonl")
     definitions = json.loads((run / "definitions.json").read_text(encoding="utf-8"))
     return {

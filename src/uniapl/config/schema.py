@@ -158,6 +158,8 @@ class RewardConfig(Section):
     """Factor of this reward in the total; negative makes it a penalty."""
     all_or_nothing: Fraction = 0.0
     """Only `instructions`: share of the reward paid only if every instruction is satisfied."""
+    reads_thoughts: bool = False
+    """Give the function whole completions, what the policy thinks (`<think>…</think>`) included."""
     timeout_seconds: PositiveFloat = 60.0
     """A call that takes longer stops the run."""
 

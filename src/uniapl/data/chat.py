@@ -1,4 +1,4 @@
-"""The one place where chat turns become token ids, and where a person can look at the result.
+"""The one place where chat turns become token ids (`preview.py` shows them to a person).
 
 The reader hands in messages and texts; prompts and demonstrations leave with ids. The policy samples
 after exactly these prompt ids, and an expert's completion is encoded as the policy would sample it, so
@@ -10,12 +10,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
-from uniapl.types import Demonstration, InputError, Message
+from uniapl.thoughts import CLOSING, NO_THOUGHT, OPENING, continuing, end_of_thoughts, opening_of
+from uniapl.types import InputError, Message
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -135,7 +136,7 @@ class Chat:
             return []
         lines: list[str] = []
         suffix = _written_after_a_turn(self.tokenizer)
-        end = _decode(self.tokenizer, [self.turn_end_token_id])
+        end = decode_plainly(self.tokenizer, [self.turn_end_token_id])
         if end not in suffix:
             written = repr(suffix) if suffix else "nothing"
             lines.append(
@@ -148,6 +149,12 @@ class Chat:
             lines.append(
                 "the chat template can switch thinking on and off, and nothing says which: set "
                 f"data.template_arguments={{{switch}: false}}, or true if the demonstrations think"
+            )
+        if self._opening:
+            lines.append(
+                f"the chat template opens a thought ({OPENING}) before each completion: a demonstration without "
+                f"{CLOSING} is learned as an empty thought and an answer, and a completion that never leaves "
+                "its thoughts is a blank answer; a template that opens none trains without thinking"
             )
         return lines
 
@@ -181,9 +188,16 @@ class Chat:
         """Return what the policy would have sampled to say `text`: its tokens and the end of the turn.
 
         The text is encoded apart from the prompt, as sampling starts after the prompt's last token; a
-        template would trim it or merge its first token with the generation prompt.
+        template would trim it or merge its first token with the generation prompt. Where the template opens a
+        thought, the text's thoughts go on from there, and an answer without thoughts first ends it.
         """
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        begins_thinking = bool(self._opening)
+        text = continuing(text, self._opening)
+        end = end_of_thoughts(text, begins_thinking=begins_thinking)
+        if end and not {OPENING, CLOSING}.isdisjoint(self._special_names):
+            ids = self._encode_pieces(self._broken(text, end))
+        else:
+            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return (*ids, self.turn_end_token_id)
 
     def encode_conversation(
@@ -205,7 +219,7 @@ class Chat:
         begun = _render(
             self.tokenizer, before, add_generation_prompt=True, **self._template_arguments
         )
-        if whole == begun + completion + self._turn_end:
+        if whole == begun + continuing(completion, self._opening) + self._turn_end:
             return apart
         return self._encode_turns(turns, add_generation_prompt=False)
 
@@ -236,10 +250,18 @@ class Chat:
                 f"{{% set messages = [{json.dumps(turn, ensure_ascii=False)}] + messages %}}{{% endif %}}"
             )
         # Line breaks after a block are dropped, and one at the end of a template is.
+        opening, empty = json.dumps(self._opening), json.dumps(NO_THOUGHT)
+        continued = (
+            f"{{% if answer.startswith({opening}) %}}{{% set answer = answer[{len(self._opening)}:] %}}"
+            f"{{% elif '{OPENING}' == answer[:{len(OPENING)}] %}}{{% set answer = answer[{len(OPENING)}:] %}}"
+            f"{{% elif '{CLOSING}' not in answer %}}{{% set answer = {empty} + answer %}}{{% endif %}}"
+            if self._opening
+            else ""
+        )
         return (
             f"{arguments}{{% set answer = none %}}"
             "{% if messages[-1]['role'] == 'assistant' %}"
-            "{% set answer = messages[-1]['content'] %}"
+            f"{{% set answer = messages[-1]['content'] %}}{continued}"
             "{% set messages = messages[:-1] %}"
             "{% set add_generation_prompt = true %}"
             f"{{% endif %}}{system}\n"
@@ -252,7 +274,7 @@ class Chat:
         ids = list(token_ids)
         if ids and ids[-1] in self.eos_token_ids:
             ids.pop()
-        return _decode(self.tokenizer, ids)
+        return decode_plainly(self.tokenizer, ids)
 
     @property
     def _turn_end(self) -> str:
@@ -263,7 +285,7 @@ class Chat:
         self, turns: Sequence[Message], *, add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
         marked = [
-            {key: self._special_tokens.sub(rf"\1{_BREAK}", text) for key, text in turn.items()}
+            {key: self._broken_turn(turn["role"], text) for key, text in turn.items()}
             for turn in turns
         ]
         rendering = _render(
@@ -272,23 +294,68 @@ class Chat:
             add_generation_prompt=add_generation_prompt,
             **self._template_arguments,
         )
-        # almost always one piece: the whole rendering, encoded as apply_chat_template would
-        pieces = rendering.split(_BREAK)
-        return tuple(
+        return tuple(self._encode_pieces(rendering))
+
+    def _encode_pieces(self, text: str) -> list[int]:
+        """Encode a text cut at its breaks; almost always one piece, encoded as apply_chat_template would."""
+        return [
             token
-            for piece in pieces
+            for piece in text.split(_BREAK)
             for token in self.tokenizer.encode(piece, add_special_tokens=False)
-        )
+        ]
+
+    def _broken_turn(self, role: str, text: str) -> str:
+        """Return a turn's text in which nothing but real thoughts of an assistant can pass for a special token.
+
+        Templates cut an assistant's turn at `</think>`; where it is only mentioned, it is broken too.
+        """
+        if role != "assistant":
+            return self._broken(text, 0)
+        end = end_of_thoughts(text, begins_thinking=bool(self._opening))
+        return self._broken(text, end) if end else self._broken(text, 0, CLOSING)
+
+    def _broken(self, text: str, end: int, *also: str) -> str:
+        """Return a text with a break in each special token that it spells out, and in `also`.
+
+        Args:
+            end: Before this character the marks of a thought stay whole.
+        """
+
+        def broken(first: re.Match[str]) -> str:
+            at = first.start()
+            is_mark = at < end and text.startswith((OPENING, CLOSING), at)
+            return first[1] if is_mark else first[1] + _BREAK
+
+        return _first_characters((*self._special_names, *also)).sub(broken, text)
 
     @cached_property
-    def _special_tokens(self) -> re.Pattern[str]:
-        """Matches the first character of a special token in user text, where a break unmakes it."""
+    def _special_names(self) -> tuple[str, ...]:
         added = self.tokenizer.added_tokens_decoder.values()
         names = {token.content for token in added if token.special}
         names.update(self.tokenizer.all_special_tokens)
-        # a special token of one character cannot be broken; `(?!)` matches nothing
-        spelled_out = "|".join(re.escape(name) for name in sorted(names) if len(name) > 1) or "(?!)"
-        return re.compile(rf"(?=(?:{spelled_out}))(.)", re.DOTALL)
+        # a special token of one character cannot be broken
+        return tuple(sorted(name for name in names if len(name) > 1))
+
+    @cached_property
+    def _opening(self) -> str:
+        """The end of a generation prompt that opens a thought; blank if it opens none."""
+        if not self.tokenizer.chat_template:
+            return ""
+        return opening_of(
+            _render(
+                self.tokenizer,
+                self.messages("Will you?"),
+                add_generation_prompt=True,
+                **self._template_arguments,
+            )
+        )
+
+
+@cache
+def _first_characters(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return what matches the first character of each name in a text, where a break unmakes it."""
+    spelled_out = "|".join(map(re.escape, names)) or "(?!)"  # `(?!)` matches nothing
+    return re.compile(rf"(?=(?:{spelled_out}))(.)", re.DOTALL)
 
 
 def _reads(tokenizer: "PreTrainedTokenizerBase", name: str) -> bool:
@@ -322,76 +389,9 @@ def _render(
     return rendering
 
 
-def _decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+def decode_plainly(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+    """Return the text of tokens, special ones included, and nothing else."""
     # cleaning up spaces would make text that was never sampled
     text = tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
-
-
-def preview(
-    demonstrations: Sequence[Demonstration],
-    tokenizer: "PreTrainedTokenizerBase",
-    count: int = 2,
-    *,
-    show_ids: bool = False,
-    color: bool = False,
-) -> str:
-    """Return the first demonstrations as the policy will see them, for a terminal.
-
-    Lines of the prompt start with a blank, lines of the completion, which is trained on, with `+`; every
-    trained token stands in brackets, the end of the turn included.
-
-    Args:
-        show_ids: Put each token's id before its text, in the prompt too.
-        color: Dim the prompt and colour the completion with ANSI codes.
-    """
-    blocks = []
-    for demonstration in demonstrations[:count]:
-        prompt_ids, completion_ids = demonstration.prompt.token_ids, demonstration.token_ids
-        head = (
-            f"demonstration {demonstration.prompt.id}: {len(prompt_ids)} prompt tokens, "
-            f"{len(completion_ids)} completion tokens"
-        )
-        prompt = (
-            _bracketed(tokenizer, prompt_ids, show_ids)
-            if show_ids
-            else _decode(tokenizer, prompt_ids)
-        )
-        completion = _bracketed(tokenizer, completion_ids, show_ids)
-        blocks.append(
-            "\n".join(
-                (
-                    head,
-                    _lines(prompt, "  ", "\x1b[2m" if color else ""),
-                    _lines(completion, "+ ", "\x1b[32m" if color else ""),
-                )
-            )
-        )
-    legend = "+ [token]: trained on; the other lines are the prompt"
-    return "\n\n".join([*blocks, legend])
-
-
-def _lines(text: str, margin: str, style: str) -> str:
-    reset = "\x1b[0m" if style else ""
-    return "\n".join(f"{style}{margin}{line}{reset}" for line in text.split("\n"))
-
-
-def _bracketed(
-    tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], show_ids: bool
-) -> str:
-    """Return each token in brackets; tokens that only together make a character share theirs."""
-    pieces: list[str] = []
-    pending: list[int] = []
-    before = ""
-    for position, token in enumerate(token_ids, start=1):
-        pending.append(token)
-        after = _decode(tokenizer, token_ids[:position])
-        if after.endswith("\ufffd") and position < len(token_ids):
-            continue
-        shown = after[len(before) :].replace("\n", "\\n")
-        ids = " ".join(str(one) for one in pending) + " " if show_ids else ""
-        # the line break is shown where the text has one, outside the bracket that names it
-        pieces.append(f"[{ids}{shown}]" + "\n" * after[len(before) :].count("\n"))
-        before, pending = after, []
-    return "".join(pieces).rstrip("\n")

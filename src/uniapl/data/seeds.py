@@ -1,7 +1,5 @@
 """Seed prompts for `uniapl prompts`: what somebody might ask, without instructions to check."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,7 +11,9 @@ from uniapl.data.formats import read_text_lines
 from uniapl.data.rows import Problems, Row, number_as_id, row_key
 from uniapl.data.sources import local_file, read_rows
 from uniapl.data.turns import content_text
+from uniapl.files import check_text
 from uniapl.types import InputError, Prompt
+from uniapl.words import num_written_words
 
 _PROMPT_COLUMNS = ("prompt", "instruction", "question", "query", "text")
 _TURN_COLUMNS = ("messages", "conversations", "prompt")
@@ -52,7 +52,7 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
     for row in rows:
         with problems.at(row.where):
             values = _first_instance(row.values)
-            text = _prompt_text(values).strip()
+            text = check_text(_prompt_text(values).strip(), "the prompt")
             given = (str(values.get(name) or "").strip() for name in _CONTEXT_COLUMNS)
             context = "\n\n".join(part for part in given if part)
             if context and joins_context:
@@ -61,7 +61,7 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
                 seeds.dropped["blank"] += 1
             elif context and not joins_context:
                 seeds.dropped["needs a context"] += 1
-            elif len(text.split()) > max_words:
+            elif num_written_words(text) > max_words:
                 seeds.dropped[f"longer than {max_words} words"] += 1
             else:
                 seeds.prompts.append(_seed(row, values, text, keys))
@@ -78,15 +78,6 @@ def read_texts(source: str | Path) -> list[str]:
             texts.append(_prompt_text(row.values))
     problems.raise_any()
     return texts
-
-
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a JSONL file, aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(aside, path)
 
 
 def _rows(source: str | Path, problems: Problems) -> Iterable[Row]:
@@ -150,6 +141,8 @@ def _first_instance(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _seed(row: Row, values: Mapping[str, Any], text: str, keys: set[str]) -> Prompt:
     completion = _completion(values)
+    if completion is not None:
+        check_text(completion, "the completion")
     columns = {} if completion is None else {"completion": completion}
     turns = ({"role": "user", "content": text},)
     return Prompt(row_key(row) or number_as_id(row.number, keys), turns, (), False, columns)

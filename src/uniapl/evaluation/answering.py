@@ -1,9 +1,8 @@
 """Lets a model answer a benchmark: loads it, prepares the prompts as it was trained, samples."""
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,8 @@ from uniapl.config import load_config
 from uniapl.data.chat import Chat
 from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.evaluation.benchmark import Decoding, check_prompts
-from uniapl.evaluation.evaluate import Check, EvaluationSet, evaluate
-from uniapl.experts import without_thoughts
+from uniapl.evaluation.evaluate import Check, EvaluationSet, check_settings, evaluate
+from uniapl.files import fingerprint
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.rollout import TransformersGenerator
 from uniapl.types import InputError, Message, Prompt, Rollout
@@ -38,7 +37,7 @@ class AnsweringModel:
     """The run's, if the model is one."""
     template_arguments: Mapping[str, Any]
     fingerprint: str
-    """Changes with the weights and with whatever else lies in the model's folder."""
+    """Changes with the weights and with whatever else lies in the model's folder; of a hub id its revision."""
 
     def generator(self, decoding: Decoding, max_completion_tokens: int) -> TransformersGenerator:
         """Return a generator; `policy.autocast()` must be around its `sample`."""
@@ -104,8 +103,8 @@ def load_answering_model(
         template_arguments=arguments,
     )
     revision = getattr(policy.model.config, "_commit_hash", None)
-    fingerprint = _fingerprint(path, revision)
-    return AnsweringModel(policy, chat, dtype_name, system_prompt, arguments, fingerprint)
+    known = fingerprint(path) if Path(path).exists() else str(revision)
+    return AnsweringModel(policy, chat, dtype_name, system_prompt, arguments, known)
 
 
 def answer_benchmark(
@@ -114,22 +113,37 @@ def answer_benchmark(
     check: Check,
     decoding: Decoding,
     settings: Mapping[str, Any],
+    folder: Path,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Answer every prompt and check the answers; results and rows as `evaluate` returns them.
 
+    Args:
+        model: As `load_answering_model`.
+        prompts: As `load_prompts`.
+        check: The verdict on an answer.
+        decoding: How the model answers.
+        settings: Recorded with the results, and completed here.
+        folder: Where the results will go; those of other settings are not replaced.
+
     Raises:
-        InputError: The model cannot be loaded, or prompts or instructions are wrong.
+        InputError: The model cannot be loaded, prompts or instructions are wrong, or `folder` holds other results.
     """
     arguments = {} if decoding.is_thinking else {"enable_thinking": False}
     loaded_model = load_answering_model(model, template_arguments=arguments)
     loaded = load_prompts(prompts, loaded_model.chat)
     check_prompts(loaded, check, prompts)
-    longest = max(len(prompt.token_ids) for prompt in loaded)
-    limit = decoding.max_completion_tokens or loaded_model.room(longest)
+    longest = max(loaded, key=lambda prompt: len(prompt.token_ids))
+    limit = decoding.max_completion_tokens or loaded_model.room(len(longest.token_ids))
+    if decoding.max_completion_tokens is None and limit < MAX_COMPLETION_TOKENS:
+        sys.stderr.write(
+            f"warning: all answers end after {limit} tokens instead of {MAX_COMPLETION_TOKENS}: prompt {longest.id} "
+            f"has {len(longest.token_ids)} tokens and the model's context {loaded_model.context}\n"
+        )
     experts = [expert_demonstration(prompt, loaded_model.chat) for prompt in loaded]
     settings = {
         **settings,
         "model": str(model),
+        "weights": loaded_model.fingerprint,
         "temperature": decoding.temperature,
         "max_completion_tokens": limit,
         "template_arguments": loaded_model.template_arguments,
@@ -138,30 +152,27 @@ def answer_benchmark(
         "dtype": loaded_model.dtype_name,
         "device": loaded_model.policy.device.type,
     }
+    check_settings(folder, settings)
     answers = AnswerGenerator(loaded_model.generator(decoding, limit), decoding.max_rows)
     with loaded_model.policy.autocast():
         return evaluate(answers, EvaluationSet(loaded, experts, check=check), settings)
 
 
 class AnswerGenerator:
-    """A `Generator` whose completions are answers: what a model thinks before them is left out.
-
-    A completion that is cut off while the model thinks is a blank answer. After every few prompts a line
-    on stderr says how far it is.
-    """
+    """A `Generator` that says how far it is: a line on stderr after every few prompts."""
 
     def __init__(self, generator: "Generator", prompts_per_line: int) -> None:
         self._generator = generator
         self._prompts_per_line = prompts_per_line
 
     def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
-        """Return rollouts as the inner generator's, but for their text."""
+        """Return the inner generator's rollouts."""
         rollouts: list[Rollout] = []
         for start in range(0, len(prompts), self._prompts_per_line):
             part = prompts[start : start + self._prompts_per_line]
             rollouts += self._generator.sample(part, group_size)
             sys.stderr.write(f"{start + len(part)} of {len(prompts)} prompts answered\n")
-        return [replace(r, completion=without_thoughts(r.completion)) for r in rollouts]
+        return rollouts
 
     def state_dict(self) -> dict[str, Any]:
         """Return the inner generator's."""
@@ -183,18 +194,6 @@ def _policy_of(model: str | Path) -> tuple[str, "Config | None"]:
             f"{model}: the run has no policy/ yet; give a checkpoint's, {folder}/checkpoints/step_*/policy"
         )
     return str(policy), load_config(folder / "config.yaml")
-
-
-def _fingerprint(path: str, revision: str | None) -> str:
-    """Return the hub's revision, or a hash of the folder's file names, sizes and times.
-
-    The contents are not read: that takes minutes with a large model, and a copy that is asked again costs time only.
-    """
-    if not Path(path).is_dir():
-        return str(revision)
-    files = sorted(file for file in Path(path).iterdir() if file.is_file())
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def _default_dtype(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 Output: `samples.jsonl` and `results.json` (docs/evaluation.md). Nothing loads torch unless a model answers.
 """
 
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from uniapl.evaluation.evaluate import (
     INSTRUCTION_DEFINITIONS,
     Check,
     EvaluationSet,
+    check_folder,
+    check_settings,
     check_soundly,
     evaluate_responses,
     write_evaluation,
 )
 from uniapl.evaluation.ifbench import verify_ifbench
 from uniapl.evaluation.responses import Matched, match_responses
+from uniapl.files import content_hash
 from uniapl.instructions import Verdict, verify
 from uniapl.types import InputError, Prompt
 
@@ -63,6 +67,22 @@ class Decoding:
     seed: int = 0
     """Of the sampling, if there is any."""
 
+    def __post_init__(self) -> None:
+        """Check everything before a model is loaded.
+
+        Raises:
+            InputError: A number makes no sense.
+        """
+        if not 0 <= self.temperature < math.inf:  # nan is neither
+            raise InputError(
+                f"--temperature must be a number of at least 0, got {self.temperature:g}"
+            )
+        for name, value in (("tokens", self.max_completion_tokens), ("rows", self.max_rows)):
+            if value is not None and value < 1:
+                raise InputError(f"--max-{name} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed must be between 0 and 2^63 - 1, got {self.seed}")
+
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
@@ -103,7 +123,7 @@ def evaluate_benchmark(
         prompts: A file in IFEval's format, or a hub id.
         responses: Rows of `key` or `prompt`, and `response`; instead of a model.
         output: Folder for the two files; default: `evaluations/BENCHMARK`, inside the run folder if
-            the model is one.
+            the model is one. Results of another model or of other settings are not replaced.
         is_partial: Score the prompts that have a response and leave the others out.
         reading: How IFEval's types are checked; default `official`, for `custom` `sound`.
         decoding: Only with a model.
@@ -119,6 +139,9 @@ def evaluate_benchmark(
     settings = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading}
     check = _check(benchmark, reading)
     folder = _folder(benchmark, output, model)
+    inputs = {"--prompts": prompts, **({} if responses is None else {"--responses": responses})}
+    check_folder(folder, inputs)
+    settings |= {f"{name.strip('-')}_sha256": content_hash(path) for name, path in inputs.items()}
     packages, num_unknown = ["uniapl", *_PACKAGES[benchmark]], 0
     if responses is None:
         assert model is not None
@@ -126,7 +149,7 @@ def evaluate_benchmark(
         from uniapl.evaluation.answering import answer_benchmark
 
         decoding = decoding or Decoding()
-        results, rows = answer_benchmark(model, prompts, check, decoding, settings)
+        results, rows = answer_benchmark(model, prompts, check, decoding, settings, folder)
         packages += ["torch", "transformers"]
     else:
         if decoding is not None:
@@ -134,6 +157,7 @@ def evaluate_benchmark(
         matched = _match(prompts, responses, check, is_partial)
         data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
         settings["responses"] = str(responses)
+        check_settings(folder, settings)
         results, rows = evaluate_responses(data, matched.responses, settings)
         results["num_missing"] = len(matched.missing)
         num_unknown = len(matched.unknown)

@@ -6,7 +6,6 @@ Input: prompts, and a Generator or responses that exist already; output: `result
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,16 @@ from typing import Any
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
+    answer_of,
     diversity,
     match_results,
     match_rows,
 )
 from uniapl.experts import repetition_fraction, words
+from uniapl.files import check_outputs, write_rows, write_text
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
+from uniapl.thoughts import without_thoughts
 from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError
 
 INSTRUCTION_DEFINITIONS = {
@@ -31,6 +33,8 @@ INSTRUCTION_DEFINITIONS = {
     "asterisks may help.",
     "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
 }
+
+SAMPLES, RESULTS = "samples.jsonl", "results.json"
 
 MATCH_HEADLINE = ("completion_tokens_w1", "expert_nll")
 """The two of the match to the expert that say most."""
@@ -118,20 +122,20 @@ def evaluate(
         TrainingError: A metric failed, or the policy gives a completion no finite log-prob.
     """
     rollouts = generator.sample(data.prompts, 1)
-    verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
+    verdicts = [data.check(r.prompt, r.answer) for r in rollouts]
     values = score(rollouts, data.metrics, column_names(data.prompts))
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= _mean_by_name([v.breakdown for v in values])
     results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
     match = match_rows(rollouts, data.experts, policy_logprobs, base_logprobs)
-    results |= match_results(match, [r.completion for r in rollouts])
+    results |= match_results(match, [r.answer for r in rollouts])
     if not all(math.isfinite(results.get(name, 0.0)) for name in ("expert_nll", "entropy")):
         raise TrainingError(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data)
+        results["expert"] = expert_results(data, rollouts)
     results["settings"] = dict(settings)
     rows = [
         _row(r, v, e, m.breakdown, near)
@@ -147,12 +151,13 @@ def evaluate_responses(
 
     Args:
         data: Prompts and check; experts and metrics play no part.
-        responses: One per prompt.
+        responses: One per prompt; thoughts that `<think>` opens are no part of the answer.
         settings: Recorded with the results.
 
     Returns:
         As `evaluate`, without what only a policy's own rollouts can tell.
     """
+    responses = [None if r is None else without_thoughts(r) for r in responses]
     verdicts = [data.check(p, r) for p, r in zip(data.prompts, responses, strict=True)]
     results = {"n": len(responses), **_instruction_results([v for v in verdicts if v])}
     results["settings"] = dict(settings)
@@ -163,11 +168,16 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(data: EvaluationSet) -> dict[str, Any]:
-    """Measure the expert's own completions as if a policy had written them."""
+def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, Any]:
+    """Measure the expert's own answers as if a policy had written them.
+
+    Args:
+        data: Prompts, experts, metrics.
+        policy: The policy's rollouts of the same prompts: they know which prompts open a thought.
+    """
     rollouts = [
-        Rollout(e.prompt, e.completion, e.token_ids, (), "stop")
-        for e in data.experts
+        Rollout(e.prompt, answer_of(e, r), e.token_ids, (), "stop")
+        for e, r in zip(data.experts, policy, strict=True)
         if e is not None
     ]
     verdicts = [v for r in rollouts if (v := data.check(r.prompt, r.completion))]
@@ -186,15 +196,56 @@ def write_evaluation(
     folder: Path, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write `samples.jsonl`, then `results.json`, each aside and renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    for name, text in (
-        ("samples.jsonl", lines),
-        ("results.json", json.dumps(results, indent=2, allow_nan=False) + "\n"),
-    ):
-        aside = folder / f".{name}"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / name)
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    write_rows(folder / SAMPLES, rows)
+    write_text(folder / RESULTS, text)
+
+
+def check_folder(folder: Path, inputs: Mapping[str, str | Path]) -> None:
+    """Refuse a folder that the two files of an evaluation cannot go to, before anything is answered.
+
+    Args:
+        folder: Need not exist yet.
+        inputs: As of `check_outputs`.
+
+    Raises:
+        InputError: It is a file, cannot be written, holds one of the inputs, or samples of somebody else.
+    """
+    outputs = {f"--output ({name})": folder / name for name in (SAMPLES, RESULTS)}
+    check_outputs(outputs, inputs)
+    if (folder / SAMPLES).exists() and not (folder / RESULTS).exists():
+        raise InputError(f"--output: {folder / SAMPLES} belongs to no evaluation; move it away")
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to replace the results of another model or of other settings.
+
+    Args:
+        folder: Where the results will go.
+        settings: What will be recorded with them.
+
+    Raises:
+        InputError: There are results that say otherwise; names what differs.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        other = [name for name in settings if name in before and before[name] != settings[name]]
+        kind = [name for name in before if name not in settings]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--output: {path} holds no results of an evaluation; move it away"
+        ) from error
+    if other or kind:
+        shown = [
+            f"{name} was {before[name]!r:.80} and is {settings.get(name)!r:.80}"
+            for name in [*other, *kind]
+        ]
+        raise InputError(
+            f"--output: {folder} holds other results ({'; '.join(shown[:3])}); choose another folder, or move it away"
+        )
 
 
 def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -233,7 +284,8 @@ def _row(
     match: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        **_identity(rollout.prompt, rollout.completion),
+        **_identity(rollout.prompt, rollout.answer),
+        **({"thoughts": rollout.thoughts} if rollout.thoughts else {}),
         "finish_reason": rollout.finish_reason,
         "expert_completion": expert.completion if expert else None,
         **match,

@@ -15,6 +15,7 @@ from scipy.stats import wasserstein_distance
 
 from uniapl.evaluation.bootstrap import kolmogorov_smirnov
 from uniapl.experts import ngrams, repetition_fraction, words
+from uniapl.thoughts import CLOSING, without_thoughts
 from uniapl.types import Demonstration, Rollout
 
 MeanLogprobs = Callable[[Sequence[Demonstration | Rollout]], list[float]]
@@ -61,8 +62,8 @@ def match_rows(
         {
             "completion_tokens": len(r.token_ids),
             "expert_completion_tokens": len(e.token_ids) if e else None,
-            "repetition_fraction": repetition_fraction(words(r.completion)),
-            "expert_bigram_f1": bigram_f1(words(r.completion), words(e.completion)) if e else None,
+            "repetition_fraction": repetition_fraction(words(r.answer)),
+            "expert_bigram_f1": bigram_f1(words(r.answer), words(answer_of(e, r))) if e else None,
         }
         for r, e in zip(rollouts, experts, strict=True)
     ]
@@ -75,6 +76,12 @@ def match_rows(
             row[name] = own
             row[f"expert_{name}"] = None if expert is None else next(of_experts)
     return rows
+
+
+def answer_of(expert: Demonstration, rollout: Rollout) -> str:
+    """Return an expert's completion without its thoughts, which begin as those of the prompt's rollout do."""
+    begins_thinking = rollout.begins_thinking and CLOSING in expert.completion
+    return without_thoughts(expert.completion, begins_thinking=begins_thinking)
 
 
 def match_results(rows: Sequence[Row], completions: Sequence[str]) -> dict[str, float]:

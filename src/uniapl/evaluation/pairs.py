@@ -18,8 +18,9 @@ from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.sources import Problems
-from uniapl.evaluation.evaluate import write_evaluation
+from uniapl.evaluation.evaluate import check_folder, check_settings, write_evaluation
 from uniapl.evaluation.reward_model import LikelihoodRatio, Scorer, load_reward_model
+from uniapl.files import content_hash, fingerprint
 from uniapl.models.language_model import load_language_model
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.types import InputError, PreferencePair, TrainingError
@@ -59,26 +60,32 @@ def evaluate_pairs(
         TrainingError: The model gives a completion no finite score.
     """
     run = Path(model).expanduser()
-    config = load_config(run / "config.yaml") if (run / "config.yaml").is_file() else None
+    is_run = (run / "config.yaml").is_file()
+    folder = Path(output) if output else (run if is_run else Path()) / "evaluations" / "pairs"
+    check_folder(folder, {"--pairs": pairs})
+    settings = {"model": str(model), "pairs": str(pairs), "pairs_sha256": content_hash(pairs)}
+    config = load_config(run / "config.yaml") if is_run else None
     loaded = load_pairs(pairs, None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorer = (
         load_discriminator(run, config, device) if config else load_reward_model(str(model), device)
     )
+    scored = run / "discriminator" if config else run
+    settings |= {"weights": fingerprint(scored) if scored.exists() else None, "device": device.type}
+    check_settings(folder, settings)
     scores = _scores(scorer, loaded, pairs)
     right = pair_accuracy(*torch.tensor(scores, dtype=torch.float64).unbind(1)).tolist()
     results: dict[str, Any] = {
         **_accuracy(right),
         "margin_mean": sum(chosen - rejected for chosen, rejected in scores) / len(scores),
         "by_subset": _by_subset(loaded, right),
-        "settings": {"model": str(model), "pairs": str(pairs), "device": device.type},
+        "settings": settings,
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("uniapl", "torch", "transformers")},
         },
     }
     rows = [_row(*parts) for parts in zip(loaded, scores, right, strict=True)]
-    folder = Path(output) if output else (run if config else Path()) / "evaluations" / "pairs"
     write_evaluation(folder, results, rows)
     return PairsResult(results, folder)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uniapl.data.sources import Problems, read_rows
+from uniapl.files import check_text
 from uniapl.types import InputError, Prompt
 
 
@@ -72,7 +73,7 @@ def _response(row: Mapping[str, Any]) -> str | None:
     response = row["response"]
     if response is not None and not isinstance(response, str):
         raise InputError(f"`response` must be text or null, got {type(response).__name__}")
-    return response
+    return None if response is None else check_text(response, "`response`")
 
 
 def _prompt_ids(

@@ -4,7 +4,7 @@ The expert is an endpoint that speaks OpenAI's protocol, or a model on this mach
 Nothing here loads torch.
 """
 
-from uniapl.experts.answers import Answer, Expert, Failure, Outcome, Request, without_thoughts
+from uniapl.experts.answers import Answer, Expert, Failure, Outcome, Request
 from uniapl.experts.cache import AnswerCache
 from uniapl.experts.collection import Collection
 from uniapl.experts.endpoint import Endpoint, EndpointExpert, request_settings
@@ -33,6 +33,5 @@ __all__ = [
     "repetition_fraction",
     "request_settings",
     "select",
-    "without_thoughts",
     "words",
 ]

@@ -2,11 +2,28 @@
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from uniapl.types import Message
+from uniapl.words import is_ended
+
+UNKNOWN = "unknown"
+"""Of an expert that does not say why an answer ended."""
+
+_ENDED = frozenset(
+    "stop stopped stop_sequence stop_token stop_str eos eos_token end end_turn end_of_turn end_of_text endoftext "
+    "end_of_sequence complete completed done finish finished normal success".split()
+)
+"""How servers that speak OpenAI's protocol, or pass on another one, say `stop`."""
+
+_CUT_OFF = frozenset(
+    "length max_length model_length max_tokens max_new_tokens max_output_tokens max_completion_tokens max_token "
+    "token_limit max_tokens_exceeded model_context_window_exceeded context_length_exceeded incomplete".split()
+)
+"""How they say `length`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +48,24 @@ class Answer:
     content: str
     """Thoughts included, where the expert does not keep them apart."""
     finish_reason: str
-    """`stop` if the expert ended its turn; anything else is no demonstration."""
+    """Why it ended, in the expert's own word; `unknown` where it says nothing. `ending` is what it means."""
     source: str
     """Who answered, as it names itself, and where."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     """As the expert counts them, thoughts included."""
+
+    @property
+    def ending(self) -> str:
+        """`stop`: the expert ended its turn; `length`: it was cut off; anything else in its own word.
+
+        Where it says nothing, a text that ends as a sentence does counts as ended.
+        """
+        reason = self.finish_reason.lower().strip().removeprefix("finish_reason_")
+        reason = re.sub(r"[\s-]", "_", reason)
+        if reason in _ENDED or (reason == UNKNOWN and is_ended(self.content)):
+            return "stop"
+        return "length" if reason in _CUT_OFF else self.finish_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +111,3 @@ def make_request(settings: Mapping[str, Any], messages: Sequence[Message], sampl
     identity = {"settings": settings, "messages": [dict(turn) for turn in turns], "sample": sample}
     text = json.dumps(identity, sort_keys=True)
     return Request(turns, hashlib.sha256(text.encode()).hexdigest())
-
-
-def without_thoughts(completion: str) -> str:
-    """Return what follows `</think>`; all of a completion that does not think.
-
-    A completion that is cut off while the expert thinks is blank.
-    """
-    _, mark, rest = completion.partition("</think>")
-    if mark:
-        return rest.strip()
-    return "" if completion.lstrip().startswith("<think>") else completion

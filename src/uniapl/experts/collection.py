@@ -45,6 +45,8 @@ class Collection:
     """Whether answers that fail are edited until they follow their instructions; the cache keeps them as they came."""
     max_repetition: float = 1.0
     """Share of its 3-grams that a demonstration may have had before."""
+    begins_thinking: bool = False
+    """Whether the expert's answers begin inside a thought, because its template writes `<think>` itself."""
     max_failures_in_a_row: int = 20
     """After so many, each after all its retries, the rest is not asked."""
 
@@ -122,6 +124,7 @@ class Collection:
                     revises=self.revises,
                     prompt=str(about),
                     max_repetition=self.max_repetition,
+                    begins_thinking=self.begins_thinking,
                 )
             )
         return judged

@@ -6,17 +6,18 @@ where that is no more than two minutes; it does not retry what has to wait longe
 """
 
 import asyncio
+import json
+import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
-
-from uniapl.experts.answers import Answer, Failure, Outcome, Request
+from uniapl.experts.answers import UNKNOWN, Answer, Failure, Outcome, Request
 from uniapl.types import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 _OWN_FIELDS = ("messages", "model", "n", "stream", "temperature", "top_p", "max_tokens", "seed")
 """Fields of a request that `extra_body` may leave out, but not set."""
+
+_PATH = "/chat/completions"
+
+_MAX_DIGITS = 300
+"""Of an integer in an answer; a float has the rest."""
 
 _MESSAGE_CHARACTERS = 200
 """As much of what a server says as fits a line."""
@@ -61,6 +67,8 @@ class Endpoint:
             is_address = False
         if not is_address:
             raise InputError(f"--endpoint must be like http://localhost:8000/v1, got {self.url}")
+        if (base := self.url.rstrip("/").removesuffix(_PATH)) != self.url.rstrip("/"):
+            raise InputError(f"--endpoint is the base that {_PATH} is added to: {base}")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise InputError("OPENAI_API_KEY is blank or holds characters that no key has")
         for name, value, least in (
@@ -161,22 +169,21 @@ class EndpointExpert:
         rate = self._endpoint.requests_per_minute
         # as a hook of the HTTP client, because the openai client's own retries count too
         hooks = {"request": [] if rate is None else [Pace(rate)]}
-        return self._openai.AsyncOpenAI(
-            base_url=self._endpoint.url,
-            api_key=self._endpoint.api_key or "none",
-            timeout=self._endpoint.timeout_seconds,
-            max_retries=self._endpoint.retries,
-            http_client=self._openai.DefaultAsyncHttpx2Client(event_hooks=hooks),
-        )
+        with _own_environment(self._endpoint.url):
+            return self._openai.AsyncOpenAI(
+                base_url=self._endpoint.url,
+                api_key=self._endpoint.api_key or "none",
+                timeout=self._endpoint.timeout_seconds,
+                max_retries=self._endpoint.retries,
+                http_client=self._openai.DefaultAsyncHttpx2Client(event_hooks=hooks),
+            )
 
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> Outcome:
         import httpx2  # comes with openai
 
         openai, url = self._openai, self._endpoint.url
         try:
-            response = await client.post(
-                "/chat/completions", cast_to=httpx2.Response, body=self._body(request)
-            )
+            response = await client.post(_PATH, cast_to=httpx2.Response, body=self._body(request))
         except openai.APITimeoutError:
             seconds = f"{self._endpoint.timeout_seconds:g} seconds"
             return request, Failure("time-out", f"{url}: no answer within {seconds}")
@@ -190,10 +197,11 @@ class EndpointExpert:
             self._has_answered = True
             return request, self._refusal(error)
         try:
-            answer = _parse(response.text, url)
-        except ValidationError:
+            answer = _parse(response.text, url, self.settings)
+        except (ValueError, RecursionError):
             said = self._line(response.text)
-            return request, Failure("malformed answer", f"{url}: no chat completion: {said}")
+            hint = "" if self._has_answered else self._path_hint()
+            return request, Failure("malformed answer", f"{url}: no chat completion: {said}{hint}")
         self._has_answered = True
         return request, answer
 
@@ -211,16 +219,23 @@ class EndpointExpert:
         """
         message = error.body.get("message") if isinstance(error.body, dict) else None
         said = self._line(message or error.response.text)
-        where = f"{self._endpoint.url}/chat/completions"
+        where = self._endpoint.url.rstrip("/") + _PATH
         if error.status_code == 401:
             # `from None`: the traceback of `--debug` would print what the server says, unredacted
             raise InputError(f"{where}: set OPENAI_API_KEY to a valid key (401: {said})") from None
         if error.status_code == 404:
             model = self.settings["model"]
             raise InputError(
-                f"{where}: no such address, or no model {model} (404: {said})"
+                f"{where}: no such address, or no model {model} (404: {said}){self._path_hint()}"
             ) from None
         return Failure(f"status {error.status_code}", f"{where}: {error.status_code}: {said}")
+
+    def _path_hint(self) -> str:
+        """Return a hint where the base lacks the path that nearly every server has."""
+        base = self._endpoint.url.rstrip("/")
+        if re.search(r"/v\d", base):
+            return ""
+        return f"; is it {base}/v1?"
 
     def _line(self, text: object) -> str:
         """Return text of a server or library in one short line, without the key."""
@@ -250,41 +265,102 @@ class Pace:
         await asyncio.sleep(turn - now)
 
 
-class _Message(BaseModel):
-    content: str | None = None
-    """None where the expert only thought, called a tool or refused."""
+@contextmanager
+def _own_environment(url: str) -> Iterator[None]:
+    """Hide OpenAI's variables from its client, which would send what they hold (OPENAI_ORG_ID) to any address.
+
+    OpenAI itself may have them. The key is uniapl's to give: it is named in the command's help.
+    """
+    host = urlsplit(url).hostname or ""
+    is_openai = host == "openai.com" or host.endswith(".openai.com")
+    hidden = {} if is_openai else {n: v for n, v in os.environ.items() if n.startswith("OPENAI_")}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
+_TEXT_PARTS = ("text", "output_text")
+"""Kinds of parts that are the answer; thoughts, tool calls and refusals are not."""
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(BaseModel):
-    """What is used of a chat completion; what an endpoint adds, such as `reasoning_content`, is left."""
-
-    choices: list[_Choice] = Field(min_length=1)
-    model: str | None = None
-    usage: _Usage | None = None
-
-
-def _parse(text: str, url: str) -> Answer:
-    """Return the answer in a response's body.
+def _text_of(content: Any) -> str:
+    """Return an answer's text: text, or the text parts of a list of parts; blank where there is none.
 
     Raises:
-        ValidationError: It is no chat completion.
+        ValueError: It is something else.
     """
-    completion = _Completion.model_validate_json(text)
-    choice, usage = completion.choices[0], completion.usage or _Usage()
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        return "".join(map(_text_of, content))
+    if not isinstance(content, Mapping):
+        raise ValueError("no content of a message")
+    if content.get("type", "text") not in _TEXT_PARTS:
+        return ""
+    text = content.get("text")
+    return _text_of(text.get("value") if isinstance(text, Mapping) else text)
+
+
+def _number(value: Any) -> int | None:
+    """Return a number of tokens as an endpoint counts them, who may send it as a float or as text; None if it is none.
+
+    Counting is no reason to lose an answer.
+    """
+    try:
+        return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _parse(text: str, url: str, settings: Mapping[str, Any]) -> Answer:
+    """Return the answer in a response's body; what an endpoint adds, such as `reasoning_content`, is left.
+
+    Args:
+        text: The body.
+        url: Where it comes from.
+        settings: The request's; an answer without a reason that is shorter than its limit has ended.
+
+    Raises:
+        ValueError: It is no chat completion.
+        RecursionError: It is nested too deeply to be one.
+    """
+    # an integer of thousands of digits is no number to Python, and no reason to lose the rest
+    body = _mapping(json.loads(text, parse_int=_digits))
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        raise ValueError("no choices")
+    message = choices[0].get("message")
+    if not isinstance(message, Mapping):
+        raise ValueError("no message")
+    usage = _mapping(body.get("usage"))
+    tokens = _number(usage.get("completion_tokens"))
+    reason = choices[0].get("finish_reason")
+    if not isinstance(reason, str) or not reason.strip():
+        reason = _unsaid_reason(tokens, settings.get("max_tokens"))
+    model = body.get("model")
+    named = model if isinstance(model, str) and model else "a model without a name"
     return Answer(
-        content=choice.message.content or "",
-        finish_reason=choice.finish_reason or "unknown",
-        source=f"{completion.model or 'a model without a name'} at {url}",
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
+        content=_text_of(message.get("content")),
+        finish_reason=reason,
+        source=f"{named} at {url}",
+        prompt_tokens=_number(usage.get("prompt_tokens")),
+        completion_tokens=tokens,
     )
+
+
+def _unsaid_reason(tokens: int | None, limit: Any) -> str:
+    """Return why an answer ended whose endpoint does not say so: by its length, where that is known."""
+    if tokens is None or not isinstance(limit, int):
+        return UNKNOWN
+    return "stop" if tokens < limit else "length"
+
+
+def _digits(text: str) -> int | float:
+    return int(text) if len(text) <= _MAX_DIGITS else float(text)

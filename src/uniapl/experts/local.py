@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from uniapl.experts.answers import Answer, Outcome, Request
+from uniapl.thoughts import OPENING
 from uniapl.types import Generator, Message, Prompt
 
 
@@ -54,7 +55,7 @@ class GeneratorExpert:
             (
                 request,
                 Answer(
-                    content=rollout.completion,
+                    content=(OPENING if rollout.begins_thinking else "") + rollout.completion,
                     finish_reason=rollout.finish_reason,
                     source=self._source,
                     prompt_tokens=len(rollout.prompt.token_ids),

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uniapl.experts.answers import Answer, without_thoughts
+from uniapl.experts.answers import Answer
 from uniapl.experts.repetition import repetition_fraction, words
 from uniapl.instructions import Verdict, revise, verify
+from uniapl.thoughts import without_thoughts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ def judge(
     revises: bool = False,
     prompt: str = "",
     max_repetition: float = 1.0,
+    begins_thinking: bool = False,
 ) -> Judged:
     """Check an answer against its prompt's columns `instruction_id_list` and `kwargs`, if it has them.
 
@@ -53,14 +55,15 @@ def judge(
         revises: An answer that fails, or was cut off, is replaced by its revision if there is one.
         prompt: Its text, for the revision.
         max_repetition: Share of repeated 3-grams, of the revision if there is one, above which it is flawed.
+        begins_thinking: Whether the expert's prompt opens a thought, as `Collection` has it.
     """
-    completion = without_thoughts(answer.content).strip()
+    completion = without_thoughts(answer.content, begins_thinking=begins_thinking).strip()
     flaw = _flaw(answer, completion)
     verdict = None
     if ids := columns.get("instruction_id_list"):
         verdict = verify(ids, columns["kwargs"], completion if flaw is None else None)
     judged = Judged(answer, completion, flaw, verdict, verdict)
-    if revises and judged.share < 1 and (flaw is None or answer.finish_reason == "length"):
+    if revises and judged.share < 1 and (flaw is None or answer.ending == "length"):
         judged = _revised(judged, columns, prompt)
     if judged.flaw is None and repetition_fraction(words(judged.completion)) > max_repetition:
         return replace(judged, flaw="repeats itself")
@@ -73,7 +76,7 @@ def _revised(judged: Judged, columns: Mapping[str, Any], prompt: str) -> Judged:
     # lone surrogates and the like stay flaws
     if not ids or kwargs is None or _flaw_of_text(judged.completion):
         return judged
-    is_cut_off = judged.answer.finish_reason == "length"
+    is_cut_off = judged.answer.ending == "length"
     completion = revise(ids, kwargs, judged.completion, prompt, is_cut_off=is_cut_off)
     if completion is None:
         return judged
@@ -102,8 +105,8 @@ def select(judged: Sequence[Judged], keep: int, min_pass: float) -> list[str]:
 
 
 def _flaw(answer: Answer, completion: str) -> str | None:
-    if answer.finish_reason != "stop":
-        return f"finish reason {answer.finish_reason}"
+    if answer.ending != "stop":
+        return f"finish reason {answer.ending}"
     return _flaw_of_text(completion)
 
 

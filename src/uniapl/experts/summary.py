@@ -8,6 +8,8 @@ from typing import Any
 
 from uniapl.experts.selection import Judged
 from uniapl.instructions import Verdict, aggregate
+from uniapl.thoughts import CLOSING
+from uniapl.words import num_written_words
 
 _NOT_FOLLOWED = "instructions not followed"
 
@@ -39,6 +41,8 @@ class Tally:
         self.num_demonstrations = 0
         self.num_revised = 0
         """Demonstrations that are no answer as it came."""
+        self.num_closed_thoughts = 0
+        """Demonstrations with a `</think>` that nothing opened."""
         self._left_out: Counter[str] = Counter()
         self._finish_reasons: Counter[str] = Counter()
         self._sources: Counter[str] = Counter()
@@ -58,7 +62,8 @@ class Tally:
         self.num_open += is_open
         self.num_answers += len(judged)
         self.num_demonstrations += len(kept)
-        self._words += [len(completion.split()) for completion in kept]
+        self.num_closed_thoughts += sum(CLOSING in completion for completion in kept)
+        self._words += [num_written_words(completion) for completion in kept]
         for one in judged:
             self._finish_reasons[one.answer.finish_reason] += 1
             self._sources[one.answer.source] += 1
@@ -82,6 +87,7 @@ class Tally:
             "num_prompts": self.num_prompts,
             "num_demonstrations": self.num_demonstrations,
             "num_revised": self.num_revised,
+            "num_closed_thoughts": self.num_closed_thoughts,
             "num_answers": self.num_answers,
             "num_asked": asked.num_answered,
             "num_from_cache": self.num_answers - asked.num_answered,
@@ -119,6 +125,11 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines += [f"first answers that follow all instructions: {share:.3f} of {count}; by type:"]
         by_type = sorted(first["instructions"].items(), key=lambda item: -item[1]["strict_acc"])
         lines += [f"  {a['strict_acc']:.3f} {a['count']:6}  {name}" for name, a in by_type]
+    if closed := summary["num_closed_thoughts"]:
+        lines += [
+            f"{closed} demonstrations hold a {CLOSING} that nothing opened, and are whole: if the endpoint's "
+            "template opens the thought, say --begins-thinking (the answers stay in the cache)"
+        ]
     if len(summary["sources"]) > 1:
         lines += ["answers come from more than one source:"]
         lines += [f"  {count:6}  {source}" for source, count in summary["sources"].items()]

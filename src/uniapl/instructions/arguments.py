@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from uniapl.types import InputError
+from uniapl.words import composed
 
 RELATIONS = ("at least", "less than")
 
@@ -41,10 +42,10 @@ class Kind:
 def _whole_number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError
-    number = float(value)  # Parquet gives counts as floats where a column also holds nulls
-    if not number.is_integer():
+    # Parquet gives counts as floats where a column also holds nulls
+    if not (isinstance(value, int) or float(value).is_integer()):
         raise ValueError
-    return int(number)
+    return value if isinstance(value, int) else int(float(value))
 
 
 def _at_least(minimum: int) -> Callable[[Any], int]:
@@ -60,6 +61,7 @@ def _at_least(minimum: int) -> Callable[[Any], int]:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError
+    value.encode()  # half of a surrogate pair is no text that a file, or an answer, could hold
     return value
 
 
@@ -70,7 +72,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _letter(value: Any) -> str:
-    letter = _text(value).strip()
+    letter = composed(_text(value).strip())
     if len(letter) != 1:
         raise ValueError
     return letter
@@ -94,8 +96,8 @@ def _one_of(options: tuple[str, ...]) -> Callable[[Any], str]:
 
 COUNT = Kind("a whole number of at least 0", _at_least(0))
 ORDINAL = Kind("a whole number of at least 1", _at_least(1))
-TEXT = Kind("a string that is not blank", _text)
-TEXTS = Kind("a non-empty list of strings that are not blank", _texts)
+TEXT = Kind("a string that is not blank and can be written as UTF-8", _text)
+TEXTS = Kind("a non-empty list of strings that are not blank and can be written as UTF-8", _texts)
 LETTER = Kind("a single character", _letter)
 FIRST_WORD = Kind("one word without quotes or punctuation", _first_word)
 RELATION = Kind(" or ".join(map(repr, RELATIONS)), _one_of(RELATIONS))
@@ -141,5 +143,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 def _shown(value: Any) -> str:
     """Show a value in one short line."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no integer of so many digits
+        shown = "an integer of thousands of digits"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

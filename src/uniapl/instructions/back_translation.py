@@ -1,7 +1,8 @@
 """Instructions that a completion already follows: human text becomes verified demonstrations.
 
 Each type has a function that reads kwargs off a completion, or finds that the type would say nothing
-about it: bounds lie close to what is there, and what any text would satisfy is not asked for.
+about it: bounds lie close to what is there, and what any text would satisfy is not asked for. Counts are those of
+the text's own script, and where IFEval's reading, made for English, would deny what is there, it is not asked for.
 """
 
 import random
@@ -18,6 +19,13 @@ from uniapl.instructions.letter_case import count_capital_words
 from uniapl.instructions.phrasings import LANGUAGE_NAMES
 from uniapl.instructions.sentences import count_sentences
 from uniapl.instructions.verdicts import follows
+from uniapl.words import (
+    composed,
+    find_words,
+    has_blankless,
+    needs_dictionary,
+    split_at_other_ends,
+)
 
 Kwargs = dict[str, Any]
 Derive = Callable[[random.Random, str, str], Kwargs | None]
@@ -32,20 +40,31 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 def derive_instructions(prompt: str, completion: str, rng: random.Random) -> dict[str, Kwargs]:
     """Return the instructions, by type, that the completion follows; some may conflict.
 
-    The checkers have confirmed each of them, strictly.
+    The checkers have confirmed each of them, strictly, as a reward reads it and as IFEval does.
     """
     found: dict[str, Kwargs] = {}
+    read = composed(completion)
     for instruction_id, derive in _DERIVATIONS.items():
-        if not suits(instruction_id, prompt):
+        if not suits(instruction_id, prompt) or not _can_be_counted(instruction_id, read):
             continue
-        kwargs = derive(rng, prompt, completion)
-        if kwargs is not None and follows(instruction_id, kwargs, completion):
+        kwargs = derive(rng, composed(prompt), read)
+        if kwargs is not None and all(
+            follows(instruction_id, kwargs, completion, official=official)
+            for official in (False, True)
+        ):
             found[instruction_id] = kwargs
     return found
 
 
+def _can_be_counted(instruction_id: str, completion: str) -> bool:
+    """Return whether a completion's script says where its words and sentences end, if that is asked."""
+    if instruction_id == types.WORDS:
+        return not has_blankless(completion)
+    return instruction_id != types.SENTENCES or not needs_dictionary(completion)
+
+
 def _num_words(text: str) -> int:
-    return len(re.findall(r"\w+", text))
+    return len(find_words(text))
 
 
 def _near(rng: random.Random, count: int, names: tuple[str, str], least: int) -> Kwargs | None:
@@ -73,8 +92,8 @@ def _counted(name: str, pattern: str, least: int = 1) -> Derive:
 
 def _own_words(prompt: str, completion: str) -> list[str]:
     """Return longer words that the completion adds to the prompt, most frequent first."""
-    given = set(re.findall(r"\w+", prompt.lower()))
-    words = Counter(word.lower() for word in re.findall(r"\b[A-Za-z]{5,12}\b", completion))
+    given = set(find_words(prompt.lower()))
+    words = Counter(w.lower() for w in find_words(completion) if re.fullmatch("[A-Za-z]{5,12}", w))
     return [word for word, _ in words.most_common() if word not in given]
 
 
@@ -86,10 +105,11 @@ def _existence(rng: random.Random, prompt: str, completion: str) -> Kwargs | Non
 
 
 def _forbidden(rng: random.Random, prompt: str, completion: str) -> Kwargs | None:
-    if _num_words(completion) < _MIN_WORDS:
+    # a text in another language has none of the nouns, whoever wrote it
+    if _num_words(completion) < _MIN_WORDS or detect(completion.lower()) != "en":
         return None
-    present = set(re.findall(r"\w+", completion.lower()))
-    own = sorted(set(re.findall(r"\b[a-z]{5,10}\b", prompt)) - present)
+    present = set(find_words(completion.lower()))
+    own = sorted({w for w in find_words(prompt) if re.fullmatch("[a-z]{5,10}", w)} - present)
     words = rng.sample(own, min(len(own), 2)) + rng.sample(NOUNS, 2)
     return {"forbidden_words": [word for word in words if word not in present][:3]}
 
@@ -141,7 +161,7 @@ def _paragraphs(_: random.Random, __: str, completion: str) -> Kwargs | None:
 
 
 def _end(_: random.Random, __: str, completion: str) -> Kwargs | None:
-    last = re.split(r"(?<=[.!?])\s+", completion.strip())[-1]
+    last = re.split(r"(?<=[.!?])\s+", split_at_other_ends(completion.strip())[-1])[-1].strip()
     if not 3 <= len(last.split()) <= 8 or _num_words(completion) < _MIN_WORDS or '"' in last:
         return None
     return {"end_phrase": last}

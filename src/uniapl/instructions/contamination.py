@@ -1,10 +1,11 @@
 """Finds texts that share wording with a benchmark, so that nobody trains on its prompts."""
 
-import re
 from collections.abc import Iterable
 
+from uniapl.words import composed, units
+
 SHORTEST = 4
-"""Words: a text of fewer counts as an overlap only if it is a whole benchmark prompt."""
+"""Words (characters, of Chinese): a text of fewer counts as an overlap only if it is a whole benchmark prompt."""
 
 
 class Overlaps:
@@ -28,7 +29,7 @@ class Overlaps:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return [unit for unit in units(composed(text).lower()) if unit[0].isalnum() or unit[0] == "_"]
 
 
 def _ngrams(words: list[str], size: int) -> Iterable[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from uniapl.instructions import conflicts as types
 from uniapl.instructions.phrasings import LANGUAGE_NAMES
+from uniapl.words import composed, find_words, is_latin
 
 NOUNS = tuple(
     "anchor autumn balance barrel bridge candle canvas carpet castle cherry circle copper corner cotton "
@@ -39,6 +40,18 @@ _YES_NO = re.compile(
     re.IGNORECASE,
 )
 
+_OF_LATIN_TEXT = {
+    types.CAPITAL_WORDS,
+    types.EXISTENCE,
+    types.FORBIDDEN,
+    types.FREQUENCY,
+    types.LETTER,
+    types.NTH_PARAGRAPH,
+    types.SENTENCES,
+    types.WORDS,
+}
+"""Types whose words and counts are drawn for answers in Latin letters."""
+
 Kwargs = dict[str, Any]
 Draw = Callable[[random.Random, str], Kwargs]
 
@@ -55,6 +68,11 @@ def suits(instruction_id: str, seed: str) -> bool:
     return True
 
 
+def can_draw(instruction_id: str, seed: str) -> bool:
+    """Return whether kwargs can be drawn that make sense for an answer in the seed's script."""
+    return instruction_id not in _OF_LATIN_TEXT or is_latin(seed)
+
+
 def draw_kwargs(instruction_id: str, seed: str, rng: random.Random) -> Kwargs:
     """Draw the kwargs of one instruction."""
     draw = _DRAWS.get(instruction_id)
@@ -63,8 +81,9 @@ def draw_kwargs(instruction_id: str, seed: str, rng: random.Random) -> Kwargs:
 
 def _words(rng: random.Random, seed: str, count: int) -> list[str]:
     """Return so many different words, now and then one of the seed's own."""
-    own = sorted({word.lower() for word in re.findall(r"[A-Za-z]{5,10}", seed)})
-    words = rng.sample(NOUNS, count)
+    found = find_words(composed(seed))
+    own = sorted({word.lower() for word in found if re.fullmatch("[A-Za-z]{5,10}", word)})
+    words: list[str] = rng.sample(NOUNS, count)
     if own and rng.random() < 0.5:
         words[0] = rng.choice(own)
     return list(dict.fromkeys(words))

@@ -6,10 +6,11 @@ from itertools import islice, pairwise
 
 from uniapl.instructions.letter_case import count_capital_words
 from uniapl.instructions.sentences import split_sentences
+from uniapl.words import find_words, whole_word_pattern
 
 _LIST_MARK = re.compile(r"^\s*(?:[*\-+•#>]+|\d+[.)])\s+")
 _EMPHASIS = re.compile(r"(\*{1,3}|`)(?=\S)([^*`\n]+?)(?<=\S)\1|<<([^<>\n]+)>>")
-_WHOLE = re.compile(r"[.!?][\"')\]”’»]*$")
+_WHOLE = re.compile(r"[.!?。！？।؟۔][\"')\]”’»」』）]*$")
 _CONJUNCTION = re.compile(r",\s+(and|but|or|so|nor|yet|because|which|who|while|as)\b")
 _STOP_WORDS = frozenset(
     "about after again also although another because become becomes before being between both "
@@ -78,15 +79,15 @@ def cut_back(text: str) -> str | None:
 
 def num_distinct_words(text: str) -> int:
     """Count the words that differ: a text in a loop has few."""
-    return len(set(re.findall(r"\w+", text.lower())))
+    return len(set(find_words(text.lower())))
 
 
 def without_words(sentences: Sequence[str], words: Sequence[str]) -> list[str]:
     """Return the sentences that hold none of the words."""
     if not words:
         return list(sentences)
-    pattern = "|".join(rf"(?<!\w){re.escape(word.strip())}(?!\w)" for word in words)
-    return [s for s in sentences if not re.search(pattern, s, re.IGNORECASE)]
+    patterns = [whole_word_pattern(word) for word in words]
+    return [s for s in sentences if not any(pattern.search(s) for pattern in patterns)]
 
 
 def with_fewer(sentences: Sequence[str], keyword: str, fewer_than: int) -> list[str]:

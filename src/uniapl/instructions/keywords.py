@@ -10,6 +10,7 @@ import re
 
 from uniapl.instructions.arguments import InstructionError
 from uniapl.instructions.lengths import holds
+from uniapl.words import whole_word_pattern
 
 
 def existence(response: str, keywords: tuple[str, ...]) -> bool:
@@ -35,9 +36,7 @@ def frequency_by_pattern(response: str, keyword: str, frequency: int, relation: 
 def forbidden_words(response: str, forbidden_words: tuple[str, ...]) -> bool:
     """Whether none of the words occurs as a whole word."""
     # Not \b: behind the last "+" of "C++" it would ask for a letter.
-    return not any(
-        _occurs(rf"(?<!\w){re.escape(word.strip())}(?!\w)", response) for word in forbidden_words
-    )
+    return not any(whole_word_pattern(word).search(response) for word in forbidden_words)
 
 
 def forbidden_words_by_pattern(response: str, forbidden_words: tuple[str, ...]) -> bool:

@@ -13,10 +13,11 @@ from uniapl.instructions.back_translation import derive_instructions
 from uniapl.instructions.conflicts import CONSTRAINED, conflicting
 from uniapl.instructions.constructing import construct
 from uniapl.instructions.contamination import Overlaps
-from uniapl.instructions.drawing import draw_kwargs, suits
+from uniapl.instructions.drawing import can_draw, draw_kwargs, suits
 from uniapl.instructions.phrasings import HELD_OUT_TYPES, PHRASINGS, phrase
 from uniapl.instructions.table import INSTRUCTIONS
 from uniapl.types import InputError, Prompt
+from uniapl.words import is_ended, is_latin
 
 Wording = Literal["training", "held-out"]
 
@@ -225,11 +226,14 @@ def _make(
 def _draw_types(text: str, recipe: Recipe, rng: random.Random) -> list[str] | None:
     """Draw types that do not conflict; None where too few fit together."""
     wanted = rng.randint(recipe.min_instructions, recipe.max_instructions)
-    open_types = [name for name in recipe.types if suits(name, text)]
+    open_types = [name for name in recipe.types if suits(name, text) and can_draw(name, text)]
     if wanted == 1 and not recipe.required and CONSTRAINED in open_types and rng.random() < 0.5:
         # It goes with few seeds and with no other type; drawn like the others it would hardly occur.
         return [CONSTRAINED]
-    first = [rng.choice(list(recipe.required))] if recipe.required else []
+    required = [name for name in recipe.required if can_draw(name, text)]
+    if recipe.required and not required:
+        return None
+    first = [rng.choice(required)] if required else []
     chosen = _compatible(first, open_types, wanted, rng)
     return chosen if len(chosen) >= recipe.min_instructions else None
 
@@ -265,8 +269,11 @@ def _worded(
     if "\n" in text:
         # what stands below a prompt is a text it is about, not a sentence to go on from
         glue = "\n\n"
-    elif text[-1] not in ".?!:":
-        text += "."
+    elif not is_ended(text) and text[-1] not in ":：":
+        if is_latin(text):
+            text += "."
+        else:  # a period would be a foreign mark
+            glue = "\n"
     if style == "list" and len(sentences) > 1:
         return f"{text}\n\n" + "\n".join(f"- {sentence}" for sentence in sentences)
     return text + glue + " ".join(sentences)

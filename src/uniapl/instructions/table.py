@@ -96,17 +96,24 @@ INSTRUCTIONS: Mapping[str, Instruction] = {
     "length_constraints:nth_paragraph_first_word": Instruction(
         lengths.nth_paragraph_first_word,
         {"num_paragraphs": COUNT, "nth_paragraph": ORDINAL, "first_word": FIRST_WORD},
+        official=lengths.nth_paragraph_first_word_as_published,
     ),
     "length_constraints:number_paragraphs": Instruction(
         lengths.number_paragraphs, {"num_paragraphs": COUNT}
     ),
     "length_constraints:number_sentences": Instruction(
-        lengths.number_sentences, {"num_sentences": COUNT, "relation": RELATION}
+        lengths.number_sentences,
+        {"num_sentences": COUNT, "relation": RELATION},
+        official=lengths.number_sentences_as_published,
     ),
     "length_constraints:number_words": Instruction(
-        lengths.number_words, {"num_words": COUNT, "relation": RELATION}
+        lengths.number_words,
+        {"num_words": COUNT, "relation": RELATION},
+        official=lengths.number_words_as_published,
     ),
-    "punctuation:no_comma": Instruction(wrappings.no_comma),
+    "punctuation:no_comma": Instruction(
+        wrappings.no_comma, official=wrappings.no_comma_as_published
+    ),
     "startend:end_checker": Instruction(wrappings.end_checker, {"end_phrase": TEXT}),
     "startend:quotation": Instruction(wrappings.quotation),
 }

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from uniapl.instructions.arguments import InstructionError, clean_kwargs
 from uniapl.instructions.table import INSTRUCTIONS, Checker, find
+from uniapl.words import composed
 
 Kwargs = Mapping[str, Any]
 
@@ -98,8 +99,9 @@ def follows(
         official: False: the sound reading, for rewards. True: as IFEval's own code decides, for
             numbers that compare with published ones: keywords, section names and postscript
             markers are regular expressions, text whose language cannot be detected passes a
-            language check, capitals are not read in their small form to detect English, and
-            any JSON value counts as JSON.
+            language check, capitals are not read in their small form to detect English,
+            any JSON value counts as JSON, words, sentences and commas are those of English in any
+            script, and text is compared as it was typed, not in Unicode's composed form.
 
     Raises:
         InstructionError: as `validate`; or, if official, a keyword is no regular expression.
@@ -120,7 +122,7 @@ def strict(
         InstructionError: as `follows`; or the two lists are empty or differ in length.
     """
     checks = _bind(instruction_ids, kwargs_list, official)
-    return _strict(checks, response)
+    return _strict(checks, _read(response, official))
 
 
 def verify(
@@ -136,6 +138,7 @@ def verify(
         InstructionError: as `strict`.
     """
     checks = _bind(instruction_ids, kwargs_list, official)
+    response = _read(response, official)
     as_is = _strict(checks, response)
     loose = as_is
     if response is not None and not all(as_is):
@@ -215,8 +218,22 @@ def _bind(
     for instruction_id, kwargs in zip(instruction_ids, kwargs_list, strict=True):
         instruction = find(instruction_id)
         cleaned = clean_kwargs(instruction_id, instruction.kwargs, kwargs)
+        if not official:
+            cleaned = {name: _composed(value) for name, value in cleaned.items()}
         bound.append((instruction.checker(official), cleaned))
     return bound
+
+
+def _composed(value: Any) -> Any:
+    """Return a kwarg's texts in Unicode's composed form."""
+    if isinstance(value, tuple):
+        return tuple(map(_composed, value))
+    return composed(value) if isinstance(value, str) else value
+
+
+def _read(response: str | None, official: bool) -> str | None:
+    """Return the response that checkers read: the sound ones see one spelling of each character."""
+    return response if official or not isinstance(response, str) else composed(response)
 
 
 def _strict(checks: list[tuple[Checker, dict[str, Any]]], response: str | None) -> tuple[bool, ...]:

@@ -1,5 +1,7 @@
 """Checkers of `startend:*`, `combination:*` and `punctuation:*`: how a response begins and ends."""
 
+from uniapl.words import has_comma
+
 
 def end_checker(response: str, end_phrase: str) -> bool:
     """Whether the response ends with the phrase, in either case, quotes around it aside."""
@@ -30,5 +32,10 @@ def repeat_prompt(response: str, prompt_to_repeat: str) -> bool:
 
 
 def no_comma(response: str) -> bool:
-    """Whether there is no comma."""
+    """Whether there is no comma of any script, such as ， or 、 or ،."""
+    return not has_comma(response)
+
+
+def no_comma_as_published(response: str) -> bool:
+    """Whether there is no English comma."""
     return "," not in response

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from uniapl.files import write_text
 from uniapl.health import WINDOW_STEPS
 from uniapl.report.arms import RECENT_STEPS, Arm, group_arms, metric_names
 from uniapl.report.comparison import (
@@ -266,12 +265,7 @@ def _target(folders: Sequence[Path], output: Path | None) -> Path:
 
 def _write(path: Path, text: str) -> None:
     """Write aside and rename, so that an open page never reads half a file."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8", errors="replace")
-        aside.replace(path)
+        write_text(path, text.encode("utf-8", "replace").decode())
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None

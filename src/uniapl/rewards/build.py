@@ -24,6 +24,7 @@ def build_reward(
     all_or_nothing: float = 0.0,
     timeout_seconds: float = 60.0,
     kind: Literal["reward", "metric"] = "reward",
+    reads_thoughts: bool = False,
 ) -> NamedReward:
     """Return one reward.
 
@@ -32,6 +33,7 @@ def build_reward(
         name: Default: the function's own.
         all_or_nothing: Only for `instructions`; see `instruction_reward`.
         kind: `metric` for a function that evaluation uses; it changes messages only.
+        reads_thoughts: Give it whole completions, thoughts included.
 
     Raises:
         InputError: the function cannot be loaded, or an argument does not fit it.
@@ -46,7 +48,7 @@ def build_reward(
     name = name or str(getattr(function, "__name__", type(function).__name__))
     if kind == "reward" and name in _TAKEN_NAMES:
         raise InputError(f"a reward cannot be named {name}: reward/{name} is a metric of the total")
-    return NamedReward(function, name, weight, timeout_seconds, kind)
+    return NamedReward(function, name, weight, timeout_seconds, kind, reads_thoughts)
 
 
 def build_rewards(specs: Iterable[Mapping[str, Any]]) -> list[NamedReward]:

@@ -33,6 +33,8 @@ class NamedReward:
     """Of one call with all rollouts of a batch."""
     kind: Literal["reward", "metric"] = "reward"
     """What messages call it: evaluation runs its metrics as rewards without a total."""
+    reads_thoughts: bool = False
+    """Whether it receives whole completions, or answers without what the policy thought before them."""
 
     @property
     def label(self) -> str:
@@ -109,12 +111,16 @@ def _number(reward: NamedReward, value: Any, prompt_id: str) -> float | None:
             f"{reward.label} returned {value!r:.60} for prompt {prompt_id}; "
             "it must be a number, or None for no opinion"
         )
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # 10**400
+        number, value = math.inf, "a number beyond all floats"
+    if not math.isfinite(number):
         raise TrainingError(
             f"{reward.label} returned {value} for prompt {prompt_id}; "
             "return None where there is no opinion"
         )
-    return float(value)
+    return number
 
 
 def _start(reward: NamedReward, arguments: Mapping[str, Any]) -> "Future[Any]":

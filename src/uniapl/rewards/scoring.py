@@ -3,6 +3,7 @@
 A reward that fails stops the run and names the prompt; nothing is ever replaced by 0.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ def score(
 ) -> list[Reward]:
     """Return what each rollout earned, in order.
 
-    Every function is called once with all rollouts (twice where conversational and plain prompts are
+    What a policy thinks before it answers is no part of the completions that a function receives, unless it
+    reads thoughts. Every function is called once with all rollouts (twice where conversational and plain prompts are
     mixed). Besides TRL's `prompts`, `completions` and `completion_ids`, and the columns of the data with
     None where a row lacks one, functions can take `finish_reasons`. Asynchronous functions run at the same
     time, and while the others run one after the other.
@@ -28,7 +30,7 @@ def score(
 
     Raises:
         TrainingError: a function raised, took too long, or did not return a finite number or None for
-            each rollout.
+            each rollout; or their weighted sum is not finite.
         InputError: a function needs a column that is not there.
     """
     breakdowns: list[dict[str, float | None]] = [{} for _ in rollouts]
@@ -45,7 +47,13 @@ def score(
             for index, value in zip(chosen, values, strict=True):
                 breakdowns[index][name] = value
     weights = {reward.name: reward.weight for reward in rewards}
-    return [Reward(_total(breakdown, weights), breakdown) for breakdown in breakdowns]
+    totals = [_total(breakdown, weights) for breakdown in breakdowns]
+    for rollout, total in zip(rollouts, totals, strict=True):
+        if total is not None and not math.isfinite(total):
+            raise TrainingError(
+                f"the weighted sum of the rewards of prompt {rollout.prompt.id} is {total}; lower a weight"
+            )
+    return [Reward(total, one) for total, one in zip(totals, breakdowns, strict=True)]
 
 
 def _total(breakdown: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
@@ -57,8 +65,11 @@ def _score_alike(
     rollouts: Sequence[Rollout], rewards: Sequence[NamedReward], columns: Sequence[str]
 ) -> dict[str, list[float | None]]:
     """Return the values by reward name, for rollouts that are all conversational or all not."""
-    available = _arguments(rollouts, columns)
-    arguments = {reward.name: select_arguments(reward, available) for reward in rewards}
+    available = {whole: _arguments(rollouts, columns, whole) for whole in (False, True)}
+    arguments = {
+        reward.name: select_arguments(reward, available[reward.reads_thoughts])
+        for reward in rewards
+    }
     running = {
         reward.name: Call(reward, arguments[reward.name]) for reward in rewards if reward.is_async
     }
@@ -73,9 +84,8 @@ def _score_alike(
             except TrainingError:
                 raise
             except (Exception, SystemExit) as error:
-                raise _failure(
-                    reward, select_arguments(reward, available), prompt_ids, error
-                ) from error
+                given = select_arguments(reward, available[reward.reads_thoughts])
+                raise _failure(reward, given, prompt_ids, error) from error
             values[reward.name] = checked_values(reward, result, prompt_ids)
     finally:
         for call in running.values():
@@ -83,8 +93,17 @@ def _score_alike(
     return {reward.name: values[reward.name] for reward in rewards}
 
 
-def _arguments(rollouts: Sequence[Rollout], columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Return everything a reward function can take, one value per rollout."""
+def _arguments(
+    rollouts: Sequence[Rollout], columns: Sequence[str], whole: bool
+) -> dict[str, list[Any]]:
+    """Return everything a reward function can take, one value per rollout.
+
+    Args:
+        rollouts: All conversational, or none.
+        columns: As in `score`.
+        whole: Whether completions hold what the policy thought.
+    """
+    texts = [rollout.completion if whole else rollout.answer for rollout in rollouts]
     names = dict.fromkeys([*columns, *(name for one in rollouts for name in one.prompt.columns)])
     arguments: dict[str, list[Any]] = {
         name: [rollout.prompt.columns.get(name) for rollout in rollouts]
@@ -98,10 +117,8 @@ def _arguments(rollouts: Sequence[Rollout], columns: Sequence[str]) -> dict[str,
         for rollout in rollouts
     ]
     arguments["completions"] = [
-        [{"role": "assistant", "content": rollout.completion}]
-        if rollout.prompt.is_conversational
-        else rollout.completion
-        for rollout in rollouts
+        [{"role": "assistant", "content": text}] if rollout.prompt.is_conversational else text
+        for rollout, text in zip(rollouts, texts, strict=True)
     ]
     arguments["completion_ids"] = [list(rollout.token_ids) for rollout in rollouts]
     arguments["finish_reasons"] = [rollout.finish_reason for rollout in rollouts]

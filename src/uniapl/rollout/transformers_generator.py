@@ -4,6 +4,7 @@ The model is borrowed for a call, never copied: its weights are always the curre
 given back in the mode it came in.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,9 +17,13 @@ from uniapl.rollout import decoding_attention
 from uniapl.rollout.decoding import Decoded, decode
 from uniapl.rollout.reordered_weights import reordered_weights
 from uniapl.rollout.static_decoding import StaticDecoder
+from uniapl.thoughts import CLOSING, OPENING, left_open
 from uniapl.types import InputError, Prompt, Rollout
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+_LAST_TOKENS = 16
+"""As many tokens of a prompt as hold `<think>` and blanks after it, in any spelling."""
 
 
 class TransformersGenerator:
@@ -58,7 +63,8 @@ class TransformersGenerator:
         cache: Literal["dynamic", "static"] = "dynamic",
         seed: int = 0,
     ) -> None:
-        if max_completion_tokens < 1 or max_rows < 1 or temperature < 0 or not eos_token_ids:
+        is_number = 0 <= temperature < math.inf
+        if max_completion_tokens < 1 or max_rows < 1 or not is_number or not eos_token_ids:
             raise InputError(
                 "a generator needs max_completion_tokens >= 1, max_rows >= 1, temperature >= 0 "
                 f"and an end-of-turn token; got {max_completion_tokens}, {max_rows}, "
@@ -70,6 +76,7 @@ class TransformersGenerator:
         self._max_completion_tokens = max_completion_tokens
         self._temperature = temperature
         self._eos_token_ids = frozenset(eos_token_ids)
+        self._dropped = _special_token_ids(tokenizer)
         self._max_rows = max_rows
         is_static = cache == "static"
         self._run = StaticDecoder(model).decode if is_static else partial(decode, model)
@@ -97,9 +104,8 @@ class TransformersGenerator:
             completion.token_ids[:-1] if completion.has_ended else completion.token_ids
             for completion in completions
         ]
-        texts = self._tokenizer.batch_decode(
-            bodies, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        texts = [self._text(body) for body in bodies]
+        thinking = {id(prompt): self._begins_thinking(prompt) for prompt in prompts}
         return [
             Rollout(
                 prompt=prompt,
@@ -107,6 +113,7 @@ class TransformersGenerator:
                 token_ids=tuple(completion.token_ids),
                 sampling_logprobs=tuple(completion.logprobs),
                 finish_reason="stop" if completion.has_ended else "length",
+                begins_thinking=thinking[id(prompt)],
             )
             for prompt, completion, text in zip(wanted, completions, texts, strict=True)
         ]
@@ -118,6 +125,18 @@ class TransformersGenerator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self._random.set_state(state["random_state"].cpu())
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens; of the special ones only the marks of a thought."""
+        kept = [token for token in token_ids if token not in self._dropped]
+        text = self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    def _begins_thinking(self, prompt: Prompt) -> bool:
+        end = self._tokenizer.decode(list(prompt.token_ids[-_LAST_TOKENS:]))
+        assert isinstance(end, str)
+        return left_open(end)
 
     def _decode(self, prompts: list[tuple[int, ...]]) -> list[Decoded]:
         """Decode in chunks of like length; completions come back in the given order."""
@@ -158,6 +177,14 @@ class TransformersGenerator:
                 f"{self._max_completion_tokens} completion tokens it does not fit the model's "
                 f"context of {context}: shorten it or lower rollout.max_completion_tokens"
             )
+
+
+def _special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the special tokens that a text leaves out: all but the marks of a thought."""
+    added = tokenizer.added_tokens_decoder.items()
+    special = {number for number, token in added if token.special} | set(tokenizer.all_special_ids)
+    marks = (OPENING, CLOSING)
+    return frozenset(n for n in special if tokenizer.convert_ids_to_tokens(n) not in marks)
 
 
 def _check_model(model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from uniapl.files import replace_file, write_folder
+from uniapl.files import write_folder, write_text
 from uniapl.types import InputError, TrainingError
 
 _NAME = re.compile(r"^step_(\d{6,})$")
@@ -108,7 +108,7 @@ def load_state(checkpoint: Path) -> State:
 def write_best(folder: Path, best: dict[str, Any] | None) -> None:
     """Write which checkpoint is the best, or that none is yet."""
     if best is not None:
-        replace_file(folder / BEST, json.dumps(best) + "\n")
+        write_text(folder / BEST, json.dumps(best) + "\n")
     else:
         (folder / BEST).unlink(missing_ok=True)
 

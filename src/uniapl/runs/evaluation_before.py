@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from uniapl import __version__
 from uniapl.config.schema import Config
-from uniapl.files import replace_file
+from uniapl.files import content_hash, fingerprint, write_text
 from uniapl.types import InputError
 
 Evaluated = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -55,7 +54,7 @@ class EvaluationBefore:
             return
         results, samples = evaluated
         stored = {"results": results, "samples": samples}
-        replace_file(self._file, json.dumps(stored, allow_nan=False))
+        write_text(self._file, json.dumps(stored, allow_nan=False))
 
 
 def _dependencies(config: Config) -> dict[str, Any]:
@@ -72,9 +71,9 @@ def _dependencies(config: Config) -> dict[str, Any]:
             mode="json", exclude={"validation_prompts", "best_metric"}
         ),
         "max_completion_tokens": config.rollout.max_completion_tokens,
-        "prompts": _contents(evaluation.prompts or ""),
+        "prompts": content_hash(evaluation.prompts or ""),
         "seed": config.seed if evaluation.temperature else None,
-        "files": [stamp for path in (config.model.path, *sources) for stamp in _stamps(path)],
+        "files": [fingerprint(p) for p in (config.model.path, *sources) if _is_here(p)],
         "versions": [__version__, version("torch"), version("transformers")],
     }
 
@@ -83,15 +82,6 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _contents(path: str) -> str | None:
-    """Return a hash of a file, which may have been written anew with the same rows; of a hub id nothing."""
-    file = Path(path).expanduser()
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-
-
-def _stamps(path: str) -> Iterator[tuple[str, int, int]]:
-    """Yield name, bytes and time of a file, or of the files of a folder; of a hub id nothing."""
-    place = Path(path).expanduser()
-    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
-        if file.is_file():
-            yield file.name, file.stat().st_size, file.stat().st_mtime_ns
+def _is_here(path: str) -> bool:
+    """Return whether it is a file or a folder; a hub id and a module without a file are neither."""
+    return path != "" and Path(path).expanduser().exists()

@@ -60,7 +60,7 @@ class InstructionWatch:
         ids = columns.get("instruction_id_list")
         if not ids:
             return
-        passed = strict(ids, columns["kwargs"], rollout.completion)
+        passed = strict(ids, columns["kwargs"], rollout.answer)
         for name, followed in zip(ids, passed, strict=True):
             before, asked = self.counts.get(name, (0, 0))
             self.counts[name] = (before + (followed and not rollout.is_truncated), asked + 1)

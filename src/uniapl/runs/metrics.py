@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from uniapl.files import replace_file
+from uniapl.files import write_text
 from uniapl.training.term_gradients import PAIRS, TERMS
 
 DEFINITIONS: dict[str, str] = {
@@ -104,7 +104,7 @@ class MetricsFile:
         self.path = path
         self.names = tuple(names)
         rows = [row for row in read_rows(path) if row["step"] <= last_step]
-        replace_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
@@ -129,7 +129,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # a text may hold other characters that `splitlines` takes for line breaks
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -4,11 +4,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from uniapl.console import UnfailingStream
 
 SHOWN = {
     "reward": "reward/mean",
@@ -21,17 +23,11 @@ SHOWN = {
 PLAIN_EVERY_SECONDS = 10.0
 
 
-class _Console(Console):
-    """Falls silent when its reader is gone (`| head`): nobody watching is no reason to stop training."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-
-
 def output_console() -> Console:
     """Return the console on which a command says what it does."""
+    stream = sys.stdout if isinstance(sys.stdout, UnfailingStream) else UnfailingStream(sys.stdout)
     # no emoji codes: paths may hold words between colons
-    return _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+    return Console(file=cast(IO[str], stream), highlight=False, soft_wrap=True, emoji=False)
 
 
 class RunProgress:

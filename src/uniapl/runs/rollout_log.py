@@ -24,7 +24,7 @@ def logged_rows(done: StepResult, count: int) -> list[dict[str, Any]]:
         expert = batch.experts[index // size]
         columns = rollout.prompt.columns
         ids, kwargs = columns.get("instruction_id_list"), columns.get("kwargs")
-        followed = strict(ids, kwargs, rollout.completion) if ids and kwargs else ()
+        followed = strict(ids, kwargs, rollout.answer) if ids and kwargs else ()
         advantage = tokens.reward_advantages_T[starts[index]].item()
         logit = logits[index] if logits else None
         rows.append(

@@ -16,9 +16,9 @@ from torch.utils import deterministic
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
-from uniapl.data.chat import preview as preview_text
+from uniapl.data.preview import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
-from uniapl.files import replace_file
+from uniapl.files import json_line, write_text
 from uniapl.health import HealthWatch
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
@@ -316,8 +316,8 @@ class _Run:
         folder = self.folder.path / "rollouts"
         folder.mkdir(exist_ok=True)
         rows = logged_rows(done, count)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        replace_file(folder / f"{step_name(self.trainer.step)}.jsonl", text)
+        text = "".join(json_line(row) + "\n" for row in rows)
+        write_text(folder / f"{step_name(self.trainer.step)}.jsonl", text)
 
     def _finish(self, progress: RunProgress) -> None:
         columns = self._first_and_last()

@@ -20,7 +20,7 @@ from uniapl import __version__
 from uniapl.config import dump_config, load_config, resolved
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
-from uniapl.files import remove_leftovers, replace_file
+from uniapl.files import remove_leftovers, write_text
 from uniapl.runs.checkpoint import (
     checkpoint_steps,
     drop_after,
@@ -86,8 +86,11 @@ class RunFolder:
 
     def start(self, config: Config, definitions: dict[str, str], device: str) -> None:
         """Remove what the checkpoint does not know, and write what the run is."""
-        for name in (".", "checkpoints", "rollouts", "evaluations"):
+        evaluations = self.path / "evaluations"
+        for name in ("", "checkpoints", "rollouts", "evaluations"):
             remove_leftovers(self.path / name)
+        for folder in evaluations.glob("*"):
+            remove_leftovers(folder)
         for folder in ("rollouts", "evaluations"):
             for item in (self.path / folder).glob("step_*"):
                 number = item.stem.removeprefix("step_")
@@ -97,9 +100,9 @@ class RunFolder:
         self._copy_metrics()
         if self.checkpoints.is_dir():
             write_best(self.checkpoints, self.state["best"] if self.state else None)
-        replace_file(self.path / "config.yaml", dump_config(resolved(config)))
-        replace_file(self.path / "definitions.json", _json(definitions))
-        replace_file(self.path / ENVIRONMENT, _json(self._environment(device)))
+        write_text(self.path / "config.yaml", dump_config(resolved(config)))
+        write_text(self.path / "definitions.json", _json(definitions))
+        write_text(self.path / ENVIRONMENT, _json(self._environment(device)))
 
     @property
     def run_id(self) -> str:
@@ -126,7 +129,7 @@ class RunFolder:
             return
         theirs, ours = self.checkpoint.parent.parent / METRICS, self.path / METRICS
         if theirs.resolve() != ours.resolve() and theirs.exists():
-            replace_file(ours, theirs.read_text(encoding="utf-8"))
+            write_text(ours, theirs.read_text(encoding="utf-8"))
 
 
 def open_run_folder(config: Config) -> RunFolder:
