@@ -15,13 +15,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from uniapl.models import gguf, packed_attention
 from uniapl.models.adapters import AdaptedBackbone, LoraShape, Role, widen
-from uniapl.models.packing import Packed, TokenSequence, pack
+from uniapl.models.packing import Packed
+from uniapl.models.packing_check import check_packing
 from uniapl.models.recomputation import recomputable_layers, recomputed
 from uniapl.models.target_logprobs import is_plain, target_logprobs
 from uniapl.types import InputError
-
-CHECK_TOLERANCE = 2e-3
-"""Nats by which packed and plain log-probs may differ in float32 before a model counts as unsupported."""
 
 
 class LanguageModel(nn.Module):
@@ -85,14 +83,23 @@ class LanguageModel(nn.Module):
         return recomputed(recomputable_layers(self.model), self.acting)
 
     def hidden_states(self, packed: Packed) -> Tensor:
-        """Return the last layer's hidden states [tokens, width] of a packed row on the model's device."""
+        """Return the last layer's hidden states [tokens, width] of a packed row on the model's device.
+
+        Raises:
+            ValueError: transformers names no part of the model that makes hidden states, or a layer's attention
+                asks for something that packed attention does not know.
+        """
+        if self.model.base_model is self.model:
+            raise ValueError("transformers does not say which part of it makes hidden states")
         if self.model.config._attn_implementation != packed_attention.NAME:
             self.model.set_attn_implementation(packed_attention.NAME)
         with self.acting(), self.autocast(), self._recomputing():
             output = self.model.base_model(
                 input_ids=packed.input_ids[None],
                 position_ids=packed.position_ids[None],
-                attention_mask=None,
+                # nothing is padding; without a mask transformers would take a step back in positions for the
+                # border between two sequences that must not see each other
+                attention_mask=torch.ones_like(packed.input_ids, dtype=torch.bool)[None],
                 use_cache=False,
                 packed_blocks=packed.blocks,
                 packed_positions=packed.position_ids,
@@ -252,46 +259,6 @@ def load_language_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         missing = "" if Path(path).exists() else " (no such folder here)"
         raise InputError(f"model.path: cannot load {path!r}{missing}: {reason}") from error
-    language_model = LanguageModel(model, dtype, logit_chunk_tokens).to(device)
-    check_packing(language_model, path)
-    return language_model, tokenizer
-
-
-@torch.no_grad()
-def check_packing(language_model: LanguageModel, path: str) -> None:
-    """Compare packed with plain log-probs on a few tokens.
-
-    Raises:
-        InputError: They differ: the architecture has attention or logits that packing does not know.
-    """
-    model = language_model.model
-    size = model.config.get_text_config().vocab_size
-    ids = [(7 * i + 3) % size for i in range(12)]
-    sequences = [
-        TokenSequence(tuple(ids[:4]), tuple(ids[4:10])),
-        TokenSequence(tuple(ids[:4]), tuple(ids[6:9])),
-        TokenSequence(tuple(ids[5:7]), tuple(ids[7:12])),
-    ]
-    exact = LanguageModel(model, torch.float32, language_model.logit_chunk_tokens)
-    expected = []
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
-    for sequence in sequences:
-        row = torch.tensor([(*sequence.prompt_ids, *sequence.completion_ids)], device=exact.device)
-        with exact.autocast():
-            logprobs = model(row, use_cache=False).logits[0].float().log_softmax(-1)
-        start = len(sequence.prompt_ids)
-        expected.append(logprobs[start - 1 : -1].gather(1, row[0, start:, None]).squeeze(1))
-    (packed,) = pack(sequences, 1000)
-    try:
-        flat = exact.flat_logprobs([packed.to(exact.device)], sum(map(len, expected)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"model.path: {path!r} ({type(model).__name__}) cannot run packed: {error}"
-        ) from error
-    if not torch.allclose(flat, torch.cat(expected), atol=CHECK_TOLERANCE):
-        gap = (flat - torch.cat(expected)).abs().max().item()
-        raise InputError(
-            f"model.path: {path!r} ({type(model).__name__}) computes attention or logits that "
-            f"packing does not know (log-probs differ by {gap:.3g} nats)"
-        )
+    nn.Module.to(model, device)
+    check_packing(LanguageModel(model, torch.float32, logit_chunk_tokens), path)
+    return LanguageModel(model, dtype, logit_chunk_tokens), tokenizer

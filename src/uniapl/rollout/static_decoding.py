@@ -199,6 +199,8 @@ class _Buffers:
             past_key_values=self.cache,
             use_cache=True,
             static_distance=torch.where(columns < padding, -1, distance),
+            static_positions=self.positions[:num_rows],
+            static_masks={},
         ).logits[:, -1]
         tokens, logprobs = choose_tokens(logits, self.draws[:num_rows], self.temperature)
         self.chosen[:num_rows] = tokens
