@@ -57,7 +57,7 @@ def test_the_check_knows_what_a_wide_window_hides(name: str) -> None:
     else:
         with pytest.raises(InputError) as error:
             check_packing(policy, "here")
-        assert str(error.value).startswith(f"model.path: 'here' ({type(model).__name__}) c")
+        assert str(error.value).startswith(f"here ({type(model).__name__}) c")
         assert refused in str(error.value)
         assert "\n" not in str(error.value)
     assert before == {limit: getattr(model.config, limit, None) for limit in LENGTH_LIMITS}

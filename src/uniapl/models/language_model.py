@@ -9,17 +9,30 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from uniapl.models import gguf, packed_attention
-from uniapl.models.adapters import AdaptedBackbone, LoraShape, Role, widen
+from uniapl.models.adapters import (
+    AdaptedBackbone,
+    LoraShape,
+    Role,
+    find_base,
+    merge_adapter,
+    widen,
+)
+from uniapl.models.loading import (
+    check_tokens,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    refusing,
+)
+from uniapl.models.model_source import ModelSource, find_model
 from uniapl.models.packing import Packed
 from uniapl.models.packing_check import check_packing
 from uniapl.models.recomputation import recomputable_layers, recomputed
 from uniapl.models.target_logprobs import is_plain, target_logprobs
-from uniapl.types import InputError
 
 
 class LanguageModel(nn.Module):
@@ -197,12 +210,17 @@ class LanguageModel(nn.Module):
         tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        """Take over the weights that `save_trained` wrote, bit for bit."""
+        """Take over the weights that `save_trained` wrote, bit for bit.
+
+        Raises:
+            InputError: They are damaged, or another model's.
+        """
         if self.role:
             self.role.load(folder)
             return
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.load_state_dict(saved.state_dict())
+        with refusing("cannot load the saved model", str(folder)):
+            saved = _load_plain(find_model(str(folder)))
+            self.model.load_state_dict(saved.state_dict())
 
     def with_adapter(self, name: str, shape: LoraShape) -> "LanguageModel":
         """Return the model that a new adapter makes of this one, whose weights it freezes and shares."""
@@ -241,24 +259,45 @@ def store_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def load_language_model(
-    path: str, dtype: torch.dtype, device: torch.device, logit_chunk_tokens: int
+    path: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    logit_chunk_tokens: int,
+    *,
+    key: str = "model.path",
 ) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer from a folder, a GGUF file or the hub, weights in float32.
+    """Load a model and its tokenizer, weights in float32.
+
+    Args:
+        path: A model folder, a run's (its policy), an adapter's (merged into its base model), a GGUF file, or a name on
+            the hub.
+        dtype: The number type of forwards.
+        device: Where the weights go.
+        logit_chunk_tokens: Targets whose full-vocabulary logits exist at a time.
+        key: What the user gave the path as, for messages.
 
     Raises:
-        InputError: Nothing loadable is there, or the model computes something that packing cannot.
+        InputError: Nothing loadable is there, weights are missing, or the model computes something that packing cannot.
     """
-    disable_progress_bar()  # its bars would tear the run's own lines
-    try:
-        if path.endswith(gguf.SUFFIX) and Path(path).is_file():
-            model, tokenizer = gguf.load_gguf(Path(path))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        missing = "" if Path(path).exists() else " (no such folder here)"
-        raise InputError(f"model.path: cannot load {path!r}{missing}: {reason}") from error
+    with refusing(f"{key}: cannot load", path):
+        model, tokenizer = _load(path)
+        check_tokens(tokenizer, model, (tokenizer.eos_token_id, tokenizer.bos_token_id))
     nn.Module.to(model, device)
-    check_packing(LanguageModel(model, torch.float32, logit_chunk_tokens), path)
+    check_packing(LanguageModel(model, torch.float32, logit_chunk_tokens), f"{key}: {path!r}")
     return LanguageModel(model, dtype, logit_chunk_tokens), tokenizer
+
+
+def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if path.endswith(gguf.SUFFIX) and Path(path).expanduser().is_file():
+        return gguf.load_gguf(Path(path).expanduser())
+    source = find_model(path)
+    if not source.is_adapter:
+        return _load_plain(source), load_tokenizer(source)
+    base = find_base(Path(source.place))
+    model = merge_adapter(_load_plain(base), Path(source.place))
+    has_tokenizer = (Path(source.place) / "tokenizer_config.json").is_file()
+    return model, load_tokenizer(source if has_tokenizer else base)
+
+
+def _load_plain(source: ModelSource) -> PreTrainedModel:
+    return load_weights(AutoModelForCausalLM, source, load_config(source), torch.float32)

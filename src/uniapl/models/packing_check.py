@@ -31,18 +31,18 @@ LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "chunked_attenti
 
 
 @torch.no_grad()
-def check_packing(language_model: "LanguageModel", path: str) -> None:
+def check_packing(language_model: "LanguageModel", given: str) -> None:
     """Compare packed with plain log-probs on a few tokens, with every window narrowed to `CHECK_WINDOW`.
 
     Args:
         language_model: One that computes in float32; bfloat16 would hide what differs.
-        path: Where it was loaded from, for the message.
+        given: What the user gave, for the message: `model.path: 'm'`.
 
     Raises:
         InputError: The log-probs of a token differ by more than `CHECK_TOLERANCE`, or the model cannot run packed.
     """
     model = language_model.model
-    name = f"model.path: {path!r} ({type(model).__name__})"
+    name = f"{given} ({type(model).__name__})"
     config = model.config.get_text_config()
     if other := set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES:
         kinds = ", ".join(sorted(other))
