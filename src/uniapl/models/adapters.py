@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from uniapl.models.loading import refusing
 from uniapl.models.model_source import ADAPTER_CONFIG, ModelSource, find_model
+from uniapl.models.saving import follow_umask
 from uniapl.types import InputError
 
 if TYPE_CHECKING:  # an extra, and slow to import: only runs that have adapters load it
@@ -156,6 +157,7 @@ class Role:
         settings = json.loads((folder / SETTINGS).read_text())
         settings |= {"inference_mode": True, "target_modules": sorted(settings["target_modules"])}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        follow_umask(folder)
 
     def load(self, folder: Path) -> None:
         """Take over a saved adapter, bit for bit.

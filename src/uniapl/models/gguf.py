@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.models.loading import check_report, refusing, silent
+from uniapl.models.saving import follow_umask
 from uniapl.types import InputError
 
 SUFFIX = ".gguf"
@@ -72,6 +73,7 @@ def convert(file: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
+    follow_umask(aside)
     os.replace(aside, folder)
 
 

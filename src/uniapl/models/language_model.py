@@ -32,6 +32,7 @@ from uniapl.models.model_source import ModelSource, find_model
 from uniapl.models.packing import Packed
 from uniapl.models.packing_check import check_packing
 from uniapl.models.recomputation import recomputable_layers, recomputed
+from uniapl.models.saving import follow_umask
 from uniapl.models.target_logprobs import is_plain, target_logprobs
 
 
@@ -193,6 +194,7 @@ class LanguageModel(nn.Module):
             nn.Module.to(model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        follow_umask(folder)
         del model
         gc.collect()  # a merged copy is full of cycles, and as large as the policy
 

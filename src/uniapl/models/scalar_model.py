@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed
+from uniapl.models.saving import follow_umask
 
 
 class ScalarModel(nn.Module):
@@ -52,6 +53,7 @@ class ScalarModel(nn.Module):
         model.score.load_state_dict({"weight": self.head.weight.detach().to(dtype)}, assign=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        follow_umask(folder)
 
     def logits(self, packed: Packed) -> Tensor:
         """Return d of each sequence of a packed micro-batch, [sequences] in the head's number type."""
