@@ -29,8 +29,9 @@ from transformers import (
 )
 
 from uniapl.models import language_model
-from uniapl.models.language_model import LanguageModel, check_packing, load_language_model
+from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.models.packing import Packed, TokenSequence, completion_offsets, pack
+from uniapl.models.packing_check import check_packing
 from uniapl.models.target_logprobs import target_logprobs
 from uniapl.types import InputError
 

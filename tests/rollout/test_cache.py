@@ -83,13 +83,13 @@ def test_prompts_stay_in_one_place_where_attention_can_read_them(can_be_read: bo
 def test_a_cache_with_shared_prompts_goes_at_once() -> None:
     """Not when cycles are collected next: by then another one may have been made."""
     layer = RoomyLayer()
-    keys, _ = layer.update(states(5), states(5))
+    keys, values = layer.update(states(5), states(5))
     getattr(keys, PROMPTS).can_be_read = True
     layer.share(torch.arange(3), room=2, shared=PromptRows(torch.arange(3), 1, None))
     prompts = weakref.ref(getattr(layer.update(states(1), states(1))[0], PROMPTS).keys)
     gc.disable()
     try:
-        del layer, keys
+        del layer, keys, values
         assert prompts() is None
     finally:
         gc.enable()

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -48,6 +49,42 @@ def test_a_draw_chooses_by_the_cumulative_distribution(draw: float, token: int) 
     tokens, logprobs = choose_tokens(logits, torch.tensor([draw]), temperature=1.0)
     assert tokens.tolist() == [token]
     assert logprobs.item() == pytest.approx(logits[0, token].item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("vocabulary", [3000, 20_000, 151_936])
+def test_unlikely_tokens_are_taken_as_often_as_their_probability_says(vocabulary: int) -> None:
+    """Behind a likely token, whose mass a float32 sum would round them away against: each has 3e-9."""
+    logits = torch.zeros(1, vocabulary, dtype=torch.float64)
+    logits[0, 10] = math.log(1 / 3e-9)
+    probabilities = logits.softmax(-1)[0]
+    first, num_tokens, per_token = vocabulary - 300, 8, 16
+    starts = probabilities.cumsum(0)[first - 1 : first - 1 + num_tokens, None]
+    steps = (torch.arange(per_token, dtype=torch.float64) + 0.5) / per_token
+    draws = (starts + steps * probabilities[-1]).flatten()
+    tokens, logprobs = choose_tokens(logits.float().expand(len(draws), -1), draws, temperature=1.0)
+    counts = [(tokens == token).sum().item() for token in range(first + 1, first + num_tokens - 1)]
+    assert counts == pytest.approx([per_token] * (num_tokens - 2), abs=1)
+    expected = probabilities[tokens].log().float()
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=2e-6)
+
+
+def test_in_a_large_vocabulary_too_no_token_of_probability_0_is_taken() -> None:
+    logits = torch.full((1, 10_000), -torch.inf)
+    possible = [
+        3,
+        255,
+        256,
+        700,
+        9_983,
+    ]  # first and last of a block, and in the last one, which is short
+    logits[0, possible] = torch.tensor([0.5, 0.1, 0.1, 0.2, 0.1]).log()
+    draws = torch.tensor([1e-17, 0.49, 0.55, 0.65, 0.75, 0.89, 0.91, 1.0], dtype=torch.float64)
+    tokens, _ = choose_tokens(logits.expand(len(draws), -1), draws, temperature=1.0)
+    assert tokens.tolist() == [3, 3, 255, 256, 700, 700, 9_983, 9_983]
+    edges = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tokens, _ = choose_tokens(logits.expand(len(edges), -1), 1 - edges, temperature=1.0)
+    assert set(tokens.tolist()) == set(possible)
+    assert (tokens == 3).float().mean().item() == pytest.approx(0.5, abs=0.03)
 
 
 def test_temperature_divides_logits() -> None:

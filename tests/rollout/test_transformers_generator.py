@@ -16,7 +16,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from uniapl.rollout import TransformersGenerator
+from uniapl.rollout import TransformersGenerator, transformers_generator
+from uniapl.rollout.decoding import decode
 from uniapl.types import Generator, InputError, Prompt, Rollout, TrainingError
 
 Build = Callable[..., PreTrainedModel]
@@ -80,6 +81,23 @@ def test_greedy_is_what_generate_gives(
             pad_token_id=0,
         )
         assert rollout.token_ids == tuple(generated[0, ids.shape[1] :].tolist())
+
+
+def test_draws_are_fine_enough_for_a_large_vocabulary(
+    build_model: Build, prompts: list[Prompt], generator_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 they would be multiples of 2^-24, more than many tokens' probability."""
+    seen: list[torch.Tensor] = []
+
+    def recorded(model: PreTrainedModel, rows: Any, draws: torch.Tensor, **options: Any) -> Any:
+        seen.append(draws)
+        return decode(model, rows, draws, **options)
+
+    monkeypatch.setattr(transformers_generator, "decode", recorded)
+    generator_for(build_model()).sample(prompts, 2)
+    (draws,) = seen
+    assert 0 < draws.min() < draws.max() <= 1
+    assert ((draws * 2**24) % 1 != 0).double().mean() > 0.99
 
 
 def test_order_and_finish(build_model: Build, prompts: list[Prompt], generator_for: Make) -> None:

@@ -95,7 +95,9 @@ def load_answering_model(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # what a run's evaluations used, so that numbers agree; bfloat16 is enough on an accelerator
     dtype_name = dtype_name or (config.model.dtype if config else _default_dtype(device))
-    policy, tokenizer = load_language_model(path, getattr(torch, dtype_name), device)
+    policy, tokenizer = load_language_model(
+        path, getattr(torch, dtype_name), device, key="the model"
+    )
     chat = Chat(
         tokenizer,
         generation_config=policy.model.generation_config,

@@ -6,6 +6,7 @@ the model stays what it was to everything else; which adapter acts is switched h
 
 import copy
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,19 +19,22 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from uniapl.models.loading import refusing
+from uniapl.models.model_source import ADAPTER_CONFIG, ModelSource, find_model
+from uniapl.models.saving import follow_umask
 from uniapl.types import InputError
 
 if TYPE_CHECKING:  # an extra, and slow to import: only runs that have adapters load it
     from peft import LoraModel
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, SETTINGS = "adapter_model.safetensors", ADAPTER_CONFIG
 _PREFIX = "base_model.model."
 """What peft's files put before the names of the model's own modules."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """How large an adapter is: W x + alpha / rank · B A x."""
+    """How large an adapter is: W x + alpha / rank · B A x (Hu et al., LoRA, arXiv 2106.09685)."""
 
     rank: int
     alpha: float
@@ -49,6 +53,10 @@ class AdaptedBackbone:
 
     def add(self, name: str, shape: LoraShape) -> "Role":
         """Add an adapter that changes nothing yet (B is 0), with its own float32 weights that learn.
+
+        Args:
+            name: One that is not taken.
+            shape: How large it is, and on which layers.
 
         Raises:
             InputError: peft is missing, or the target modules do not suit the model.
@@ -111,7 +119,11 @@ class AdaptedBackbone:
         return [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
 
     def plain(self, merged: str | None) -> PreTrainedModel:
-        """Return a copy without adapters, one of them merged into its weights if it is named."""
+        """Return a copy without adapters, one of them merged into its weights if it is named.
+
+        Args:
+            merged: Its name; None leaves the backbone's own weights.
+        """
         if self._tuner is None:
             return copy.deepcopy(self.model)
         tuner = copy.deepcopy(self._tuner)
@@ -144,7 +156,7 @@ class Role:
         return [p for part in parts for p in part[self.name].parameters()]
 
     def save(self, folder: Path) -> None:
-        """Write the adapter as peft does, in any order of its sets the same bytes."""
+        """Write the adapter into a folder that exists, as peft does; the same adapter gives the same bytes."""
         assert self.name is not None
         weights = {k: v.contiguous() for k, v in self.backbone.state(self.name).items()}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -153,25 +165,78 @@ class Role:
         settings = json.loads((folder / SETTINGS).read_text())
         settings |= {"inference_mode": True, "target_modules": sorted(settings["target_modules"])}
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        follow_umask(folder)
 
     def load(self, folder: Path) -> None:
         """Take over a saved adapter, bit for bit.
 
         Raises:
-            InputError: It is not there, or has another shape.
+            InputError: It is not there, is damaged, or has another shape.
         """
         assert self.name is not None
         if not (folder / WEIGHTS).exists():
             raise InputError(f"{folder} holds no adapter")
-        saved, own = load_file(folder / WEIGHTS), self.backbone.state(self.name)
+        with refusing("cannot load the adapter", str(folder)):
+            saved = load_file(folder / WEIGHTS)
+        own = self.backbone.state(self.name)
         if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in own.items()}:
             raise InputError(f"{folder} holds an adapter of another shape")
         for key, value in own.items():
             value.copy_(saved[key])
 
 
+def find_base(folder: Path) -> ModelSource:
+    """Find the model that an adapter folder says it was trained on.
+
+    Raises:
+        ValueError: It names none, or that one is not here and not on the hub.
+    """
+    named = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+    if not named:
+        raise ValueError(f"it is an adapter, and its {ADAPTER_CONFIG} names no base model")
+    try:
+        base = find_model(named)
+    except ValueError as error:
+        raise ValueError(
+            f"it is an adapter of {named!r}, which cannot be loaded: {error}; set "
+            f"base_model_name_or_path in its {ADAPTER_CONFIG}"
+        ) from error
+    if base.is_adapter:
+        raise ValueError(
+            f"it is an adapter of {named!r}, which is an adapter too; merge that first"
+        )
+    return base
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model with an adapter of peft's merged into its weights, which change in place.
+
+    Raises:
+        InputError: peft is missing.
+        ValueError: The adapter lacks weights, or holds others. And whatever peft raises where it does not suit.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+        from peft.utils.save_and_load import load_peft_weights
+    except ImportError as error:
+        raise InputError(
+            f"{folder} is an adapter, which needs peft: pip install 'uniapl[lora]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft tells of missing weights in a warning
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    saved = load_peft_weights(str(folder), device="cpu")
+    own = get_peft_model_state_dict(adapted)
+    if different := sorted(saved.keys() ^ own.keys()):
+        raise ValueError(
+            f"its adapter does not suit {type(model).__name__}: {different[0]} is in one of them only"
+        )
+    merged: PreTrainedModel = cast(Any, adapted).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze it
+
+
 def widen(parameters: Iterable[nn.Parameter]) -> None:
-    """Store weights that learn as float32 at least: bfloat16 would lose small updates."""
+    """Store weights that learn in place as float32 at least: bfloat16 would lose small updates."""
     for parameter in parameters:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 

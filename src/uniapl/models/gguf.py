@@ -18,6 +18,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from uniapl.models.loading import check_report, refusing, silent
+from uniapl.models.saving import follow_umask
 from uniapl.types import InputError
 
 SUFFIX = ".gguf"
@@ -30,7 +32,7 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     Raises:
         InputError: A package is missing.
-        OSError, ValueError, KeyError: The file cannot be read, or transformers does not know the architecture.
+        ValueError: The file lacks weights, or holds others. And whatever transformers raises; see `refusing`.
     """
     for package in ("gguf", "accelerate"):  # transformers needs both
         if importlib.util.find_spec(package) is None:
@@ -39,7 +41,11 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     if _pre_tokenizer(file) == _DIGITS_APART:
         _split_digits(tokenizer)
-    quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    with silent():
+        quantised, report = cast(Any, AutoModelForCausalLM).from_pretrained(
+            folder, gguf_file=name, dtype=torch.float32, output_loading_info=True
+        )
+    check_report(report, type(quantised).__name__)
     # As loaded it counts as quantised, which transformers refuses to save, and the config would say so.
     config: Any = quantised.config
     del config.quantization_config
@@ -61,14 +67,13 @@ def convert(file: Path, folder: Path) -> None:
         raise InputError(f"{folder}: exists already")
     if not file.is_file():
         raise InputError(f"{file}: no such file")
-    try:
+    with refusing("cannot read", str(file)):
         model, tokenizer = load_gguf(file)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
+    follow_umask(aside)
     os.replace(aside, folder)
 
 

@@ -9,20 +9,31 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from uniapl.models import gguf, packed_attention
-from uniapl.models.adapters import AdaptedBackbone, LoraShape, Role, widen
-from uniapl.models.packing import Packed, TokenSequence, pack
+from uniapl.models.adapters import (
+    AdaptedBackbone,
+    LoraShape,
+    Role,
+    find_base,
+    merge_adapter,
+    widen,
+)
+from uniapl.models.loading import (
+    check_tokens,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    refusing,
+)
+from uniapl.models.model_source import ModelSource, find_model
+from uniapl.models.packing import Packed
+from uniapl.models.packing_check import check_packing
 from uniapl.models.recomputation import recomputable_layers, recomputed
+from uniapl.models.saving import follow_umask
 from uniapl.models.target_logprobs import is_plain, target_logprobs
-from uniapl.types import InputError
-
-CHECK_TOLERANCE = 2e-3
-"""Nats by which packed and plain log-probs may differ in float32 before a model counts as unsupported."""
-
 
 LOGIT_CHUNK_TOKENS = 1024
 """Positions whose full-vocabulary logits exist at the same time: 0.6 GB in float32 with 152,000 words."""
@@ -89,14 +100,23 @@ class LanguageModel(nn.Module):
         return recomputed(recomputable_layers(self.model), self.acting)
 
     def hidden_states(self, packed: Packed) -> Tensor:
-        """Return the last layer's hidden states [tokens, width] of a packed row on the model's device."""
+        """Return the last layer's hidden states [tokens, width] of a packed row on the model's device.
+
+        Raises:
+            ValueError: transformers names no part of the model that makes hidden states, or a layer's attention
+                asks for something that packed attention does not know.
+        """
+        if self.model.base_model is self.model:
+            raise ValueError("transformers does not say which part of it makes hidden states")
         if self.model.config._attn_implementation != packed_attention.NAME:
             self.model.set_attn_implementation(packed_attention.NAME)
         with self.acting(), self.autocast(), self._recomputing():
             output = self.model.base_model(
                 input_ids=packed.input_ids[None],
                 position_ids=packed.position_ids[None],
-                attention_mask=None,
+                # nothing is padding; without a mask transformers would take a step back in positions for the
+                # border between two sequences that must not see each other
+                attention_mask=torch.ones_like(packed.input_ids, dtype=torch.bool)[None],
                 use_cache=False,
                 packed_blocks=packed.blocks,
                 packed_positions=packed.position_ids,
@@ -109,7 +129,14 @@ class LanguageModel(nn.Module):
 
         Args:
             packed: The micro-batch, on the model's device.
-            temperature: Divides the logits; a tensor gives one per target.
+            temperature: Divides the logits; a tensor [targets] gives one per target.
+
+        Returns:
+            [targets], in the order of `packed.target_ids` and with gradient, nothing reduced. A model's own scale
+            and cap of its logits are applied as in transformers.
+
+        Raises:
+            ValueError: As `hidden_states`.
         """
         hidden = self.hidden_states(packed)[packed.sources]
         temperatures = torch.as_tensor(temperature, device=hidden.device).expand(len(hidden))
@@ -160,16 +187,28 @@ class LanguageModel(nn.Module):
     def flat_logprobs(
         self, micro_batches: Sequence[Packed], num_tokens: int, temperature: float = 1.0
     ) -> Tensor:
-        """Return log-probs of all completion tokens in the order of the packed list, without gradient."""
+        """Return log-probs of all completion tokens in the order of the list that was packed, without gradient.
+
+        Args:
+            micro_batches: All that `pack` made of a list, on the model's device.
+            num_tokens: Completion tokens of that list.
+            temperature: Divides the logits.
+
+        Returns:
+            [num_tokens], nats, float32 (float64 where that is torch's default); NaN where no micro-batch holds a token.
+        """
         flat = torch.full((num_tokens,), torch.nan, device=self.device)
         for packed in micro_batches:
             flat[packed.token_index] = self.logprobs(packed, temperature)
         return flat
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
-        """Write an ordinary model folder, the weights as `dtype`, that transformers and vLLM open.
+        """Write an ordinary model folder that transformers and vLLM open, an adapter merged into the weights.
 
-        An adapter is merged into the weights.
+        Args:
+            folder: Where to; made if it is not there.
+            tokenizer: Saved beside the weights.
+            dtype: The number type of the weights in the file; those of this model stay what they are.
         """
         model = self.merged()
         if dtype != torch.float32:
@@ -177,6 +216,7 @@ class LanguageModel(nn.Module):
             nn.Module.to(model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        follow_umask(folder)
         del model
         gc.collect()  # a merged copy is full of cycles, and as large as the policy
 
@@ -185,7 +225,7 @@ class LanguageModel(nn.Module):
         return self.role.backbone.plain(merged=self.role.name) if self.role else self.model
 
     def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write what `load` reads: a float32 model folder, or the adapter alone."""
+        """Write what `load` reads: a float32 model folder, or the adapter alone into a folder that must not exist."""
         if self.role is None:
             self.save(folder, tokenizer, torch.float32)
             return
@@ -194,15 +234,28 @@ class LanguageModel(nn.Module):
         tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        """Take over the weights that `save_trained` wrote, bit for bit."""
+        """Take over the weights that `save_trained` wrote, bit for bit.
+
+        Raises:
+            InputError: They are damaged, or another model's.
+        """
         if self.role:
             self.role.load(folder)
             return
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.load_state_dict(saved.state_dict())
+        with refusing("cannot load the saved model", str(folder)):
+            saved = _load_plain(find_model(str(folder)))
+            self.model.load_state_dict(saved.state_dict())
 
     def with_adapter(self, name: str, shape: LoraShape) -> "LanguageModel":
-        """Return the model that a new adapter makes of this one, whose weights it freezes and shares."""
+        """Return the model that a new adapter makes of this one, whose weights it freezes and shares.
+
+        Args:
+            name: Of the adapter; one that the backbone does not have yet.
+            shape: How large it is, and on which layers.
+
+        Raises:
+            InputError: peft is missing, or the target modules do not suit the model.
+        """
         backbone = self.role.backbone if self.role else AdaptedBackbone(self.model)
         return self._playing(backbone.add(name, shape))
 
@@ -232,70 +285,45 @@ class LanguageModel(nn.Module):
 
 
 def store_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Change the number type of the weights, not of buffers: positions would be rounded."""
+    """Change the number type of the weights in place, not of buffers: positions would be rounded."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def load_language_model(
-    path: str, dtype: torch.dtype, device: torch.device
+    path: str, dtype: torch.dtype, device: torch.device, *, key: str = "model.path"
 ) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer from a folder, a GGUF file or the hub, weights in float32.
+    """Load a model and its tokenizer, weights in float32.
+
+    Args:
+        path: A model folder, a run's (its policy), an adapter's (merged into its base model), a GGUF file, or a name on
+            the hub.
+        dtype: The number type of forwards.
+        device: Where the weights go.
+        key: What the user gave the path as, for messages.
 
     Raises:
-        InputError: Nothing loadable is there, or the model computes something that packing cannot.
+        InputError: Nothing loadable is there, weights are missing, or the model computes something that packing cannot.
     """
-    disable_progress_bar()  # its bars would tear the run's own lines
-    try:
-        if path.endswith(gguf.SUFFIX) and Path(path).is_file():
-            model, tokenizer = gguf.load_gguf(Path(path))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        missing = "" if Path(path).exists() else " (no such folder here)"
-        raise InputError(f"model.path: cannot load {path!r}{missing}: {reason}") from error
-    language_model = LanguageModel(model, dtype).to(device)
-    check_packing(language_model, path)
-    return language_model, tokenizer
+    with refusing(f"{key}: cannot load", path):
+        model, tokenizer = _load(path)
+        check_tokens(tokenizer, model, (tokenizer.eos_token_id, tokenizer.bos_token_id))
+    nn.Module.to(model, device)
+    check_packing(LanguageModel(model, torch.float32), f"{key}: {path!r}")
+    return LanguageModel(model, dtype), tokenizer
 
 
-@torch.no_grad()
-def check_packing(language_model: LanguageModel, path: str) -> None:
-    """Compare packed with plain log-probs on a few tokens.
+def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if path.endswith(gguf.SUFFIX) and Path(path).expanduser().is_file():
+        return gguf.load_gguf(Path(path).expanduser())
+    source = find_model(path)
+    if not source.is_adapter:
+        return _load_plain(source), load_tokenizer(source)
+    base = find_base(Path(source.place))
+    model = merge_adapter(_load_plain(base), Path(source.place))
+    has_tokenizer = (Path(source.place) / "tokenizer_config.json").is_file()
+    return model, load_tokenizer(source if has_tokenizer else base)
 
-    Raises:
-        InputError: They differ: the architecture has attention or logits that packing does not know.
-    """
-    model = language_model.model
-    size = model.config.get_text_config().vocab_size
-    ids = [(7 * i + 3) % size for i in range(12)]
-    sequences = [
-        TokenSequence(tuple(ids[:4]), tuple(ids[4:10])),
-        TokenSequence(tuple(ids[:4]), tuple(ids[6:9])),
-        TokenSequence(tuple(ids[5:7]), tuple(ids[7:12])),
-    ]
-    exact = LanguageModel(model, torch.float32)
-    expected = []
-    if hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
-    for sequence in sequences:
-        row = torch.tensor([(*sequence.prompt_ids, *sequence.completion_ids)], device=exact.device)
-        with exact.autocast():
-            logprobs = model(row, use_cache=False).logits[0].float().log_softmax(-1)
-        start = len(sequence.prompt_ids)
-        expected.append(logprobs[start - 1 : -1].gather(1, row[0, start:, None]).squeeze(1))
-    (packed,) = pack(sequences, 1000)
-    try:
-        flat = exact.flat_logprobs([packed.to(exact.device)], sum(map(len, expected)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"model.path: {path!r} ({type(model).__name__}) cannot run packed: {error}"
-        ) from error
-    if not torch.allclose(flat, torch.cat(expected), atol=CHECK_TOLERANCE):
-        gap = (flat - torch.cat(expected)).abs().max().item()
-        raise InputError(
-            f"model.path: {path!r} ({type(model).__name__}) computes attention or logits that "
-            f"packing does not know (log-probs differ by {gap:.3g} nats)"
-        )
+
+def _load_plain(source: ModelSource) -> PreTrainedModel:
+    return load_weights(AutoModelForCausalLM, source, load_config(source), torch.float32)

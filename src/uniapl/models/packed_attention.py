@@ -2,19 +2,33 @@
 
 transformers hands every attention layer to a function it looks up by name, along with the extra keyword
 arguments of the forward call; ours arrive as `packed_blocks`, `packed_positions` and `packed_masks`.
+
+What a layer may see (its window, its chunk) a model says when it asks transformers for a mask: the mask function
+of that name is called with a rule, a function of two positions. Ours keeps the rule in place of a mask, and the
+layer's attention applies it to the positions inside each sequence.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from uniapl.models.packing import AttentionBlock
 
 NAME = "uniapl_packed"
+
+
+MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""What layers may see: transformers' function of batch row, head, query position and key position; True = sees."""
+
+
+def mask_rule(*, mask_function: MaskRule, **_kwargs: Any) -> MaskRule | None:
+    """Return the rule by which transformers would have built a mask; None if it is to see the whole past."""
+    return None if mask_function is causal_mask_function else mask_function
 
 
 def packed_attention(
@@ -22,23 +36,32 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: MaskRule | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend inside each block's segments.
 
-    `query` is [1, heads, tokens, width], `key` and `value` may have fewer heads; returns
-    [1, tokens, heads, width]. A layer's `sliding_window` narrows the mask by position.
+    Args:
+        module: The layer that attends; unused.
+        query: [1, heads, tokens, width].
+        key: [1, key heads, tokens, width]; the key heads divide the heads.
+        value: [1, key heads, tokens, width of values].
+        attention_mask: What the layer sees of the past; None: all of it. No padding: a packed row has none.
+        scaling: Of the scores; None: one over the square root of the width.
+        kwargs: The extra arguments of the forward call, and the layer's own. A layer's `sliding_window` is not
+            read, as transformers' own `sdpa` does not: the mask says it.
+
+    Returns:
+        [1, tokens, heads, width of values], and no attention weights.
 
     Raises:
-        ValueError: The layer caps its scores or has attention sinks.
+        ValueError: The layer does something with its scores that is not known here.
     """
-    for unsupported in ("softcap", "s_aux"):
-        if kwargs.get(unsupported) is not None:
-            raise ValueError(f"its attention uses {unsupported}")
+    check_scores(kwargs)
+    if attention_mask is not None and not callable(attention_mask):
+        raise ValueError("it makes attention masks of its own")
     blocks: tuple[AttentionBlock, ...] = kwargs["packed_blocks"]
-    window: int | None = kwargs.get("sliding_window")
     masks: Masks = kwargs["packed_masks"]
     attend = _attend
     if query.device.type == "cpu":
@@ -52,10 +75,10 @@ def packed_attention(
     parts = []
     for block in blocks:
         mask = block.mask
-        if window is not None:
-            name = (id(block), window)
+        if attention_mask is not None:
+            name = (id(block), attention_mask)
             if name not in masks:
-                masks[name] = mask & _is_within(block, kwargs["packed_positions"], window)
+                masks[name] = mask & _is_seen(block, kwargs["packed_positions"], attention_mask)
             mask = masks[name]
         parts.append(attend(query, key, value, block, mask, scaling, masks))
     order = torch.cat([block.positions for block in blocks])
@@ -69,10 +92,22 @@ Masks = dict[tuple[object, ...], Tensor]
 """Of one forward: masks that several layers share, made by the first of them."""
 
 
-def _is_within(block: AttentionBlock, positions: Tensor, window: int) -> Tensor:
-    """Return which queries are fewer than `window` positions behind which keys: [segments, 1, queries, keys]."""
-    distance = positions[block.queries][:, :, None] - positions[block.keys][:, None, :]
-    return (distance < window)[:, None]
+def check_scores(kwargs: dict[str, Any]) -> None:
+    """Refuse what a layer asks its attention function for beyond softmax(q · k · scaling) v.
+
+    Raises:
+        ValueError: It caps its scores, adds to them or has attention sinks.
+    """
+    for unsupported in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(unsupported) is not None:
+            raise ValueError(f"its attention uses {unsupported}")
+
+
+def _is_seen(block: AttentionBlock, positions: Tensor, rule: MaskRule) -> Tensor:
+    """Return which queries see which keys by the rule alone: [segments, 1, queries, keys]."""
+    any_row = any_head = positions.new_zeros(())
+    queries, keys = positions[block.queries][:, :, None], positions[block.keys][:, None, :]
+    return rule(any_row, any_head, queries, keys)[:, None]
 
 
 def _attend(
@@ -140,9 +175,5 @@ def _gathered(values: Tensor, index: Tensor) -> Tensor:
     return values.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """Build no mask: the blocks carry theirs."""
-
-
 AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, _no_mask)
+AttentionMaskInterface.register(NAME, mask_rule)

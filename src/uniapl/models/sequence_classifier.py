@@ -1,15 +1,22 @@
 """A sequence-classification model with one label: a reward model, or a discriminator that a run has saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from torch import nn
+from transformers import AutoModelForSequenceClassification
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
+from uniapl.models.loading import (
+    check_tokens,
+    load_config,
+    load_tokenizer,
+    load_weights,
+    refusing,
+)
+from uniapl.models.model_source import find_model
 from uniapl.types import InputError
 
 Encoded = Mapping[str, Sequence[int]]
@@ -44,7 +51,15 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded], batch_tokens: int = BATCH_TOKENS) -> list[float]:
-        """Return the logit of each text, in order."""
+        """Return the logit of each text.
+
+        Args:
+            texts: As their tokenizer returns them; all with the same names, each with at least one token.
+            batch_tokens: Of one forward, padding included; a longer text goes by itself.
+
+        Returns:
+            One number per text in the given order, high = good, in the scale of the model; without gradient.
+        """
         found = [0.0] * len(texts)
         for members in _batches([len(text["input_ids"]) for text in texts], batch_tokens):
             logits = self._logits([texts[i] for i in members])
@@ -98,27 +113,30 @@ def load_sequence_classifier(
 ) -> tuple[SequenceClassifier, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer from a folder or the hub.
 
+    Args:
+        path: A model folder, or a name on the hub.
+        dtype: The number type of weights and forwards.
+        device: Where the weights go.
+
     Raises:
-        InputError: Nothing loadable is there, or it is no sequence-classification model with one label.
+        InputError: Nothing loadable is there, weights are missing (a random head scores at random), or it is no
+            sequence-classification model with one label.
     """
-    disable_progress_bar()  # its bars would tear the run's own lines
-    try:
-        config = AutoConfig.from_pretrained(path)
+    with refusing("cannot load the reward model", path):
+        source = find_model(path)
+        if source.is_adapter:
+            raise ValueError(
+                "it is an adapter; merge it into its base model (peft's merge_and_unload) and give that"
+            )
+        config = load_config(source)
         _check_label(path, config)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=dtype, output_loading_info=True
+        tokenizer = load_tokenizer(source)
+        model = load_weights(
+            AutoModelForSequenceClassification, source, config, dtype, harmless=("lm_head.weight",)
         )
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        missing = "" if Path(path).exists() else " (no such folder here)"
-        raise InputError(f"cannot load the reward model {path!r}{missing}: {reason}") from error
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise InputError(f"{path!r} is no trained reward model: it has no weights for {names}")
-    return SequenceClassifier(model.to(device), tokenizer.pad_token_id), tokenizer
+        check_tokens(tokenizer, model, (tokenizer.pad_token_id, tokenizer.eos_token_id))
+    nn.Module.to(model, device)
+    return SequenceClassifier(model, cast(int | None, tokenizer.pad_token_id)), tokenizer
 
 
 def _check_label(path: str, config: object) -> None:

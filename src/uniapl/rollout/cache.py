@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 PROMPTS = "shared_prompts"
-"""The attribute of the keys that `RoomyLayer.update` returns, by which attention finds the layer's `SharedPrompts`."""
+"""The attribute of the keys and values that `RoomyLayer.update` returns, by which attention finds the layer's
+`SharedPrompts`; what a model makes of them before it attends does not have it."""
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ class RoomyLayer(DynamicLayer):
         self.keys = self._key_buffer[:, :, :end]
         self.values = self._value_buffer[:, :, :end]
         setattr(self.keys, PROMPTS, self._prompts)
+        setattr(self.values, PROMPTS, self._prompts)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:

@@ -19,6 +19,13 @@ from uniapl.types import InputError, TrainingError
 # Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
 CHECK_EVERY = {"cpu": 1}
 
+BLOCK = 256
+"""Entries of a vocabulary that are summed before the sums are."""
+LARGEST_SUM = 4096
+"""Up to so many entries one cumulative sum in float64 is faster than blocks."""
+LEAST_DRAW = 1e-30
+"""What rounding may make of a draw just above 0; no probability is as small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -46,7 +53,7 @@ def decode(
     Args:
         model: in eval mode; its device is where everything happens.
         prompts: token ids, one entry per completion; equal prompts are forwarded only once.
-        draws: uniform numbers in (0, 1], [completions, max_tokens]; row i alone decides
+        draws: uniform numbers in (0, 1], [completions, max_tokens], float64; row i alone decides
             completion i, so neither its neighbours nor their ends change it. Unused if greedy.
         max_tokens: length limit of a completion.
         temperature: 0 is greedy.
@@ -90,7 +97,9 @@ def decode_at_its_largest(
     For counting memory (`models.footprint`): no value is looked at.
     """
     rows = _LiveRows(prefill(model, prompts), max_tokens)
-    draws = torch.rand(len(prompts), device=model.device) if temperature else None
+    draws = None
+    if temperature:
+        draws = torch.rand(len(prompts), dtype=torch.float64, device=model.device)
     chosen, _ = choose_tokens(rows.logits, draws, temperature)
     if max_tokens > 1:
         for layer in layers(rows.cache):
@@ -106,11 +115,11 @@ def decode_at_its_largest(
 def choose_tokens(
     logits: Tensor, draws: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Choose one token per row; returns the tokens and their log-probs.
+    """Choose one token per row; returns the tokens [rows] and their log-probs [rows], nats.
 
     Args:
         logits: [rows, vocabulary].
-        draws: uniform numbers in (0, 1], one per row; only temperature 0 goes without.
+        draws: uniform numbers in (0, 1], [rows], float64; only temperature 0 goes without.
         temperature: divides the logits. At 0 the likeliest token is taken, with its log-prob at
             temperature 1.
 
@@ -128,14 +137,50 @@ def choose_tokens(
         total = masses.sum(-1, keepdim=True)
     else:
         assert draws is not None
-        cumulative = masses.cumsum_(-1)
-        total = cumulative[:, -1:]
-        # The first entry that reaches a target above 0 has added to the sum, so a token of
-        # probability 0 is never taken. The bound matters for NaN alone, which is reported later.
-        tokens = torch.searchsorted(cumulative, draws[:, None] * total)
+        tokens, total = _inverse(masses, draws[:, None].double())
+        # The bound matters for NaN alone, which is reported later.
         tokens = tokens.clamp_(max=logits.shape[-1] - 1)
-    logprobs = logits.gather(-1, tokens) - top - total.log()
+    logprobs = logits.gather(-1, tokens) - top - total.log().float()
     return tokens.squeeze(-1), logprobs.squeeze(-1)
+
+
+def _inverse(masses: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which entry's part of the cumulative sum each draw falls into, and the sum.
+
+    Near its end a cumulative sum in float32 is a multiple of 6e-8 times the total, so of a large vocabulary most
+    unlikely tokens would never be taken, together as much as 1e-3. In float64 one over the whole vocabulary is slow, so
+    the draw first finds a block of the vocabulary, by the blocks' sums, and then an entry of that block.
+
+    Args:
+        masses: [rows, entries], float32, in any scale.
+        draws: [rows, 1], float64, in (0, 1].
+
+    Returns:
+        Indices of entries above 0 [rows, 1], and the sums [rows, 1] in float64.
+    """
+    num_entries = masses.shape[-1]
+    if num_entries <= LARGEST_SUM:
+        indices, _, total = _reached(masses, draws)
+        return indices, total
+    num_whole = num_entries // BLOCK
+    whole = masses[:, : num_whole * BLOCK].unflatten(-1, (num_whole, BLOCK)).sum(-1)
+    rest = masses[:, num_whole * BLOCK :].sum(-1, keepdim=True)
+    blocks, draws, total = _reached(torch.cat([whole, rest], -1), draws)
+    places = blocks * BLOCK + torch.arange(BLOCK, device=masses.device)
+    inside = masses.gather(-1, places.clamp(max=num_entries - 1))
+    indices, _, _ = _reached(inside.masked_fill_(places >= num_entries, 0), draws)
+    return blocks * BLOCK + indices, total
+
+
+def _reached(masses: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the entry that a draw falls into, at which part of it (in (0, 1]), and the sum; each [rows, 1]."""
+    cumulative = masses.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    targets = draws * total
+    # The first entry that reaches a target above 0 has added to the sum, so one of mass 0 is never taken.
+    indices = torch.searchsorted(cumulative, targets).clamp_(max=masses.shape[-1] - 1)
+    beyond = (cumulative.gather(-1, indices) - targets) / masses.gather(-1, indices)
+    return indices, (1 - beyond).clamp_(min=LEAST_DRAW), total
 
 
 @dataclass(frozen=True, slots=True)

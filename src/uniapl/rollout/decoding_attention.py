@@ -41,6 +41,9 @@ def decoding_attention(
     is_shared = attention_mask is None or attention_mask.shape[1] == 1
     has_extras = any(kwargs.get(name) is not None for name in ("softcap", "position_bias"))
     prompts: SharedPrompts | None = getattr(key, PROMPTS, None)
+    if prompts is not None and getattr(value, PROMPTS, None) is not prompts:
+        # the model attends to something that it makes of the cached values (DiffLlama)
+        prompts.can_be_read, prompts = False, None
     if prompts is not None and prompts.keys is not None:
         return _attend_to_both(query, key, value, prompts, scaling).unsqueeze(1), None
     if prompts is not None:

@@ -3,14 +3,18 @@
 Nothing here asks the device for a value and no shape depends on how far decoding is, so the same call can be
 captured once and replayed. Grouped queries read the key/value heads as they are: transformers' own attention
 repeats them for a masked cache, which on CUDA costs more than the attention itself.
+
+What a layer may see (its window, its chunk) a model says when it asks transformers for a mask, by a function of two
+positions. Here that function takes the mask's place, and attention applies it to the positions of the columns.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import DynamicLayer
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 NAME = "uniapl_static"
 
@@ -56,45 +60,67 @@ class StaticLayer(DynamicLayer):
         self._value_buffer[targets] = self._value_buffer[sources]
 
 
+MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""transformers' function of batch row, head, query position and key position; True = sees."""
+
+
+def mask_rule(*, mask_function: MaskRule, **_kwargs: Any) -> MaskRule | None:
+    """Return the rule by which transformers would have built a mask; None if it is to see the whole past."""
+    return None if mask_function is causal_mask_function else mask_function
+
+
 def static_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: MaskRule | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend with one query per row, [rows, heads, 1, width], to the columns of a `StaticLayer`.
+    """Attend with one query per row to the columns of a `StaticLayer`.
 
-    The forward's `static_distance` [rows, columns] says how many tokens ago a column was written;
-    negative: not yet, or padding. A layer's `sliding_window` narrows it. Returns
-    [rows, 1, heads, width].
+    Args:
+        module: The layer that attends; unused.
+        query: [rows, heads, 1, width].
+        key: [rows, key heads, columns, width]; the key heads divide the heads.
+        value: [rows, key heads, columns, width of values].
+        attention_mask: What the layer sees of the past; None: all of it.
+        scaling: Of the scores; None: one over the square root of the width.
+        kwargs: The layer's own, and the forward's: `static_distance` [rows, columns] says how many tokens ago a column
+            was written (negative: not yet, or padding), `static_positions` [rows] where the query stands, padding not
+            counted, and `static_masks` keeps what layers with the same rule share.
+
+    Returns:
+        [rows, 1, heads, width of values], and no attention weights.
 
     Raises:
-        ValueError: the layer caps its scores or has attention sinks.
+        ValueError: the layer does something with its scores that is not known here.
     """
-    for unsupported in ("softcap", "s_aux"):
+    for unsupported in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(unsupported) is not None:
             raise ValueError(f"its attention uses {unsupported}")
-    distance: Tensor = kwargs["static_distance"]
-    mask = distance >= 0
-    if (window := kwargs.get("sliding_window")) is not None:
-        mask = mask & (distance < window)
+    if attention_mask is not None and not callable(attention_mask):
+        raise ValueError("it makes attention masks of its own")
+    masks: dict[MaskRule | None, Tensor] = kwargs["static_masks"]
+    if attention_mask not in masks:
+        distance: Tensor = kwargs["static_distance"]
+        mask = distance >= 0
+        if attention_mask is not None:
+            positions: Tensor = kwargs["static_positions"][:, None]
+            any_row = any_head = positions.new_zeros(())
+            mask = mask & attention_mask(any_row, any_head, positions, positions - distance)
+        masks[attention_mask] = mask[:, None, None]
     attended = nn.functional.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=mask[:, None, None],
+        attn_mask=masks[attention_mask],
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return attended.transpose(1, 2).contiguous(), None
 
 
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """Build no mask: the distance is one."""
-
-
 AttentionInterface.register(NAME, static_attention)
-AttentionMaskInterface.register(NAME, _no_mask)
+AttentionMaskInterface.register(NAME, mask_rule)

@@ -73,7 +73,8 @@ class StaticDecoder:
             loop = self._begin(model, prefilled, max_tokens, temperature)
             token_ids = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=device)
             logprobs = torch.zeros(len(prompts), max_tokens, device=device)
-            draws = torch.ones_like(logprobs) if draws is None else draws.to(device)
+            draws = torch.ones_like(logprobs) if draws is None else draws
+            draws = draws.to(device, torch.float64)
             eos = torch.tensor(sorted(eos_token_ids), device=device)
             check_every = CHECK_EVERY.get(device.type, 8)
             chosen = choose_tokens(prefilled.logits[prefilled.rows], draws[:, 0], temperature)
@@ -145,7 +146,7 @@ class _Buffers:
         """Read: the last token of every row."""
         self.positions = torch.zeros_like(self.tokens)
         """Read: its position, padding not counted."""
-        self.draws = torch.ones(num_rows, device=device)
+        self.draws = torch.ones(num_rows, dtype=torch.float64, device=device)
         """Read: the uniform number that decides the next token."""
         self.slot = torch.zeros(1, dtype=torch.long, device=device)
         """Read: the column of the last token."""
@@ -199,6 +200,8 @@ class _Buffers:
             past_key_values=self.cache,
             use_cache=True,
             static_distance=torch.where(columns < padding, -1, distance),
+            static_positions=self.positions[:num_rows],
+            static_masks={},
         ).logits[:, -1]
         tokens, logprobs = choose_tokens(logits, self.draws[:num_rows], self.temperature)
         self.chosen[:num_rows] = tokens

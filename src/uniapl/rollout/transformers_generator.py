@@ -143,9 +143,10 @@ class TransformersGenerator:
         draws = None
         if self._temperature > 0:
             # All at once and in the caller's order, so that no chunking changes a completion.
-            # 1 - [0, 1) is (0, 1]: a draw of 0 could choose a token of probability 0.
+            # 1 - [0, 1) is (0, 1]: a draw of 0 could choose a token of probability 0. In float32 there are
+            # 2^24 draws, fewer than tell the unlikely tokens of a large vocabulary apart.
             shape = (len(prompts), self._max_completion_tokens)
-            draws = 1 - torch.rand(shape, generator=self._random)
+            draws = 1 - torch.rand(shape, generator=self._random, dtype=torch.float64)
         # Longest first: if memory does not suffice, it shows at once.
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         num_chunks = -(-len(order) // self._max_rows)
