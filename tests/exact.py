@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -181,6 +182,16 @@ def mixed_batch() -> RolloutBatch:
         experts=(*EXPERTS[:2], None, None),
         rewards=rewards(0.0, 1.0, 0.5, 0.25, None, 1.0, None, None, None, 0.1, 0.1, 0.1),
     )
+
+
+def sampled_elsewhere(batch: RolloutBatch) -> RolloutBatch:
+    """The batch as another engine might have sampled it: importance weights below and above a cap."""
+    generator = torch.Generator().manual_seed(5)
+    found = []
+    for r in batch.rollouts:
+        sampled = torch.rand(len(r.token_ids), generator=generator) * -8
+        found.append(replace(r, sampling_logprobs=tuple(sampled.tolist())))
+    return replace(batch, rollouts=tuple(found))
 
 
 def sequences_of(batch: RolloutBatch) -> list[TokenSequence]:

@@ -14,6 +14,7 @@ from exact import (
     plain_logprobs,
     rewards,
     rollout,
+    sampled_elsewhere,
     sequences_of,
 )
 from one_step import (
@@ -59,16 +60,6 @@ def plain_old(batch: RolloutBatch) -> list[Tensor]:
     return [plain_logprobs(model, s, 0.7).detach() for s in sequences_of(batch)]
 
 
-def engines(batch: RolloutBatch) -> RolloutBatch:
-    """The batch as another engine might have sampled it: weights below and above a cap."""
-    generator = torch.Generator().manual_seed(5)
-    found = []
-    for r in batch.rollouts:
-        sampled = torch.rand(len(r.token_ids), generator=generator) * -8
-        found.append(replace(r, sampling_logprobs=tuple(sampled.tolist())))
-    return replace(batch, rollouts=tuple(found))
-
-
 @pytest.mark.parametrize("micro_batch_tokens", [1, 30, 10_000])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_first_update_equals_separately_written_losses(
@@ -104,7 +95,7 @@ def test_later_update_equals_separately_written_losses(
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("policy_gradient", ["ppo", "gspo", "cispo"])
 def test_importance_weights_act_up_to_the_cap(policy_gradient: str, is_first: bool) -> None:
-    batch = engines(mixed_batch())
+    batch = sampled_elsewhere(mixed_batch())
     options = {"rollout": {"importance_cap": 1.5}, "objective": {"policy_gradient": policy_gradient}}
     step = Step(batch, moves=not is_first, recipe_=recipe(**options))
     old = None if is_first else plain_old(batch)
