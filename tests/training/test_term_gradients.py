@@ -68,9 +68,7 @@ def measuring(micro_batch_tokens: int = 30, every: int = 1, **rollout: Any) -> R
 def test_the_terms_sum_to_the_step_for_every_parameter(
     kept: list[TermGradients], micro_batch_tokens: int, importance_cap: float | None
 ) -> None:
-    step = Step(
-        mixed_batch(), recipe_=measuring(micro_batch_tokens, importance_cap=importance_cap)
-    )
+    step = Step(mixed_batch(), recipe_=measuring(micro_batch_tokens, importance_cap=importance_cap))
     step()
     (terms,) = kept
     assert list(TERMS) == [t for t in TERMS if t in terms.sums]

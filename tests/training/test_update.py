@@ -96,7 +96,10 @@ def test_later_update_equals_separately_written_losses(
 @pytest.mark.parametrize("policy_gradient", ["ppo", "gspo", "cispo"])
 def test_importance_weights_act_up_to_the_cap(policy_gradient: str, is_first: bool) -> None:
     batch = sampled_elsewhere(mixed_batch())
-    options = {"rollout": {"importance_cap": 1.5}, "objective": {"policy_gradient": policy_gradient}}
+    options = {
+        "rollout": {"importance_cap": 1.5},
+        "objective": {"policy_gradient": policy_gradient},
+    }
     step = Step(batch, moves=not is_first, recipe_=recipe(**options))
     old = None if is_first else plain_old(batch)
     if old:
@@ -136,9 +139,7 @@ def test_one_micro_batch_equals_many() -> None:
         assert_same_gradients(found, results[0][1])
 
 
-def assert_same_metrics(
-    actual: dict[str, float | None], expected: dict[str, float | None]
-) -> None:
+def assert_same_metrics(actual: dict[str, float | None], expected: dict[str, float | None]) -> None:
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         if value is None:
@@ -197,9 +198,7 @@ def only_rollouts(**changes: float) -> TermWeights:
 
 @pytest.mark.parametrize("normalisation", ["tokens", "signal", "constant"])
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1 / 3, -0.7, None])
-def test_equal_rewards_give_exactly_zero_gradient(
-    reward: float | None, normalisation: str
-) -> None:
+def test_equal_rewards_give_exactly_zero_gradient(reward: float | None, normalisation: str) -> None:
     """None: no reward function has an opinion."""
     batch = replace(mixed_batch(), rewards=rewards(*[reward] * 12))
     made: Recipe = recipe(objective={"reward_normalisation": normalisation})
