@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from tiny import tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from uniapl.training.discriminator import Discriminator
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.discriminators.likelihood import Likelihood
+from uniapl.discriminators.scalar import Scalar
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import TokenSequence
+from uniapl.models.packing import TokenSequence, completion_offsets, sequence_of
 from uniapl.models.scalar_model import ScalarModel
-from uniapl.training.update import no_gradient_logprobs
-from uniapl.types import Demonstration, Prompt, Reward, Rollout
+from uniapl.training.batch import flat_logprobs
+from uniapl.types import Demonstration, MixedBatch, Prompt, Reward, Rollout, RolloutBatch
 
 TOLERANCE = 1e-9
 """Absolute and relative, in float64."""
@@ -75,6 +78,15 @@ def plain_logprobs(
     return torch.stack([logits[t - 1].log_softmax(0)[ids[t]] for t in range(first, len(ids))])
 
 
+def plain_scalar_logit(model: ScalarModel, sequence: TokenSequence) -> Tensor:
+    """d of one sequence: one plain forward, the head on its last token."""
+    language_model = model.backbone.model
+    language_model.set_attn_implementation("sdpa")
+    row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
+    hidden = language_model.base_model(row, use_cache=False).last_hidden_state[0, -1]
+    return hidden @ model.head.weight[0]
+
+
 def gradients(module: nn.Module) -> dict[str, Tensor]:
     """Return a copy of all gradients (0 where there is none) and forget them."""
     found = {
@@ -94,13 +106,19 @@ def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]
         )
 
 
-class RecordingOptimizer(torch.optim.SGD):
-    """Keeps the gradients of the last step; moves the weights only if the rate is above 0."""
+def assert_exactly_zero(found: dict[str, Tensor]) -> None:
+    assert all(torch.count_nonzero(g) == 0 for g in found.values())
 
-    def __init__(self, module: nn.Module, learning_rate: float = 0.0) -> None:
-        super().__init__(module.parameters(), lr=learning_rate)
-        self.module = module
-        self.last: dict[str, Tensor] = {}
+
+class RecordingOptimizer(torch.optim.SGD):
+    """Keeps the gradients of the last step; moves the weights only if asked to."""
+
+    def __init__(self, module: nn.Module, *, moves: bool = False) -> None:
+        super().__init__(module.parameters(), lr=0.0)
+        self.module, self.moves = module, moves
+        self.last: dict[str, Tensor] = {
+            name: torch.zeros_like(p) for name, p in module.named_parameters()
+        }
         self.num_steps = 0
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -109,7 +127,8 @@ class RecordingOptimizer(torch.optim.SGD):
             name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
             for name, p in self.module.named_parameters()
         }
-        super().step(closure)
+        if self.moves:
+            super().step(closure)
 
 
 def prompt(*ids: int) -> Prompt:
@@ -133,34 +152,61 @@ def rollout(
     )
 
 
-def rewards(*totals: float | None) -> list[Reward]:
-    return [Reward(total, {"r": total}) for total in totals]
+def rewards(*totals: float | None) -> tuple[Reward, ...]:
+    return tuple(Reward(total, {"r": total}) for total in totals)
 
 
-def mixed_batch(*, mask_truncated: bool = True, group_size: int = 3) -> RolloutBatch:
+EXPERTS = (
+    demonstration(prompt(5, 6, 7), 35, 36, 4),
+    demonstration(prompt(8), 37, 38, 39, 14, 4),
+    demonstration(prompt(9, 10, 11, 12, 13), 15, 16, 4),
+)
+"""The third one's prompt is rolled out as a preference prompt: it is in no pair."""
+
+
+def mixed_batch() -> RolloutBatch:
     """Four groups of three: uneven, one rollout cut off, rewards missing, a prompt that occurs twice.
 
     The first two groups answer experts; the third repeats the first one's prompt; in the fourth all
-    rewards are equal. The third expert is in no pair. Some completions have one token.
+    rewards are equal. Some completions have one token.
     """
-    a, b, c = prompt(5, 6, 7), prompt(8), prompt(9, 10, 11, 12, 13)
+    a, b, c = (expert.prompt for expert in EXPERTS)
     return RolloutBatch(
-        rollouts=[
+        rollouts=(
             *(rollout(a, 14, 15, 4), rollout(a, 4), rollout(a, 16, 17, 18, 19, 20, cut=True)),
             *(rollout(b, 21, 4), rollout(b, 22, 23, 24, 4), rollout(b, 25, 4)),
             *(rollout(a, 26, 4), rollout(a, 14, 15, 27, 28, 4), rollout(a, 29, 30, 4)),
             *(rollout(c, 31, 4), rollout(c, 4), rollout(c, 32, 33, 34, 4)),
-        ],
-        group_size=group_size,
-        experts=[
-            demonstration(a, 35, 36, 4),
-            demonstration(b, 37, 38, 39, 14, 4),
-            demonstration(c, 15, 16, 4),
-        ],
-        num_pairs=2,
-        mask_truncated=mask_truncated,
+        ),
+        group_size=3,
+        experts=(*EXPERTS[:2], None, None),
         rewards=rewards(0.0, 1.0, 0.5, 0.25, None, 1.0, None, None, None, 0.1, 0.1, 0.1),
     )
+
+
+def sampled_elsewhere(batch: RolloutBatch) -> RolloutBatch:
+    """The batch as another engine might have sampled it: importance weights below and above a cap."""
+    generator = torch.Generator().manual_seed(5)
+    found = []
+    for r in batch.rollouts:
+        sampled = torch.rand(len(r.token_ids), generator=generator) * -8
+        found.append(replace(r, sampling_logprobs=tuple(sampled.tolist())))
+    return replace(batch, rollouts=tuple(found))
+
+
+def sequences_of(batch: RolloutBatch) -> list[TokenSequence]:
+    return list(map(sequence_of, batch.rollouts))
+
+
+def per_rollout(values_T: Tensor, batch: RolloutBatch) -> list[Tensor]:
+    """Cut the batch's tokens into its rollouts."""
+    offsets = completion_offsets(sequences_of(batch))
+    return [values_T[a:b] for a, b in pairwise(offsets)]
+
+
+def drawn() -> MixedBatch:
+    """What a step with `mixed_batch` has drawn."""
+    return MixedBatch(EXPERTS, ())
 
 
 def config(**sections: Any) -> Config:
@@ -186,79 +232,67 @@ def with_random_adapter(model: LanguageModel, name: str, seed: int = 3) -> Langu
     return made
 
 
-def discriminator(form: str, micro_batch_tokens: int = 10_000, **settings: Any) -> Discriminator:
-    """Its language model differs from the policy's, and a scalar head is not at its zero start."""
-    settings = {"form": form, "max_grad_norm": 1e9, **settings}
-    config_ = config(discriminator=settings)
-    backbone = exact_policy(seed=2)
-    if config_.discriminator.backbone == "lora":
-        backbone = with_random_adapter(backbone, "discriminator")
-    made = Discriminator(
-        config_.discriminator,
-        config_.optimizer,
-        backbone,
-        micro_batch_tokens,
-        seed=0,
+def _backbone(form: str, micro_batch_tokens: int, settings: dict[str, Any]) -> Any:
+    recipe = Recipe.of(
+        config(
+            discriminator={"form": form, **settings},
+            rollout={"temperature": TEMPERATURE},
+            training={"micro_batch_tokens": micro_batch_tokens},
+        )
     )
-    if isinstance(made.model, ScalarModel):
-        generator = torch.Generator().manual_seed(4)
-        torch.nn.init.normal_(made.model.head.weight, generator=generator)
+    backbone = exact_policy(seed=2)
+    if recipe.config.discriminator.backbone == "lora":
+        backbone = with_random_adapter(backbone, "discriminator")
+    return recipe, backbone
+
+
+def likelihood(micro_batch_tokens: int = 10_000, **settings: Any) -> Likelihood:
+    """p_φ is another model than `exact_policy()`."""
+    return Likelihood(*_backbone("likelihood", micro_batch_tokens, settings))
+
+
+def scalar(micro_batch_tokens: int = 10_000, **settings: Any) -> Scalar:
+    """Its head is not at its start, where all logits are 0."""
+    made = Scalar(*_backbone("scalar", micro_batch_tokens, settings))
+    generator = torch.Generator().manual_seed(4)
+    torch.nn.init.normal_(made.model.head.weight, generator=generator)
     return made
 
 
-def judged_batch(*, mask_truncated: bool = True) -> RolloutBatch:
-    """A batch whose π_old is known, but for the expert that is in no pair."""
-    batch = mixed_batch(mask_truncated=mask_truncated)
-    batch.old_logprobs = no_gradient_logprobs(exact_policy(), batch.sequences, 100, TEMPERATURE)
-    batch.old_logprobs[-len(batch.experts[-1].token_ids) :] = torch.nan
-    return batch
+def policy_logprobs(sequences: Sequence[TokenSequence]) -> Tensor:
+    """Log π of `exact_policy()`, as the loop hands it to a discriminator."""
+    recipe = Recipe.of(config(rollout={"temperature": TEMPERATURE}))
+    return flat_logprobs(exact_policy(), sequences, recipe)
 
 
-def plain_logits(made: Discriminator, batch: RolloutBatch) -> list[Tensor]:
-    """d of every sequence by plain forwards, with gradient."""
-    policy = exact_policy()
-    logits = []
-    for sequence in batch.sequences:
-        if isinstance(made.model, ScalarModel):
-            logits.append(plain_scalar_logit(made.model, sequence))
-        else:
-            old = plain_logprobs(policy.model, sequence, TEMPERATURE).detach()
-            ratios = plain_logprobs(made.model.model, sequence) - old
-            logits.append(made.config.logit_scale * ratios.mean())
-    return logits
+class RandomTexts:
+    """Stands in for the generator: random tokens, the same for the same prompts and seed."""
 
+    def __init__(self, policy: LanguageModel | None = None, temperature: float = 1.0) -> None:
+        """With a policy, the log-probs are its own; else all are -1."""
+        self.random = torch.Generator().manual_seed(0)
+        self.policy, self.temperature = policy, temperature
+        self.sampled: list[Rollout] = []
 
-def plain_pair_loss(better: Tensor, worse: Tensor, s: float, rho: float) -> Tensor:
-    margin = better - worse
-    loss = -(1 - s) * margin.sigmoid().log() - s * (-margin).sigmoid().log()
-    return loss + rho * (better**2 + worse**2)
+    def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
+        found = []
+        for asked in prompts:
+            for _ in range(group_size):
+                length = int(torch.randint(1, 6, (), generator=self.random))
+                ids = torch.randint(14, 40, (length,), generator=self.random).tolist()
+                found.append(rollout(asked, *ids, cut=length == 5, sampled=self._own(asked, ids)))
+        self.sampled += found
+        return found
 
+    def _own(self, asked: Prompt, ids: Sequence[int]) -> list[float] | None:
+        if self.policy is None:
+            return None
+        sequence = TokenSequence(asked.token_ids, tuple(ids))
+        with torch.no_grad():
+            return plain_logprobs(self.policy.model, sequence, self.temperature).tolist()
 
-def plain_scalar_logit(model: ScalarModel, sequence: TokenSequence) -> Tensor:
-    """d of one sequence: one plain forward, the head on its last token."""
-    language_model = model.backbone.model
-    language_model.set_attn_implementation("sdpa")
-    row = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
-    hidden = language_model.base_model(row, use_cache=False).last_hidden_state[0, -1]
-    return hidden @ model.head.weight[0]
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": self.random.get_state()}
 
-
-def plain_loss(made: Discriminator, batch: RolloutBatch, logits: Sequence[Tensor]) -> Tensor:
-    """The equation of the design, pair by pair."""
-    s, rho = made.config.label_smoothing, made.config.logit_penalty
-    losses = []
-    for i in range(batch.num_pairs):
-        expert = logits[len(batch.rollouts) + i]
-        group = range(i * batch.group_size, (i + 1) * batch.group_size)
-        counted = [
-            j for j in group if not (batch.rollouts[j].is_truncated and batch.mask_truncated)
-        ]
-        losses += [
-            plain_pair_loss(expert, logits[j], s, rho)
-            for j in counted[: made.config.pairs_per_prompt]
-        ]
-    total = torch.stack(losses).mean()
-    if not isinstance(made.model, ScalarModel):
-        experts = [plain_logprobs(made.model.model, sequence_of(d)) for d in batch.experts]
-        total = total - made.config.likelihood_weight * torch.cat(experts).mean()
-    return total
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.set_state(state["random"])

@@ -26,8 +26,10 @@ data:
   demonstrations_per_step: 4
   prompts_per_step: 4
   demonstration_prompts_per_step: 2
+  held_out_demonstrations: 2
+constraint: {{prompts_per_step: 2}}
 rollout: {{group_size: 4, max_completion_tokens: 12}}
-discriminator: {{warmup_steps: 1, ramp_steps: 1, learning_rate: 1e-3}}
+discriminator: {{warmup_steps: 1}}
 optimizer: {{learning_rate: 1e-3}}
 training: {{steps: 4, checkpoint_every: 2, threads: 1, rollouts_logged_per_step: 3}}
 evaluation: {{prompts: {test}, limit: 6}}

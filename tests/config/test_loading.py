@@ -88,7 +88,7 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
             "optimizer.learning_rate: must be a finite number, got inf",
         ),
         ("optimizer.learning_rate='1e-6'", "optimizer.learning_rate: must be a number, got '1e-6'"),
-        ("optimizer.beta1=1", "optimizer.beta1: must be less than 1, got 1"),
+        ("objective.clip_low=1", "objective.clip_low: must be less than 1, got 1"),
         ("optimizer.final_fraction=2", "optimizer.final_fraction: must be at most 1, got 2"),
         ("rollout.mask_truncated=yes", "rollout.mask_truncated: must be true or false, got 'yes'"),
         (
@@ -277,7 +277,9 @@ _OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "discriminator.form": st.sampled_from(["scalar", "likelihood"]),
     "evaluation.metrics": st.lists(st.sampled_from(["a:b", "c.d:e"]), unique=True),
     "rewards": st.lists(
-        st.fixed_dictionaries({"function": st.just("a:f"), "weight": st.floats(-5, 5)}), max_size=1
+        st.fixed_dictionaries({"function": st.just("a:f"), "weight": st.floats(-5, 5)}),
+        min_size=1,
+        max_size=1,
     ),
 }
 
@@ -300,12 +302,13 @@ def test_dump_holds_every_key_that_acts(minimal: Path):
     dumped = load_yaml(dump_config(load_config(minimal)), "dump")
     assert set(dumped) == set(Config.model_fields)
     assert set(dumped["optimizer"]) == set(Config.model_fields["optimizer"].annotation.model_fields)  # pyright: ignore
-    assert "replay_rollouts" not in dumped["discriminator"]
-    assert dumped["discriminator"]["credit"] == "token"
+    assert dumped["discriminator"]["credit_clamp"] == 3.0
+    scalar = load_yaml(dump_config(load_config(minimal, ["discriminator.form=scalar"])), "dump")
+    assert "credit_clamp" not in scalar["discriminator"]
 
 
 def test_gad_with_a_form_it_did_not_choose_reloads(minimal: Path, tmp_path: Path):
-    config = load_config(minimal, ["method=gad", "discriminator.replay_rollouts=8"])
+    config = load_config(minimal, ["method=gad", "discriminator.warmup_steps=8"])
     again = tmp_path / "again.yaml"
     again.write_text(dump_config(config))
     assert load_config(again) == config

@@ -1,6 +1,6 @@
 """Chosen and rejected completions of the user, in the `scalar` discriminator's loss and in a run."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +9,27 @@ import torch
 from exact import (
     assert_close,
     assert_same_gradients,
-    discriminator,
-    double,
+    drawn,
     gradients,
     mixed_batch,
-    plain_logits,
-    plain_loss,
-    plain_pair_loss,
     plain_scalar_logit,
+    policy_logprobs,
     prompt,
+    scalar,
 )
 from tiny import write_pairs
 from tiny_runs import Tiny, rows
 from torch import Tensor
-from uniapl.training.discriminator import Discriminator
-from uniapl.training.rollout_batch import RankedGroup, ranked
+from torch.nn import functional
 
-from uniapl.models.scalar_model import ScalarModel
+from uniapl.discriminators import Judgement
+from uniapl.discriminators.scalar import Scalar
+from uniapl.models.packing import TokenSequence
 from uniapl.types import InputError, PreferencePair
 
 # The second and fourth share a prompt, and it is one of the batch's too; lengths are uneven.
-PAIRS = [
-    ranked(PreferencePair(prompt(*ids), "c", "r", chosen, rejected))
+PAIRS = tuple(
+    PreferencePair(prompt(*ids), "c", "r", chosen, rejected)
     for ids, chosen, rejected in (
         ((21, 22), (23, 24, 4), (25, 4)),
         ((8,), (26, 4), (27, 28, 29, 30, 4)),
@@ -38,88 +37,60 @@ PAIRS = [
         ((8,), (37, 38, 4), (26, 4)),
         ((5, 39), (14, 4), (15, 16, 17, 4)),
     )
-]
+)
 
 
-@pytest.fixture
-def _double() -> Iterator[None]:
-    with double():
-        yield
+def judge(made: Scalar, pairs: tuple[PreferencePair, ...]) -> Judgement:
+    return made.judge(mixed_batch(), replace(drawn(), pairs=pairs), policy_logprobs)
 
 
-def plain_pairs_loss(made: Discriminator, groups: list[RankedGroup]) -> tuple[Tensor, list[float]]:
+def plain_pairs_loss(made: Scalar) -> tuple[Tensor, list[bool]]:
     """Each completion in a forward of its own, each pair by the equation; their mean, and who is right."""
-    assert isinstance(made.model, ScalarModel)
     losses, right = [], []
-    for group in groups:
-        chosen = plain_scalar_logit(made.model, group.best)
-        rejected = plain_scalar_logit(made.model, group.others[0])
-        settings = (made.config.label_smoothing, made.config.logit_penalty)
-        losses.append(plain_pair_loss(chosen, rejected, *settings))
-        right.append(1.0 if chosen > rejected else 0.0)
+    for pair in PAIRS:
+        chosen, rejected = (
+            plain_scalar_logit(made.model, TokenSequence(pair.prompt.token_ids, ids))
+            for ids in (pair.chosen_ids, pair.rejected_ids)
+        )
+        losses.append(functional.softplus(rejected - chosen))
+        right.append(bool(chosen > rejected))
     return torch.stack(losses).mean(), right
 
 
-@pytest.mark.usefixtures("_double")
-@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "logit_penalty": 0.02}])
+@pytest.mark.usefixtures("in_double")
 @pytest.mark.parametrize("micro_batch_tokens", [1, 20, 10_000])
-def test_loss_and_gradient_equal_plain_forwards(
-    settings: dict[str, Any], micro_batch_tokens: int
-) -> None:
-    batch, made = mixed_batch(), discriminator("scalar", micro_batch_tokens, **settings)
-    health = made.judge(batch, learn=True, pairs=PAIRS).health
+def test_pairs_add_the_mean_of_their_own_losses(micro_batch_tokens: int) -> None:
+    made = scalar(micro_batch_tokens)
+    without = judge(made, ())
+    expected = gradients(made.model)
+    judged = judge(made, PAIRS)
     actual = gradients(made.model)
-    added, right = plain_pairs_loss(made, PAIRS)
-    loss = plain_loss(made, batch, plain_logits(made, batch)) + added
+    loss, right = plain_pairs_loss(made)
     loss.backward()
-    assert_close(health["discriminator/loss"], loss.item())
+    own = gradients(made.model)
+    assert_close(
+        judged.health["discriminator/loss"], without.health["discriminator/loss"] + loss.item()
+    )
     assert 0 < sum(right) < len(right)
-    assert_close(health["discriminator/pairs_accuracy"], sum(right) / len(right))
-    assert_same_gradients(actual, gradients(made.model))
+    assert_close(judged.health["discriminator/pairs_accuracy"], sum(right) / len(right))
+    assert_same_gradients(actual, {name: g + own[name] for name, g in expected.items()})
 
 
-@pytest.mark.usefixtures("_double")
+@pytest.mark.usefixtures("in_double")
 def test_pairs_count_in_nothing_but_the_loss() -> None:
-    made = discriminator("scalar", replay_rollouts=100)
-    without = made.judge(mixed_batch(), learn=True)
-    gradients(made.model)
-    again = discriminator("scalar", replay_rollouts=100)
-    with_pairs = again.judge(mixed_batch(), learn=True, pairs=PAIRS)
-    for health in (without.health, with_pairs.health):
-        health.pop("discriminator/loss")
-    assert with_pairs.health.pop("discriminator/pairs_accuracy") is not None
-    assert with_pairs.health == without.health
-    assert again.replay == made.replay
-    assert torch.equal(with_pairs.rollout_logits, without.rollout_logits)
+    without, with_pairs = judge(scalar(), ()), judge(scalar(), PAIRS)
+    assert with_pairs.health.keys() - without.health.keys() == {"discriminator/pairs_accuracy"}
+    for name in without.health.keys() - {"discriminator/loss"}:
+        assert with_pairs.health[name] == without.health[name]
+    assert torch.equal(with_pairs.logits_GxN, without.logits_GxN)  # type: ignore[arg-type]
+    assert torch.equal(with_pairs.credit_T, without.credit_T)  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("_double")
-def test_replay_and_pairs_each_add_a_mean_of_their_own() -> None:
-    made = discriminator("scalar", replay_rollouts=100)
-    old, new = mixed_batch(), mixed_batch()
-    made.judge(old, learn=True)
-    gradients(made.model)  # as if it had not learned: the weights stay
-    health = made.judge(new, learn=True, pairs=PAIRS).health
-    actual = gradients(made.model)
-    parts = [plain_loss(made, b, plain_logits(made, b)) for b in (old, new)]
-    total = parts[0] + parts[1] + plain_pairs_loss(made, PAIRS)[0]
-    total.backward()
-    assert_close(health["discriminator/loss"], total.item())
-    assert_same_gradients(actual, gradients(made.model))
-    # a second pass over the batch meets other pairs, and says how it ranks them
-    second = made.judge(new, learn=True, pairs=PAIRS[:1]).health
-    assert set(second) == {"discriminator/loss", "discriminator/pairs_accuracy"}
-    assert second["discriminator/pairs_accuracy"] in (0.0, 1.0)
-
-
-@pytest.mark.usefixtures("_double")
-def test_the_first_verdict_on_a_pair_is_a_tie() -> None:
-    made = discriminator("scalar")
-    assert isinstance(made.model, ScalarModel)
+@pytest.mark.usefixtures("in_double")
+def test_the_first_judgement_of_a_pair_is_a_tie() -> None:
+    made = scalar()
     torch.nn.init.zeros_(made.model.head.weight)
-    assert made.judge(mixed_batch(), learn=True, pairs=PAIRS).health[
-        "discriminator/pairs_accuracy"
-    ] == pytest.approx(0.5)
+    assert judge(made, PAIRS).health["discriminator/pairs_accuracy"] == 0.5
 
 
 def words(file: Path) -> tuple[str, ...]:

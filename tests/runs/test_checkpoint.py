@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from uniapl.files import remove_leftovers, write_text
 from uniapl.runs import checkpoint
 from uniapl.runs.checkpoint import (
+    STATE_VERSION,
     checkpoint_steps,
     drop_after,
     load_state,
@@ -44,7 +45,22 @@ def test_what_is_saved_comes_back(tmp_path: Path):
     assert (path / "policy" / "weights").read_text() == "w"
     loaded = load_state(path)
     assert torch.equal(loaded.pop("tensor"), state.pop("tensor"))
-    assert loaded == {"step": 7, "best": None, **state}
+    assert loaded == {"version": STATE_VERSION, "step": 7, "best": None, **state}
+
+
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_state_of_another_version_is_refused_in_one_line(tmp_path: Path, version: int | None):
+    """The first version wrote no number."""
+    path = save(tmp_path, 2)
+    state = torch.load(path / "state.pt", weights_only=True)
+    del state["version"]
+    torch.save(state if version is None else {**state, "version": version}, path / "state.pt")
+    with pytest.raises(InputError) as raised:
+        load_state(path)
+    assert str(raised.value) == (
+        f"training.resume: {path} holds state of version {version or 1}, and this uniapl reads version 2; "
+        "go on with the uniapl that wrote it, or start in another output_dir"
+    )
 
 
 def test_the_newest_and_the_best_stay(tmp_path: Path):
@@ -170,7 +186,8 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path):
     (tmp_path / "rollouts" / ".step_000004.jsonl.writing").write_text("{")
     (tmp_path / ".policy.writing").mkdir()
     (tmp_path / "keep.writing").write_text("")
-    remove_leftovers(tmp_path)
+    for folder in (tmp_path, tmp_path / "checkpoints", tmp_path / "rollouts"):
+        remove_leftovers(folder)
     assert sorted(p.name for p in tmp_path.rglob("*writing")) == ["keep.writing"]
 
 

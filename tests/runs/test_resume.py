@@ -38,7 +38,7 @@ SCENARIOS = {
     "two-threads": (["training.threads=2"], [["during_step", 6]]),
     "bfloat16": (["model.dtype=bfloat16"], [["after_row", 3]]),
     "sft-grpo": (["method=sft-grpo"], [["after_row", 3]]),
-    "gad": (["method=gad", "discriminator.replay_rollouts=12"], [["after_row", 3]]),
+    "gad": (["method=gad"], [["after_row", 3]]),
     "pairs": (
         ["discriminator.form=scalar", "data.pairs=PAIRS", "data.pairs_per_step=3"],
         [["after_row", 3]],
@@ -46,8 +46,7 @@ SCENARIOS = {
     "constraint": (
         [
             "constraint.target=0.6",
-            "data.held_out_demonstrations=4",
-            "constraint.prompts_per_step=2",
+            "discriminator.form=scalar",
         ],
         [["during_step", 6]],
     ),
@@ -63,11 +62,17 @@ SCENARIOS = {
     ),
     "updates-per-rollout": (
         [
-            "rollout.updates_per_rollout=2",
-            "discriminator.credit=completion",
+            "rollout.updates_per_rollout=3",
+            "data.prompts_per_step=3",
+            "data.demonstration_prompts_per_step=1",
+            "data.demonstrations_per_step=3",
+            "training.steps=9",
+            "training.checkpoint_every=3",
             "objective.kl_coef=0.1",
+            "objective.policy_gradient=gspo",
+            "constraint.target=0.05",
         ],
-        [["during_checkpoint", 2]],
+        [["during_checkpoint", 2], ["during_step", 3]],
     ),
 }
 
@@ -115,11 +120,12 @@ def test_the_kills_hit_where_they_should(runs):
 
 
 def test_the_runs_exercise_what_they_are_for(runs):
-    """Else equality would be cheap: replay, λ and later passes must act in these runs."""
+    """Else equality would be cheap: λ and later updates must act in these runs."""
     constraint = repeatable(runs["constraint"][0])
     assert len({row["constraint/weight"] for row in constraint}) > 2
-    later_passes = repeatable(runs["updates-per-rollout"][0])[1::2]
-    assert all(row["policy/ratio_mean"] != 1.0 for row in later_passes)
+    updates = repeatable(runs["updates-per-rollout"][0])
+    assert all(row["policy/ratio_mean"] != 1.0 for i, row in enumerate(updates) if i % 3)
+    assert len({row["constraint/weight"] for row in updates}) > 2
     uniapl = repeatable(runs["uniapl"][0])
     assert all(row["reward/std"] > 0 for row in uniapl)
     assert all(row["rollout/truncated_fraction"] < 0.5 for row in uniapl)
@@ -228,5 +234,8 @@ def test_what_is_no_checkpoint_is_refused(tiny: Tiny, finished: Path, tmp_path: 
     resume = f"training.resume={finished / 'checkpoints' / 'step_000004'}"
     with pytest.raises(InputError, match="step_000004 is not a complete checkpoint"):
         tiny.train(finished, *words, resume)
-    with pytest.raises(InputError, match="is not a checkpoint of a run"):
+    with pytest.raises(InputError, match="nowhere is not a complete checkpoint"):
         tiny.train(finished, *words, f"training.resume={tmp_path / 'nowhere'}")
+    lonely = shutil.copytree(finished / "checkpoints" / "step_000006", tmp_path / "a" / "lonely")
+    with pytest.raises(InputError, match="lonely is not a checkpoint of a run"):
+        tiny.train(finished, *words, f"training.resume={lonely}")

@@ -1,19 +1,22 @@
-from collections.abc import Collection, Iterator
+"""What each row of the method table sets, and how it trains."""
+
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
 import torch
-from exact import config, demonstration, double, exact_policy, prompt
-from exact import rollout as make_rollout
-from uniapl.training.discriminator import Discriminator, Verdicts
-from uniapl.training.trainer import Players, Stopwatch, Trainer
+from exact import config, demonstration, double, prompt
+from pydantic import ValidationError
+from torch import Tensor
+from trainers import make_trainer, metrics_of
 
-from uniapl.config.methods import METHODS, resolve, uses_discriminator
+from uniapl.config.methods import METHODS
+from uniapl.config.problems import describe_problems
+from uniapl.config.recipe import Recipe
 from uniapl.config.schedules import weight_at
 from uniapl.config.schema import Config, MethodName
-from uniapl.rewards import NamedReward
-from uniapl.training.setup import other_roles, prepare_policy
-from uniapl.types import InputError, MixedBatch, Prompt, Rollout
+from uniapl.training.stopwatch import Stopwatch
+from uniapl.types import InputError, MixedBatch
 
 
 def of_method(method: str, **sections: Any) -> Config:
@@ -23,6 +26,10 @@ def of_method(method: str, **sections: Any) -> Config:
     }
     merged = {name: {**values, **sections.pop(name, {})} for name, values in defaults.items()}
     return config(method=method, **merged, **sections)
+
+
+def resolve(config_: Config, overridden: frozenset[str] = frozenset()) -> Config:
+    return Recipe.of(config_, overridden).config
 
 
 def weights(resolved: Config) -> dict[str, list[float]]:
@@ -54,10 +61,11 @@ def test_every_name_has_a_row_and_every_row_a_name() -> None:
 def test_the_table(
     method: str, sft: list[float], grpo: list[float], adversarial: list[float]
 ) -> None:
-    resolved = resolve(of_method(method))
+    recipe = Recipe.of(of_method(method))
+    resolved = recipe.config
     expected = {"sft_weight": sft, "grpo_weight": grpo, "adversarial_weight": adversarial}
     assert weights(resolved) == expected
-    assert uses_discriminator(resolved) == any(adversarial)
+    assert recipe.has_discriminator == any(adversarial)
     assert resolved.discriminator.form == ("scalar" if method == "gad" else "likelihood")
 
 
@@ -170,6 +178,7 @@ CONTRADICTIONS = [
             ("objective", "clip_low", 0.1, "rolls out nothing"),
             ("objective", "clip_high", 0.1, "rolls out nothing"),
             ("objective", "advantage_scale", "none", "rolls out nothing"),
+            ("objective", "reward_normalisation", "signal", "has no reward term"),
             ("data", "prompts_per_step", 8, "rolls out nothing"),
             ("data", "prompts", "other", "rolls out no preference prompts"),
         )
@@ -188,6 +197,12 @@ CONTRADICTIONS = [
         {"objective": {"advantage_scale": "batch"}},
         "objective.advantage_scale",
         "method a-sft: has no reward term; remove objective.advantage_scale",
+    ),
+    (
+        "a-sft",
+        {"objective": {"reward_normalisation": "constant"}},
+        "objective.reward_normalisation",
+        "method a-sft: has no reward term; remove objective.reward_normalisation",
     ),
     (
         "grpo",
@@ -227,56 +242,101 @@ def test_all_contradictions_are_reported_at_once() -> None:
     assert all(line.startswith("method sft: ") for line in lines)
 
 
+NEEDS = [
+    (
+        "uniapl",
+        {"objective": {"adversarial_weight": 0.0}},
+        "objective.adversarial_weight: must be above 0 for method uniapl: without its adversarial term it is "
+        "another method",
+    ),
+    (
+        "a-sft",
+        {"objective": {"adversarial_weight": ((0, 0), (1, 0))}},
+        "objective.adversarial_weight: must be above 0 for method a-sft: without its adversarial term it is "
+        "another method",
+    ),
+    ("mix", {"rewards": ()}, "rewards: required by method mix, got none"),
+    (
+        "grpo",
+        {"data": {"prompts": None}},
+        "data.prompts: required by method grpo, which rolls out preference prompts",
+    ),
+    (
+        "a-grpo",
+        {"data": {"demonstration_prompts_per_step": 0}},
+        "data.demonstration_prompts_per_step: must be at least 1 for method a-grpo, got 0",
+    ),
+    (
+        "a-grpo",
+        {"data": {"demonstration_prompts_per_step": 5}},
+        "data.demonstration_prompts_per_step: must be at most data.prompts_per_step (4) for method a-grpo, got 5",
+    ),
+    (
+        "gad",
+        {"data": {"prompts_per_step": 9, "demonstrations_per_step": 8}},
+        "data.prompts_per_step: must be at most data.demonstrations_per_step (8) for method gad, got 9",
+    ),
+    (
+        "gad",
+        {"constraint": {"target": 0.6}, "data": {"held_out_demonstrations": 8}},
+        "constraint.target: method gad fixes λ to 1; remove it, for it would move λ",
+    ),
+    (
+        "mix",
+        {"data": {"pairs": "p"}},
+        "data.pairs: method mix has no discriminator to learn from them; remove it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "sections", "line"), NEEDS)
+def test_what_a_method_needs_is_said_by_the_config_itself(
+    method: str, sections: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(ValidationError) as error:
+        of_method(method, **sections)
+    assert describe_problems(error.value, {}) == [line]
+
+
 @pytest.mark.parametrize(
-    ("method", "sections", "line"),
+    ("method", "counts"),
     [
-        (
-            "uniapl",
-            {"objective": {"adversarial_weight": 0.0}},
-            "needs objective.adversarial_weight",
-        ),
-        ("a-sft", {"objective": {"adversarial_weight": [[0, 0], [1, 0]]}}, "it is another method"),
-        ("mix", {"rewards": []}, "needs rewards"),
-        (
-            "a-grpo",
-            {"data": {"demonstration_prompts_per_step": 0}},
-            "needs data.demonstration_prompts_per_step of at least 1",
-        ),
-        (
-            "gad",
-            {"data": {"prompts_per_step": 9, "demonstrations_per_step": 8}},
-            "data.prompts_per_step 9 must not exceed data.demonstrations_per_step 8",
-        ),
-        (
-            "gad",
-            {"constraint": {"target": 0.6}, "data": {"held_out_demonstrations": 8}},
-            "fixes λ to 1: remove constraint.target",
-        ),
+        # demonstrations; their prompts; preference prompts; held out and measured
+        ("sft", (24, 0, 0, 0)),
+        ("grpo", (0, 0, 22, 0)),
+        ("sft-grpo", (24, 0, 22, 0)),
+        ("mix", (24, 0, 22, 0)),
+        ("a-sft", (24, 22, 0, 8)),
+        ("a-grpo", (24, 8, 14, 8)),
+        ("gad", (24, 22, 0, 0)),
+        ("uniapl", (24, 8, 14, 8)),
     ],
 )
-def test_what_a_method_needs(method: str, sections: dict[str, Any], line: str) -> None:
-    sections = {k: tuple(v) if k == "rewards" else v for k, v in sections.items()}
-    if isinstance(points := sections.get("objective", {}).get("adversarial_weight"), list):
-        sections["objective"]["adversarial_weight"] = tuple(map(tuple, points))
-    with pytest.raises(InputError, match=f"method {method}: .*") as error:
-        resolve(of_method(method, **sections))
-    assert line in str(error.value)
+def test_what_a_step_draws(method: str, counts: tuple[int, ...]) -> None:
+    """All methods that sample roll out equally many prompts."""
+    recipe = Recipe.of(config(method=method))
+    found = (
+        recipe.num_demonstrations,
+        recipe.num_demonstration_prompts,
+        recipe.num_preference_prompts,
+        recipe.num_held_out,
+    )
+    assert found == counts
+    assert sum(counts[1:3]) == (0 if method == "sft" else 22)
+    assert recipe.held_out(1000) == (50 if counts[3] else 0)
 
 
-class RandomTexts:
-    """Stands in for the generator: random tokens, the same for the same prompts and seed."""
-
-    def __init__(self) -> None:
-        self.random = torch.Generator().manual_seed(0)
-
-    def sample(self, prompts: list[Prompt], group_size: int) -> list[Rollout]:
-        found = []
-        for asked in prompts:
-            for _ in range(group_size):
-                length = int(torch.randint(1, 6, (), generator=self.random))
-                ids = torch.randint(14, 40, (length,), generator=self.random).tolist()
-                found.append(make_rollout(asked, *ids, cut=length == 5))
-        return found
+def test_the_discriminators_rate_is_the_policys_unless_given() -> None:
+    optimizer = {"learning_rate": 3e-4, "warmup_steps": 2, "schedule": "linear"}
+    follows = Recipe.of(config(optimizer=optimizer))
+    own = Recipe.of(config(optimizer=optimizer, discriminator={"learning_rate": 1e-5}))
+    for step in range(10):
+        rate, discriminator = follows.learning_rates_at(step)
+        assert discriminator == rate
+        same, other = own.learning_rates_at(step)
+        assert same == rate
+        assert other == pytest.approx(rate / 30)
+    assert follows.learning_rates_at(0)[0] == pytest.approx(1.5e-4)
 
 
 class SamePrompts:
@@ -300,39 +360,17 @@ def _double() -> Iterator[None]:
         yield
 
 
-def length_reward(completion_ids: list[tuple[int, ...]], **_columns: Any) -> list[float]:
-    return [float(len(ids)) for ids in completion_ids]
-
-
 def train(
-    method: str,
-    num_steps: int,
-    model: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
-    **discriminator: Any,
-) -> tuple[list[dict[str, Any]], Any]:
-    resolved = resolve(
-        of_method(
-            method,
-            model=model or {},
-            data={"demonstrations_per_step": 4},
-            rollout={"group_size": 3, "updates_per_rollout": 2, "temperature": 0.7},
-            discriminator=discriminator,
-            optimizer={"learning_rate": 0.01},
-            training=training or {},
-        )
+    method: str, num_steps: int, **discriminator: Any
+) -> tuple[list[dict[str, float | None]], dict[str, Tensor]]:
+    trainer = make_trainer(
+        method,
+        mixture=SamePrompts(),
+        data={"held_out_demonstrations": 0},
+        rollout={"updates_per_rollout": 2},
+        discriminator=discriminator,
     )
-    policy = prepare_policy(exact_policy(), resolved)
-    made = None
-    if uses_discriminator(resolved):
-        backbone, _ = other_roles(resolved, policy)
-        assert backbone is not None
-        limit = resolved.training.micro_batch_tokens
-        made = Discriminator(resolved.discriminator, resolved.optimizer, backbone, limit, 0)
-    players = Players(policy, RandomTexts(), made, None, [NamedReward(length_reward, "length")])  # type: ignore[arg-type]
-    trainer = Trainer(resolved, players, SamePrompts(), [])  # type: ignore[arg-type]
-    rows = [trainer.train_step() for _ in range(num_steps)]
-    return rows, policy.state_dict()
+    return metrics_of(trainer, num_steps), trainer.players.policy.state_dict()
 
 
 @pytest.mark.usefixtures("_double")
@@ -340,92 +378,28 @@ def train(
 def test_uniapl_is_mix_step_for_step_until_its_discriminator_acts(form: str) -> None:
     mix_rows, mix = train("mix", 6)
     silent_rows, silent = train("uniapl", 6, form=form, warmup_steps=10)
-    own = [n for n in mix_rows[0] if not n.startswith("time/") and n != "objective/adversarial"]
+    own = [n for n in mix_rows[0] if n not in ("objective/adversarial", "data/sampled_tokens")]
     for expected, actual in zip(mix_rows, silent_rows, strict=True):
         assert {n: actual.get(n) for n in own} == {n: expected.get(n) for n in own}
         assert actual["objective/adversarial_weight"] == 0.0
     assert all(torch.equal(value, silent[name]) for name, value in mix.items())
 
-    rows, heard = train("uniapl", 6, form=form, warmup_steps=2, ramp_steps=2)
+    rows, heard = train("uniapl", 6, form=form, warmup_steps=2)
     assert [r["objective/adversarial_weight"] for r in rows] == [0, 0, 0.05, 0.05, 0.1, 0.1]
     assert rows[1]["objective/loss"] == mix_rows[1]["objective/loss"]
     assert rows[2]["objective/loss"] != mix_rows[2]["objective/loss"]
     assert not all(torch.equal(value, heard[name]) for name, value in mix.items())
 
 
-@pytest.mark.usefixtures("_double")
-@pytest.mark.parametrize("micro_batch_tokens", [20, 10_000])
-@pytest.mark.parametrize("pairs_per_prompt", [2, None])
-@pytest.mark.parametrize("method", ["uniapl", "a-sft"])
-@pytest.mark.parametrize(
-    ("tuning", "backbone", "is_recomputed"),
-    [("full", "copy", False), ("lora", "lora", False), ("lora", "lora", True)],
-)
-def test_scoring_while_updating_equals_scoring_before(
-    method: str,
-    pairs_per_prompt: int | None,
-    tuning: str,
-    backbone: str,
-    is_recomputed: bool,
-    micro_batch_tokens: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def run() -> tuple[list[dict[str, Any]], Any]:
-        return train(
-            method,
-            6,
-            {"tuning": tuning},
-            {
-                "micro_batch_tokens": micro_batch_tokens,
-                "gradient_checkpointing": is_recomputed,
-                "gradients_every": 4,
-            },
-            pairs_per_prompt=pairs_per_prompt,
-            backbone=backbone,
-            old_logprobs="computed",
-            warmup_steps=2,
-            ramp_steps=0,
-        )
-
-    num_scored = []
-    score = Discriminator.score
-
-    def watched(made: Discriminator, verdicts: Verdicts, rollouts: Collection[int]) -> None:
-        waiting = len(verdicts.unscored)
-        score(made, verdicts, rollouts)
-        num_scored.append(waiting - len(verdicts.unscored))
-
-    monkeypatch.setattr(Discriminator, "score", watched)
-    while_updating, policy = run()
-    # in `a-sft` all rollouts are in pairs, but for those that are cut off
-    assert sum(num_scored) > 0 or (method == "a-sft" and pairs_per_prompt is None)
-    num_scored.clear()
-    monkeypatch.setattr("uniapl.training.trainer.scores_while_updating", lambda _config: False)
-    before, expected_policy = run()
-    assert not num_scored
-    assert before[2]["objective/adversarial"] != 0
-    near = {"rel": 1e-6, "abs": 1e-9} if tuning == "full" else {"rel": 1e-4, "abs": 1e-6}  # float32
-    for actual, expected in zip(while_updating, before, strict=True):
-        assert actual.keys() == expected.keys()
-        for name in (n for n in expected if not n.startswith("time/")):
-            assert (actual[name] is None) == (expected[name] is None), name
-            assert expected[name] is None or actual[name] == pytest.approx(
-                expected[name], **near
-            ), name
-    for name, value in expected_policy.items():
-        torch.testing.assert_close(policy[name], value, rtol=near["rel"], atol=near["abs"])
-
-
-def test_a_stage_waits_while_another_interrupts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
     clock = Stopwatch()  # 0
-    with clock("update"), clock("discriminator"):  # 1, 2
-        pass  # 3, 4
-    with clock("discriminator"):  # 5
-        pass  # 6
+    for stage in ("update", "discriminator", "update"):
+        with clock(stage):
+            pass
     assert clock.seconds() == {
         "time/update_seconds": 2.0,
-        "time/discriminator_seconds": 2.0,
+        "time/discriminator_seconds": 1.0,
         "time/step_seconds": 7.0,
     }

@@ -11,31 +11,22 @@ from typing import Any
 import pytest
 import torch
 from exact import (
-    RecordingOptimizer,
     assert_close,
     assert_same_gradients,
-    config,
-    demonstration,
     double,
     exact_policy,
-    gradients,
     mixed_batch,
-    plain_logprobs,
-    prompt,
     rewards,
+    sampled_elsewhere,
 )
+from one_step import WEIGHTS, Step, recipe, reference
 from tiny_runs import Tiny, assert_same_run, rows
-from torch import Tensor
-from uniapl.training.rollout_batch import RolloutBatch, sequence_of
 
-from uniapl.objective.unified import token_weights
+from uniapl.config.recipe import Recipe
 from uniapl.runs.metrics import DEFINITIONS
 from uniapl.training import update as update_module
 from uniapl.training.term_gradients import PAIRS, TERMS, TermGradients
-from uniapl.training.update import PolicyUpdate, StepWeights, no_gradient_logprobs, weigh_tokens
 
-ALL = StepWeights(sft=0.3, grpo=1.0, adversarial=0.4, kl=0.05)
-EXPERTS = [demonstration(prompt(5, 6, 7), 35, 36, 4), demonstration(prompt(20), 21, 22, 23, 4)]
 NAMES = {name for name in DEFINITIONS if name.endswith(("_cosine", "_grad_norm"))} - {
     "optimizer/grad_norm",
     "optimizer/discriminator_grad_norm",
@@ -62,69 +53,13 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[TermGradients]:
     return found
 
 
-class Step:
-    """One update of a float64 policy on all four terms."""
-
-    def __init__(
-        self,
-        weights: StepWeights = ALL,
-        batch: RolloutBatch | None = None,
-        micro_batch_tokens: int = 30,
-        learning_rate: float = 0.0,
-        **rollout: Any,
-    ) -> None:
-        self.weights, self.batch = weights, batch or mixed_batch()
-        settings = config(
-            rollout={"temperature": 0.7, **rollout},
-            training={"micro_batch_tokens": micro_batch_tokens},
-        )
-        self.policy = exact_policy()
-        self.optimizer = RecordingOptimizer(self.policy, learning_rate)
-        self.update = PolicyUpdate(settings, self.policy, self.optimizer)
-        generator = torch.Generator().manual_seed(3)
-        self.credit = torch.randn(self.batch.num_rollout_tokens, generator=generator)
-        cpu = torch.device("cpu")
-        self.tokens = weigh_tokens(self.batch, self.credit, weights, settings, cpu)
-        if weights.kl:
-            self.batch.ref_logprobs = no_gradient_logprobs(
-                exact_policy(seed=1), self.batch.rollout_sequences, 100, 0.7
-            )
-
-    def __call__(self, *, measure_gradients: bool = True) -> dict[str, float | None]:
-        return self.update(
-            EXPERTS,
-            self.batch,
-            self.tokens,
-            self.weights,
-            is_first_pass=True,
-            measure_gradients=measure_gradients,
-        )
-
-
-def separate_gradients(step: Step, importance_cap: float | None) -> dict[str, Tensor]:
-    """The gradient of each term, from plain forwards of one sequence at a time."""
-    policy, batch, tokens = exact_policy(), step.batch, step.tokens
-    assert batch.ref_logprobs is not None
-    now = torch.cat([plain_logprobs(policy.model, s, 0.7) for s in batch.rollout_sequences])
-    expert = torch.cat([plain_logprobs(policy.model, sequence_of(d)) for d in EXPERTS])
-    sampled = torch.tensor([x for r in batch.rollouts for x in r.sampling_logprobs])
-    weighted = now  # at ρ = 1 the gradient of the ratio is that of the log-prob
-    if importance_cap:
-        weighted = now * (now.detach() - sampled).exp().clamp(max=importance_cap)
-    part = (tokens.reward_advantages, tokens.is_rewarded, step.credit, tokens.is_counted)
-    log_ratio = batch.ref_logprobs - now
-    k3 = (log_ratio.exp() - 1 - log_ratio)[tokens.is_counted]
-    losses = {
-        "sft": -step.weights.sft * expert.mean(),
-        "grpo": -(weighted * token_weights(*part, step.weights.grpo, 0.0)).sum(),
-        "adversarial": -(weighted * token_weights(*part, 0.0, step.weights.adversarial)).sum(),
-        "kl": step.weights.kl * k3.mean(),
-    }
-    found = {}
-    for name, loss in losses.items():
-        loss.backward(retain_graph=True)
-        found[name] = torch.cat([g.flatten() for g in gradients(policy).values()])
-    return found
+def measuring(micro_batch_tokens: int = 30, every: int = 1, **rollout: Any) -> Recipe:
+    """One update per batch, measured."""
+    return recipe(
+        micro_batch_tokens,
+        rollout={"updates_per_rollout": 1, **rollout},
+        training={"gradients_every": every},
+    )
 
 
 @pytest.mark.usefixtures("_double")
@@ -133,13 +68,13 @@ def separate_gradients(step: Step, importance_cap: float | None) -> dict[str, Te
 def test_the_terms_sum_to_the_step_for_every_parameter(
     kept: list[TermGradients], micro_batch_tokens: int, importance_cap: float | None
 ) -> None:
-    step = Step(micro_batch_tokens=micro_batch_tokens, importance_cap=importance_cap)
+    step = Step(mixed_batch(), recipe_=measuring(micro_batch_tokens, importance_cap=importance_cap))
     step()
     (terms,) = kept
     assert list(TERMS) == [t for t in TERMS if t in terms.sums]
     names = [name for name, _ in step.policy.named_parameters()]
     sums = {name: sum(parts) for name, *parts in zip(names, *terms.sums.values(), strict=True)}
-    assert_same_gradients(sums, step.optimizer.last)
+    assert_same_gradients(sums, step.gradients)
 
 
 @pytest.mark.usefixtures("_double")
@@ -148,14 +83,13 @@ def test_the_terms_sum_to_the_step_for_every_parameter(
 def test_norms_and_cosines_are_those_of_separately_written_terms(
     micro_batch_tokens: int, importance_cap: float | None
 ) -> None:
-    batch = mixed_batch()
-    batch.rollouts = [  # sampled as another engine might have, below and above the cap
-        replace(r, sampling_logprobs=tuple(-1.0 - i % 5 for i, _ in enumerate(r.token_ids)))
-        for r in batch.rollouts
-    ]
-    step = Step(batch=batch, micro_batch_tokens=micro_batch_tokens, importance_cap=importance_cap)
+    step = Step(
+        sampled_elsewhere(mixed_batch()),
+        recipe_=measuring(micro_batch_tokens, importance_cap=importance_cap),
+    )
     metrics = step()
-    expected = separate_gradients(step, importance_cap)
+    _, parts, _ = reference(step, exact_policy())
+    expected = {t: torch.cat([g.flatten() for g in parts[t].values()]) for t in TERMS}
     for term, gradient in expected.items():
         assert_close(metrics[f"objective/{term}_grad_norm"], gradient.norm())
     for one, other in combinations(TERMS, 2):
@@ -168,10 +102,10 @@ def test_norms_and_cosines_are_those_of_separately_written_terms(
 @pytest.mark.usefixtures("_double")
 def test_measuring_changes_nothing_by_one_bit() -> None:
     results = []
-    for measure_gradients in (False, True):
-        step = Step(learning_rate=0.1)
+    for every in (0, 1):
+        step = Step(mixed_batch(), moves=True, recipe_=measuring(every=every))
         torch.manual_seed(0)
-        metrics = step(measure_gradients=measure_gradients)
+        metrics = step()
         kept = {name: metrics[name] for name in metrics.keys() - NAMES}
         results.append((kept, step.policy.state_dict(), torch.get_rng_state()))
     (expected, weights, state), (actual, measured, state_after) = results
@@ -182,7 +116,8 @@ def test_measuring_changes_nothing_by_one_bit() -> None:
 
 @pytest.mark.usefixtures("_double")
 def test_a_term_without_weight_is_absent() -> None:
-    metrics = Step(replace(ALL, adversarial=0.0, kl=0.0))()
+    silent = replace(WEIGHTS, adversarial=0.0, kl=0.0)
+    metrics = Step(mixed_batch(), weights=silent, recipe_=measuring())()
     assert {name for name in metrics if name in NAMES} == {
         "objective/sft_grad_norm",
         "objective/grpo_grad_norm",
@@ -192,9 +127,8 @@ def test_a_term_without_weight_is_absent() -> None:
 
 @pytest.mark.usefixtures("_double")
 def test_a_zero_gradient_has_a_norm_but_no_angle() -> None:
-    batch = mixed_batch()
-    batch.rewards = rewards(*[0.5] * 12)
-    metrics = Step(replace(ALL, kl=0.0), batch)()
+    batch = replace(mixed_batch(), rewards=rewards(*[0.5] * 12))
+    metrics = Step(batch, weights=replace(WEIGHTS, kl=0.0), recipe_=measuring())()
     assert metrics["objective/grpo_grad_norm"] == 0.0
     assert metrics.keys() & NAMES == {
         *(f"objective/{term}_grad_norm" for term in ("sft", "grpo", "adversarial")),

@@ -218,9 +218,10 @@ def _idle_keys(config: "Config", row: Method) -> dict[str, str]:
     if row.rollouts_on != "both":
         idle["data.demonstration_prompts_per_step"] = "does not mix kinds of prompts"
     if row.grpo == 0.0:
-        idle["objective.advantage_scale"] = "has no reward term"
+        for key in ("advantage_scale", "reward_normalisation"):
+            idle[f"objective.{key}"] = "has no reward term"
     if row.rollouts_on == "none":
-        keys = ["clip_low", "clip_high", "advantage_scale"]
+        keys = ["clip_low", "clip_high", "policy_gradient", "advantage_scale"]
         if is_ever_positive(config.objective.kl_coef):
             keys.append("kl_coef")
         idle |= dict.fromkeys((f"objective.{key}" for key in keys), "rolls out nothing")

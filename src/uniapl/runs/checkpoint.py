@@ -20,6 +20,10 @@ _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
 ADAPTER, DISCRIMINATOR = "adapter", "discriminator"
 
+STATE_VERSION = 2
+"""Grows when what a state holds changes its meaning: a run goes on only from states of its own version. The first
+version wrote no number."""
+
 State = dict[str, Any]
 
 
@@ -59,7 +63,7 @@ def save_checkpoint(
         save_policy(aside / POLICY)
         # a stream of our own: of a path, torch hides the reason for which it cannot be written
         with (aside / STATE).open("wb") as stream:
-            torch.save(state, stream)
+            torch.save({"version": STATE_VERSION, **state}, stream)
         (aside / COMPLETE).write_text("")
 
     write_model_folder(target, write)
@@ -97,12 +101,19 @@ def load_state(checkpoint: Path) -> State:
     """Read the state of a complete checkpoint.
 
     Raises:
-        InputError: It is not one.
+        InputError: It is not one, or a version of uniapl wrote it that kept something else.
     """
     if not (checkpoint / COMPLETE).exists():
         raise InputError(f"training.resume: {checkpoint} is not a complete checkpoint")
     # weights_only: a checkpoint from elsewhere must not run code
-    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    version = state.get("version", 1)
+    if version != STATE_VERSION:
+        raise InputError(
+            f"training.resume: {checkpoint} holds state of version {version}, and this uniapl reads version "
+            f"{STATE_VERSION}; go on with the uniapl that wrote it, or start in another output_dir"
+        )
+    return state
 
 
 def write_best(folder: Path, best: dict[str, Any] | None) -> None:

@@ -143,9 +143,10 @@ def open_run_folder(config: Config) -> RunFolder:
     _check_free(path)
     lock = _lock(path)
     try:
-        _check_same_run(path, config)
         checkpoint = _checkpoint(path, config)
+        # first of all: of a run of another version, even the config may not load
         state = load_state(checkpoint) if checkpoint else None
+        _check_same_run(path, config)
         if state and state["step"] > config.training.steps:
             raise InputError(
                 f"training.steps {config.training.steps}: {checkpoint} has done {state['step']} already"
