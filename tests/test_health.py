@@ -27,11 +27,11 @@ def steps_with_warnings(values: list[float | None], name: str = ACCURACY, quiet:
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
-        (ACCURACY, 0.99, "label_smoothing"),
+        (ACCURACY, 0.99, "lower discriminator.learning_rate"),
         (ACCURACY, 0.1, "raise discriminator.learning_rate"),
         ("discriminator/length_correlation", 0.9, "by being long"),
         ("discriminator/length_correlation", -0.9, "by being short"),
-        ("constraint/state", 1.0, "raise constraint.maximum"),
+        ("constraint/state", 1.0, "raise constraint.target"),
         ("rollout/truncated_fraction", 0.5, "rollout.max_completion_tokens"),
         ("rollout/zero_std_group_fraction", 1.0, "reward functions"),
         ("policy/sampling_gap", 0.5, "rollout.importance_cap"),

@@ -72,8 +72,8 @@ BANDS: dict[str, Band] = {
     "constraint/state": Band(
         None,
         0.5,
-        above="λ is at its maximum and the constraint is still not met: raise constraint.maximum, or "
-        "raise constraint.target",
+        above="λ is at its maximum and the constraint is still not met: raise constraint.target, or give the "
+        "run more demonstrations",
     ),
     "rollout/truncated_fraction": Band(
         None,

@@ -66,8 +66,7 @@ BASE = {
         ),
         (
             "constraint.target=0.6 objective.adversarial_weight=2",
-            "objective.adversarial_weight: must be from 0.01 to constraint.maximum (1.0) where constraint.target "
-            "is set, got 2.0",
+            "objective.adversarial_weight: must be from 0.01 to 1.0 where constraint.target is set, got 2.0",
         ),
         (
             "constraint.target=0.6 objective.adversarial_weight=[[0,1]]",

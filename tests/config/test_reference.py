@@ -27,7 +27,7 @@ def test_every_key_has_a_row_with_a_meaning():
     [
         ("seed", "integer ≥ 0"),
         ("optimizer.learning_rate", "number > 0"),
-        ("optimizer.final_fraction", "number from 0 to 1"),
+        ("rewards.0.all_or_nothing", "number from 0 to 1"),
         ("constraint.target", "number > 0 or null"),
         ("objective.clip_low", "number > 0 and < 1"),
         ("rollout.mask_truncated", "`true` or `false`"),

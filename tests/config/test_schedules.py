@@ -68,7 +68,7 @@ def test_constant_rate_after_the_warm_up() -> None:
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("warmup_steps", [0, 3])
 def test_falling_rate_ends_at_the_final_fraction(schedule: str, warmup_steps: int) -> None:
-    got = factors(12, schedule=schedule, warmup_steps=warmup_steps, final_fraction=0.1)
+    got = factors(12, schedule=schedule, warmup_steps=warmup_steps)
     assert got[warmup_steps] == 1.0
     assert got[-1] == pytest.approx(0.1)
     falling = got[warmup_steps:]
@@ -77,15 +77,15 @@ def test_falling_rate_ends_at_the_final_fraction(schedule: str, warmup_steps: in
 
 
 def test_linear_and_cosine_by_hand() -> None:
-    linear = factors(5, schedule="linear", final_fraction=0.2)
-    assert linear == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
-    cosine = factors(5, schedule="cosine", final_fraction=0.2)
+    linear = factors(5, schedule="linear")
+    assert linear == pytest.approx([1.0, 0.775, 0.55, 0.325, 0.1])
+    cosine = factors(5, schedule="cosine")
     quarter = (1 + math.cos(math.pi / 4)) / 2
-    assert cosine == pytest.approx([1.0, 0.2 + 0.8 * quarter, 0.6, 0.2 + 0.8 * (1 - quarter), 0.2])
+    assert cosine == pytest.approx([1.0, 0.1 + 0.9 * quarter, 0.55, 0.1 + 0.9 * (1 - quarter), 0.1])
 
 
 def test_rate_stays_at_the_end_and_short_runs_are_defined() -> None:
-    config = OptimizerConfig(schedule="linear", final_fraction=0.2)
-    assert learning_rate_factor(config, 50, 5) == pytest.approx(0.2)
+    config = OptimizerConfig(schedule="linear")
+    assert learning_rate_factor(config, 50, 5) == pytest.approx(0.1)
     assert factors(1, schedule="cosine") == [1.0]
     assert factors(3, schedule="cosine", warmup_steps=3) == pytest.approx([1 / 3, 2 / 3, 1.0])

@@ -69,7 +69,7 @@ def rows_file(path: Path, *changes: dict[str, Any]) -> Path:
         (["rollout.group_sise=4"], "rollout.group_sise: unknown key; did you mean rollout.group_size?"),
         (["rollout.group_size=four"], "rollout.group_size: must be an integer, got 'four'"),
         (["optimizer.learning_rate=-1"], "optimizer.learning_rate: must be greater than 0, got -1"),
-        (["constraint.minimum=1", "constraint.maximum=0.5"], "constraint.minimum: must be below "),
+        (["constraint.minimum=1"], "constraint.minimum: is no longer a key: it is 0.01; remove it"),
         (["training.steps=5", "rollout.updates_per_rollout=2"], "training.steps: must be a multiple"),
         (["method=grpo", "objective.adversarial_weight=0.2"], "method grpo: fixes objective.advers"),
         (["method=sft", "rollout.group_size=2"], "method sft: has no rollout; remove rollout.group_s"),

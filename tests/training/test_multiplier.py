@@ -43,9 +43,9 @@ def test_lambda_follows_the_distance_in_nats() -> None:
 
 
 def test_the_bounds_have_names() -> None:
-    made = multiplier(constraint={"maximum": 0.11})
+    made = multiplier(constraint={"rate": 5.0})
     assert made.observe(0, ratios(-5.0, 1.0))["constraint/state"] == 1
-    assert made.strength == 0.11
+    assert made.strength == 1.0
     slack = multiplier(constraint={"target": 9.0, "rate": 5.0})
     assert slack.observe(0, ratios(-0.1, 1.0))["constraint/state"] == -1
     assert slack.strength == 0.01

@@ -14,8 +14,8 @@ from uniapl.config.schedules import is_ever_positive
 if TYPE_CHECKING:  # the schema imports this module
     from uniapl.config.schema import Config, RewardConfig, Sources
 
-LEAST_WEIGHT = 0.01
-"""Least λ that a constraint leaves; above 0 so that λ can grow again."""
+LEAST_WEIGHT, GREATEST_WEIGHT = 0.01, 1.0
+"""Between them a constraint moves λ; the least is above 0 so that λ can grow again."""
 
 INSTRUCTION_METRICS = (
     "prompt_level_strict_acc",
@@ -225,10 +225,10 @@ def _constraint(config: "Config") -> Iterator[str]:
             "objective.adversarial_weight: must be one number where constraint.target is set "
             "(the controller moves it), got points"
         )
-    elif not LEAST_WEIGHT <= weight <= constraint.maximum:
+    elif not LEAST_WEIGHT <= weight <= GREATEST_WEIGHT:
         yield (
-            f"objective.adversarial_weight: must be from {LEAST_WEIGHT} to "
-            f"constraint.maximum ({constraint.maximum}) where constraint.target is set, got {weight}"
+            f"objective.adversarial_weight: must be from {LEAST_WEIGHT} to {GREATEST_WEIGHT} where "
+            f"constraint.target is set, got {weight}"
         )
 
 

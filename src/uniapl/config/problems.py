@@ -49,11 +49,13 @@ _GONE = {
     "discriminator.ramp_steps": "λ rises over as many steps as discriminator.warmup_steps; remove it",
     "discriminator.replay_rollouts": "older rollouts are not learned from again; remove it",
     "discriminator.std_floor": "it is 0.1; remove it",
+    "constraint.maximum": "it is 1; remove it",
     "constraint.minimum": "it is 0.01; remove it",
     "constraint.smoothing": "it is 0.8; remove it",
     "evaluation.before": "uniapl compare shares the evaluation by itself; remove it",
     "optimizer.beta1": "it is 0.9; remove it",
     "optimizer.beta2": "it is 0.95; remove it",
+    "optimizer.final_fraction": "it is 0.1; remove it",
     "training.logit_chunk_tokens": "it is 1024; remove it",
 }
 """Keys of earlier versions, and what to do."""
@@ -197,6 +199,8 @@ def _wrong_value(details: ErrorDetails, data: Any, path: str, key: Key | None) -
     if kind == "literal_error" and key is not None:
         close = get_close_matches(str(value), _in_words(key).split(", "), n=1)
         return f"must be one of {_in_words(key)}, got {show(value)}{did_you_mean(close)}"
+    if path == "training.device":
+        return f"must be auto, cpu, cuda or cuda:1 and so on, got {show(value)}"
     if kind in _PLAIN:
         limits = {
             name: f"{limit:g}" for name, limit in details.get("ctx", {}).items() if name in _LIMITS

@@ -13,6 +13,9 @@ Points = tuple[tuple[float, float], ...]
 Weight = float | Points
 """A constant, or points of a schedule."""
 
+FINAL_FRACTION = 0.1
+"""Share of the peak learning rate that is left at the last step."""
+
 
 def weight_at(weight: Weight, step: int, steps: int) -> float:
     """Value of a weight in `step` (from 0) of `steps`.
@@ -48,4 +51,4 @@ def learning_rate_factor(config: "OptimizerConfig", step: int, steps: int) -> fl
     done = (step - config.warmup_steps) / max(steps - 1 - config.warmup_steps, 1)
     done = min(done, 1.0)
     fall = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
-    return config.final_fraction + (1 - config.final_fraction) * fall
+    return FINAL_FRACTION + (1 - FINAL_FRACTION) * fall

@@ -187,9 +187,7 @@ class ConstraintConfig(Section):
     """Distance to the expert that counts as close enough; None: λ is fixed. `likelihood`: ε of KL(π ‖ expert), nats
     per token; `scalar`: accuracy with which the discriminator ranks the expert first, above 0.5 (cannot tell)."""
     rate: PositiveFloat = 0.5
-    """Only with a target: η of λ ← λ·exp(η·(distance - target))."""
-    maximum: PositiveFloat = 1.0
-    """Only with a target: greatest λ; reaching it reads as `saturated`."""
+    """Only with a target: η of λ ← λ·exp(η·(distance - target)), from 0.01 to 1; there it reads as `saturated`."""
     prompts_per_step: PositiveInt = 8
     """Held-out demonstrations on which a step measures the discriminator."""
 
@@ -231,9 +229,7 @@ class OptimizerConfig(Section):
     warmup_steps: NonNegativeInt = 0
     """Steps in which the rate rises linearly from 0 (also the discriminator's)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up: stay, or fall to `final_fraction` of the peak at the last step."""
-    final_fraction: Fraction = 0.1
-    """Share of the peak rate left at the end of `linear` and `cosine`."""
+    """After the warm-up: stay, or fall to a tenth of the peak at the last step."""
 
 
 class TrainingConfig(Section):
@@ -261,8 +257,8 @@ class TrainingConfig(Section):
     """Rollouts written to rollouts/ with their reward breakdown."""
     threads: PositiveInt | None = None
     """CPU threads for torch; None leaves torch's choice."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the models live; `auto`: CUDA if there is one."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where the models live: `cpu`, `cuda`, `cuda:1` …; `auto`: CUDA if there is one."""
 
 
 class EvaluationConfig(Section):

@@ -14,6 +14,7 @@ from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.evaluation.benchmark import Decoding, check_prompts
 from uniapl.evaluation.evaluate import Check, EvaluationSet, check_settings, evaluate
 from uniapl.files import fingerprint
+from uniapl.models.devices import find_device
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.rollout import TransformersGenerator
 from uniapl.types import InputError, Message, Prompt, Rollout
@@ -92,7 +93,7 @@ def load_answering_model(
     if system_prompt is None and config is not None:
         system_prompt = config.data.system_prompt
     arguments = {**(config.data.template_arguments if config else {}), **(template_arguments or {})}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     # what a run's evaluations used, so that numbers agree; bfloat16 is enough on an accelerator
     dtype_name = dtype_name or (config.model.dtype if config else _default_dtype(device))
     policy, tokenizer = load_language_model(

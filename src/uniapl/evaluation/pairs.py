@@ -21,6 +21,7 @@ from uniapl.data.sources import Problems
 from uniapl.evaluation.evaluate import check_folder, check_settings, write_evaluation
 from uniapl.evaluation.reward_model import LikelihoodRatio, Scorer, load_reward_model
 from uniapl.files import content_hash, fingerprint
+from uniapl.models.devices import find_device
 from uniapl.models.language_model import load_language_model
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.types import InputError, PreferencePair, TrainingError
@@ -66,7 +67,7 @@ def evaluate_pairs(
     settings = {"model": str(model), "pairs": str(pairs), "pairs_sha256": content_hash(pairs)}
     config = load_config(run / "config.yaml") if is_run else None
     loaded = load_pairs(pairs, None)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     scorer = (
         load_discriminator(run, config, device) if config else load_reward_model(str(model), device)
     )

@@ -8,22 +8,27 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture
+from uniapl.models.adapters import find_base
+from uniapl.models.devices import find_device
 from uniapl.models.footprint import Footprint, counted, num_bytes, packed_bytes
 from uniapl.models.language_model import LanguageModel
+from uniapl.models.loading import load_config, load_tokenizer, refusing
+from uniapl.models.model_source import find_model
 from uniapl.models.packing import Packed, TokenSequence, pack, sequence_of
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.decoding import decode_at_its_largest
 from uniapl.rollout.reordered_weights import reordered_bytes
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 
 ADAM_STATES = 2
 """Numbers that AdamW keeps per weight: means of the gradient and of its square."""
@@ -117,13 +122,11 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
     """
     recipe = Recipe.of(config, overridden)
     config = recipe.config
-    path = os.path.expanduser(config.model.path)
-    try:
-        model_config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"model.path: cannot load {config.model.path!r}: {reason}") from error
+    with refusing("model.path: cannot load", config.model.path):
+        source = find_model(config.model.path)
+        if source.is_adapter:
+            source = find_base(Path(source.place))
+        model_config, tokenizer = load_config(source), load_tokenizer(source)
     chat = Chat(
         tokenizer,
         system_prompt=config.data.system_prompt,
@@ -358,6 +361,7 @@ class _Rehearsal:
 
 def _device(config: Config) -> tuple[str, int]:
     """Return where the run would go and how much memory there is."""
-    if config.training.device != "cpu" and torch.cuda.is_available():
-        return "cuda", torch.cuda.mem_get_info()[1]
+    device = find_device(config.training.device)
+    if device.type == "cuda":
+        return "cuda", torch.cuda.mem_get_info(device)[1]
     return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

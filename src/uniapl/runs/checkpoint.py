@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from uniapl.files import write_folder, write_text
+from uniapl.models.loading import refusing
 from uniapl.types import InputError, TrainingError
 
 _NAME = re.compile(r"^step_(\d{6,})$")
@@ -106,7 +107,8 @@ def load_state(checkpoint: Path) -> State:
     if not (checkpoint / COMPLETE).exists():
         raise InputError(f"training.resume: {checkpoint} is not a complete checkpoint")
     # weights_only: a checkpoint from elsewhere must not run code
-    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    with refusing("training.resume: cannot load", str(checkpoint)):
+        state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     version = state.get("version", 1)
     if version != STATE_VERSION:
         raise InputError(

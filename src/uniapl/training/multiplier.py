@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uniapl.config.checks import LEAST_WEIGHT
+from uniapl.config.checks import GREATEST_WEIGHT, LEAST_WEIGHT
 from uniapl.config.recipe import Recipe
 from uniapl.objective.constraint import constraint_state, next_weight, smooth
 
@@ -65,7 +65,7 @@ class Multiplier:
         if distance is not None and step >= self.recipe.config.discriminator.warmup_steps:
             self.distance = smooth(self.distance, distance, SMOOTHING)
         is_wrong = self.distance is not None and is_ranking and self.distance < 0.5
-        bounds = (LEAST_WEIGHT, config.maximum)
+        bounds = (LEAST_WEIGHT, GREATEST_WEIGHT)
         is_measured = self.distance is not None and not is_wrong and not self.is_closed
         if is_measured and self.distance is not None:
             self.strength = next_weight(

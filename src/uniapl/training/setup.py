@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
 from uniapl.instructions import validate_columns
 from uniapl.models.adapters import LoraShape
+from uniapl.models.devices import find_device
 from uniapl.models.language_model import LanguageModel, load_language_model, store_weights
 from uniapl.models.recomputation import recomputable_layers
 from uniapl.objective.advantages import overlong_penalty
@@ -48,15 +48,8 @@ def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
     Raises:
         InputError: There is no such model or device.
     """
-    path = config.model.path
-    path = str(Path(path).expanduser()) if path.startswith("~") else path
-    wanted = config.training.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device: there is no CUDA device here")
-    has_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if has_cuda else "cpu")
-    dtype = getattr(torch, config.model.dtype)
-    policy, tokenizer = load_language_model(path, dtype, device)
+    device, dtype = find_device(config.training.device), getattr(torch, config.model.dtype)
+    policy, tokenizer = load_language_model(config.model.path, dtype, device)
     policy = prepare_policy(policy, config)
     chat = Chat(
         tokenizer,
