@@ -23,6 +23,7 @@ from uniapl.training.rollout_batch import sequence_of
 from benchmarks.measuring import print_table, spread
 from uniapl.config import load_config
 from uniapl.data.readers import expert_demonstration, load_prompts
+from uniapl.errors import InputError
 from uniapl.evaluation import load_metrics
 from uniapl.evaluation.pairs import load_discriminator
 from uniapl.evaluation.reward_model import Given, LikelihoodRatio
@@ -31,7 +32,7 @@ from uniapl.objective.adversarial import pair_accuracy
 from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.rewards import column_names, score
 from uniapl.training.setup import build_generator, load_policy, load_rewards
-from uniapl.types import Demonstration, InputError, Prompt, Rollout
+from uniapl.types import Demonstration, Prompt, Rollout
 
 OUTPUT = "discriminators.json"
 

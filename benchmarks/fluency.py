@@ -23,12 +23,12 @@ import numpy as np
 
 from benchmarks.measuring import print_table
 from uniapl.data.chat import Chat
+from uniapl.errors import InputError
 from uniapl.evaluation.answering import load_answering_model
 from uniapl.evaluation.bootstrap import draw, interval, mean
 from uniapl.experts import repetition_fraction, words
 from uniapl.models.packing import TokenSequence, completion_offsets
 from uniapl.training.update import no_gradient_logprobs
-from uniapl.types import InputError
 
 MOST_REPEATED = 0.2
 """Share of 3-grams that occurred before: an answer with as many loops."""

@@ -34,8 +34,8 @@ from benchmarks.shapes import build_model
 from uniapl.comparing import read_plan
 from uniapl.comparing.arms import check_plan
 from uniapl.config import load_config
+from uniapl.errors import InputError
 from uniapl.files import write_text
-from uniapl.types import InputError
 
 FAILED, WRONG_INPUT, LEFT, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses."""

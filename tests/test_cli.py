@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uniapl import cli
-from uniapl.types import TrainingError
+from uniapl.errors import TrainingError
 
 CONFIG = """\
 output_dir: runs/test

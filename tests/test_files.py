@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.files import check_outputs, fingerprint, write_rows, write_text
-from uniapl.types import InputError
 
 
 def refused(outputs: dict, inputs: dict | None = None) -> str:

@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uniapl.config import Config, load_config
+    from uniapl.errors import InputError, TrainingError
     from uniapl.evaluation import evaluate, evaluate_benchmark
     from uniapl.evaluation.pairs import evaluate_pairs
     from uniapl.runs import train
     from uniapl.types import (
         Demonstration,
         Generator,
-        InputError,
         MixedBatch,
         PreferencePair,
         Prompt,
         Reward,
         RewardFunction,
         Rollout,
-        TrainingError,
     )
 
 __version__ = "0.1.0"
@@ -51,6 +50,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "InputError": "uniapl.errors",
+    "TrainingError": "uniapl.errors",
     "Config": "uniapl.config",
     "evaluate": "uniapl.evaluation",
     "evaluate_benchmark": "uniapl.evaluation",

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 _READ_WHOLE_BYTES = 256 * 2**20
 _BLOCKS, _BLOCK_BYTES = 32, 2**20

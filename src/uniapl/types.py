@@ -16,14 +16,6 @@ FinishReason = Literal["stop", "length"]
 """`stop`: the policy ended its turn; `length`: the token limit cut it off (a truncated completion)."""
 
 
-class InputError(ValueError):
-    """Something the user gave is wrong; the message is one line that says what, where and what to do."""
-
-
-class TrainingError(RuntimeError):
-    """A run cannot go on (a loss that is not finite, a reward that raised); one line, no traceback."""
-
-
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What a completion answers.

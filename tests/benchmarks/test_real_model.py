@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import real_model
 from benchmarks.real_model import Piece, Slice
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 STEPS = """\
 import signal, sys, time

@@ -4,7 +4,7 @@ import pytest
 from tiny_runs import Tiny
 
 from uniapl.comparing.arms import TUNING_SEED, budget, check_plan, read_plan
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def test_methods_seeds_and_grids_make_arms():

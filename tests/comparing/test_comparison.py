@@ -16,9 +16,9 @@ from uniapl.comparing import compare, read_plan
 from uniapl.comparing.comparison import Job
 from uniapl.comparing.outcomes import as_array, measures
 from uniapl.comparing.processes import Command
+from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation import evaluate
 from uniapl.evaluation.bootstrap import value_by_seed
-from uniapl.types import InputError, TrainingError
 
 GRID = ("sft:optimizer.learning_rate=1e-9,1e-2", "mix:objective.sft_weight=0.3,1")
 

@@ -6,7 +6,7 @@ import pytest
 
 from uniapl.comparing.outcomes import measures, outcomes
 from uniapl.comparing.statistics import Record, difference, summarise
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def sample(strict: list[bool], tokens: int, **changes: Any) -> dict[str, Any]:

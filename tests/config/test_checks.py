@@ -6,7 +6,7 @@ import pytest
 from uniapl.config import Config, load_config
 from uniapl.config.keys import all_keys
 from uniapl.config.problems import _GONE
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 BASE = {
     "output_dir": "o",
@@ -187,8 +187,8 @@ GONE = (
     "discriminator.credit discriminator.demonstrations_per_step discriminator.label_smoothing "
     "discriminator.likelihood_weight discriminator.logit_penalty discriminator.logit_scale "
     "discriminator.max_grad_norm discriminator.old_logprobs discriminator.pairs_per_prompt discriminator.ramp_steps "
-    "discriminator.replay_rollouts discriminator.std_floor constraint.minimum constraint.smoothing "
-    "evaluation.before optimizer.beta1 optimizer.beta2 training.logit_chunk_tokens"
+    "discriminator.replay_rollouts discriminator.std_floor constraint.maximum constraint.minimum constraint.smoothing "
+    "evaluation.before optimizer.beta1 optimizer.beta2 optimizer.final_fraction training.logit_chunk_tokens"
 ).split()
 
 

@@ -16,7 +16,7 @@ from uniapl.config import (
     resolved,
 )
 from uniapl.config.strict_yaml import dump_yaml, load_yaml
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def problems(path: Path | str, *overrides: str) -> list[str]:

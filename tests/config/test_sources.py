@@ -9,7 +9,7 @@ import pytest
 from uniapl.config import load_config
 from uniapl.config.loading import dump_config, dump_published, resolved
 from uniapl.config.schema import SourceConfig
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 CONFIG = """\
 output_dir: runs/test

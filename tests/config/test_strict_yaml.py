@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uniapl.config.strict_yaml import dump_yaml, load_yaml
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 from uniapl.data.chat import Chat, eos_token_ids, turn_end_token_id
 from uniapl.data.preview import preview
 from uniapl.data.readers import every_turn
-from uniapl.types import Demonstration, InputError, Prompt
+from uniapl.errors import InputError
+from uniapl.types import Demonstration, Prompt
 
 USER = [{"role": "user", "content": "Write about the sea."}]
 ANSWER = "The sea is calm.\n\nIt is ünbroken. 🌊"

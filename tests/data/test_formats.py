@@ -10,7 +10,7 @@ from uniapl.data.chat import Chat
 from uniapl.data.readers import load_demonstrations, load_prompts
 from uniapl.data.rows import Problems
 from uniapl.data.sources import read_rows
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def read(path):

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from uniapl.data.rows import Problems
 from uniapl.data.sources import read_rows
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uniapl.data.mixture import Mixture, Stream, hold_out
-from uniapl.types import Demonstration, InputError, Prompt
+from uniapl.errors import InputError
+from uniapl.types import Demonstration, Prompt
 
 
 def prompts(count):

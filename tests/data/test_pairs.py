@@ -4,7 +4,7 @@ import pytest
 
 from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 USER = {"role": "user", "content": "Write about the sea."}
 GOOD = {"role": "assistant", "content": "The sea is calm."}

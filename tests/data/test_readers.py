@@ -6,7 +6,7 @@ import pytest
 
 from uniapl.data.chat import Chat
 from uniapl.data.readers import expert_demonstration, load_demonstrations, load_prompts
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from uniapl import cli
 from uniapl.data.seeds import read_seeds, read_texts
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def write(path: Path, *rows: dict) -> Path:

@@ -8,7 +8,7 @@ from uniapl.config.checks import COLUMN_NAMES
 from uniapl.data.chat import Chat
 from uniapl.data.readers import load_demonstrations, load_prompts
 from uniapl.data.shapes import NAMES, SHAPES
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Name a sea."}

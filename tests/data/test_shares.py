@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from uniapl.data.mixture import Mixture
 from uniapl.data.readers import load_prompts
 from uniapl.data.shares import Source, read_sources, rows_by_share
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 SHARES = st.fractions(Fraction(1, 50), 10, max_denominator=50)
 

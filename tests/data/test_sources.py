@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from uniapl.data.sources import Problems, read_rows
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def read(source):

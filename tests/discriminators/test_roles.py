@@ -22,11 +22,11 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.discriminators import build_discriminator
 from uniapl.discriminators.likelihood import Likelihood
 from uniapl.discriminators.scalar import Scalar
+from uniapl.errors import InputError, TrainingError
 from uniapl.models.packing import pack
 from uniapl.training.batch import StepData
 from uniapl.training.setup import other_roles, prepare_policy
 from uniapl.training.update import StepTokens, accumulate, apply, step_scale
-from uniapl.types import InputError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("in_double")
 

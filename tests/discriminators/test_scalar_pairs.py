@@ -24,8 +24,9 @@ from torch.nn import functional
 
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.scalar import Scalar
+from uniapl.errors import InputError
 from uniapl.models.packing import TokenSequence
-from uniapl.types import InputError, PreferencePair
+from uniapl.types import PreferencePair
 
 # The second and fourth share a prompt, and it is one of the batch's too; lengths are uneven.
 PAIRS = tuple(

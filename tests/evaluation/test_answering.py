@@ -22,7 +22,7 @@ def test_thinking_can_be_switched_off(tmp_path: Path):
     done = evaluate_benchmark("custom", model, prompts=prompts, output=tmp_path, decoding=quiet)
     assert done.results["settings"]["template_arguments"] == {"enable_thinking": False}
     assert done.results["n"] == 12
-    from uniapl.types import InputError
+    from uniapl.errors import InputError
 
     with pytest.raises(InputError, match="asked to think"):
         evaluate_benchmark("custom", model, prompts=prompts, output=tmp_path)

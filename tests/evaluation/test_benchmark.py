@@ -11,8 +11,8 @@ import pytest
 from tiny_runs import Tiny
 
 from uniapl import cli
+from uniapl.errors import InputError
 from uniapl.evaluation import Decoding, evaluate_benchmark
-from uniapl.types import InputError
 
 NO_COMMA, QUOTES, WORDS = (
     "punctuation:no_comma",

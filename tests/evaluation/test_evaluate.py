@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation import EvaluationSet, evaluate, load_metrics, write_evaluation
 from uniapl.evaluation.evaluate import evaluate_responses
 from uniapl.rewards import build_reward
-from uniapl.types import Demonstration, InputError, Prompt, Rollout, TrainingError
+from uniapl.types import Demonstration, Prompt, Rollout
 
 NO_COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
 

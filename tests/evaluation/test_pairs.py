@@ -14,11 +14,11 @@ from tiny_runs import Tiny
 from uniapl import cli
 from uniapl.config import load_config
 from uniapl.data.chat import Chat
+from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation.pairs import evaluate_pairs
 from uniapl.models.language_model import load_language_model
 from uniapl.models.packing import TokenSequence, pack
 from uniapl.models.scalar_model import ScalarModel
-from uniapl.types import InputError, TrainingError
 
 USER = {"role": "user", "content": "p Write"}
 ROWS: list[dict[str, Any]] = [

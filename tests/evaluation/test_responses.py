@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.evaluation.responses import match_responses
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 
 
 def prompts(*named: tuple[str, str]) -> list[Prompt]:

@@ -4,9 +4,9 @@ from tiny import tiny_reward_model, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from uniapl.errors import InputError
 from uniapl.evaluation.reward_model import RewardModel
 from uniapl.models.sequence_classifier import SequenceClassifier
-from uniapl.types import InputError
 
 
 def test_turns_and_strings_are_read_through_the_models_own_template() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.experts import Answer, AnswerCache
-from uniapl.types import InputError
 
 # Adds two answers, is killed within a third, and never closes anything.
 KILLED = """\

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from servers import PATIENCE_SECONDS, Reply, Server, completion
 
+from uniapl.errors import InputError
 from uniapl.experts import (
     Answer,
     Endpoint,
@@ -20,7 +21,6 @@ from uniapl.experts import (
 )
 from uniapl.experts.answers import make_request
 from uniapl.experts.endpoint import Pace
-from uniapl.types import InputError
 
 KEY = "sk-loopback-0123456789"
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from servers import Server, completion
 
+from uniapl.errors import InputError
 from uniapl.experts import Answer, Endpoint, EndpointExpert, Failure, judge, request_settings
 from uniapl.experts.answers import make_request
-from uniapl.types import InputError
 
 KEY = "sk-loopback-0123456789"
 

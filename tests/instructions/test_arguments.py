@@ -1,7 +1,7 @@
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.instructions import INSTRUCTION_IDS, InstructionError, follows, validate
-from uniapl.types import InputError
 
 WORDS = "length_constraints:number_words"
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uniapl.errors import InputError
 from uniapl.instructions import INSTRUCTION_IDS, follows, strict, validate
 from uniapl.instructions.conflicts import are_compatible, conflicting
 from uniapl.instructions.constructing import construct
@@ -20,7 +21,7 @@ from uniapl.instructions.contamination import Overlaps
 from uniapl.instructions.drawing import NOUNS, draw_kwargs, suits
 from uniapl.instructions.making import Recipe, make_files, make_prompts
 from uniapl.instructions.phrasings import HELD_OUT_TYPES, PHRASINGS, phrase
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 
 TEXTS = [
     "Why do people like sports?",

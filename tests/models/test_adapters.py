@@ -16,10 +16,10 @@ from tiny import tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from uniapl.errors import InputError
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel, store_weights
 from uniapl.models.packing import Packed, TokenSequence, completion_offsets, pack
-from uniapl.types import InputError
 
 SHAPE = LoraShape(rank=2, alpha=3.0)
 SEQUENCES = [

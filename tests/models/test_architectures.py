@@ -5,10 +5,10 @@ import torch
 from architectures import ARCHITECTURES, RIGHT, VOCABULARY, WIDE, build
 from transformers import PreTrainedModel
 
+from uniapl.errors import InputError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack
 from uniapl.models.packing_check import LENGTH_LIMITS, check_packing
-from uniapl.types import InputError
 
 TOLERANCE = 1e-4
 """Nats, float32."""

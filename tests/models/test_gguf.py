@@ -11,9 +11,9 @@ import torch
 from gguf.quants import dequantize, quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from uniapl.errors import InputError
 from uniapl.models.gguf import convert, load_gguf, main
 from uniapl.models.language_model import load_language_model
-from uniapl.types import InputError
 
 Q8 = gguf.GGMLQuantizationType.Q8_0
 HEADS, KEY_HEADS = 4, 2

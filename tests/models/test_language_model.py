@@ -28,12 +28,12 @@ from transformers import (
     PreTrainedModel,
 )
 
+from uniapl.errors import InputError
 from uniapl.models import language_model
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.models.packing import Packed, TokenSequence, completion_offsets, pack
 from uniapl.models.packing_check import check_packing
 from uniapl.models.target_logprobs import target_logprobs
-from uniapl.types import InputError
 
 
 def some_sequences(num: int = 12) -> list[TokenSequence]:

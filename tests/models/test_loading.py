@@ -21,11 +21,11 @@ from tiny import TEMPLATE, save_tiny_model, save_tiny_reward_model, tiny_tokeniz
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from uniapl.errors import InputError
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.models.packing import TokenSequence, pack
 from uniapl.models.sequence_classifier import load_sequence_classifier
-from uniapl.types import InputError
 
 CPU = torch.device("cpu")
 Weights = dict[str, Tensor]
@@ -300,7 +300,7 @@ def run_alone(code: str, **environment: str) -> str:
 LOADING = """
 import time, torch
 from uniapl.models.language_model import load_language_model
-from uniapl.types import InputError
+from uniapl.errors import InputError
 {before}
 start = time.monotonic()
 try:

@@ -5,10 +5,10 @@ from tiny import tiny_model
 from torch import nn
 from transformers import OPTConfig, OPTForCausalLM
 
+from uniapl.errors import InputError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed, TokenSequence, pack
 from uniapl.models.recomputation import recomputable_layers
-from uniapl.types import InputError
 
 
 def packed_sequences() -> Packed:

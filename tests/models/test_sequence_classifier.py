@@ -10,12 +10,12 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from uniapl.errors import InputError
 from uniapl.models.sequence_classifier import (
     SequenceClassifier,
     _batches,
     load_sequence_classifier,
 )
-from uniapl.types import InputError
 
 CPU = torch.device("cpu")
 # They end in the end of a turn (4), in id 0 or 1, or hold one token.

@@ -2,6 +2,7 @@ import pytest
 import torch
 from exact import assert_close
 
+from uniapl.errors import InputError
 from uniapl.objective.advantages import (
     STD_EPSILON,
     constant_length_count,
@@ -11,7 +12,6 @@ from uniapl.objective.advantages import (
     zero_std_fraction,
 )
 from uniapl.objective.unified import token_weights
-from uniapl.types import InputError
 
 
 def everybody(rewards: torch.Tensor) -> torch.Tensor:

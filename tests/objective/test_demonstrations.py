@@ -4,8 +4,8 @@ import pytest
 import torch
 from exact import assert_close
 
+from uniapl.errors import InputError
 from uniapl.objective.demonstrations import chord_mu, phi_weights
-from uniapl.types import InputError
 
 
 def test_phi_by_hand() -> None:

@@ -7,6 +7,7 @@ import torch
 from exact import assert_close
 from torch import Tensor
 
+from uniapl.errors import InputError
 from uniapl.objective.policy_gradient import (
     MAX_LOG_RATIO,
     cispo_surrogate,
@@ -16,7 +17,6 @@ from uniapl.objective.policy_gradient import (
     sequence_ratio,
     token_ratio,
 )
-from uniapl.types import InputError
 
 LOW, HIGH = 0.2, 0.3
 

@@ -14,9 +14,9 @@ from tiny import tiny_tokenizer, write_task
 from tiny_runs import CONFIG, Tiny
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from uniapl.errors import InputError
 from uniapl.planning.plan import RunPlan, plan_run
 from uniapl.planning.text import plan_lines
-from uniapl.types import InputError
 
 WEIGHTS = 264 * 32 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 2 * 8 + 2 * 32) + 32
 """Of the tiny model: tied embeddings, two layers, the last norm."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.report import build_report
 from uniapl.report.comparison import compared_metrics, comparison_table, read_comparison
 from uniapl.report.strips import difference_strip
-from uniapl.types import InputError
 
 
 def value(mean: float, low: float | None, high: float | None) -> dict[str, Any]:

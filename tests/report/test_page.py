@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from uniapl.errors import InputError
 from uniapl.health import FEWEST_STEPS, HealthWatch
 from uniapl.report import build_report
 from uniapl.report.arms import group_arms
@@ -16,7 +17,6 @@ from uniapl.report.gradients import gradient_charts
 from uniapl.report.page import _embedded
 from uniapl.report.reading import read_run
 from uniapl.report.samples import MAX_CHARACTERS, MAX_PER_SET, sample_sets
-from uniapl.types import InputError
 
 
 class Elements(HTMLParser):

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.report import build_report
 from uniapl.report.reading import read_run, setting
-from uniapl.types import InputError
 
 
 def add_line(path: Path, line: str) -> None:

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
+from uniapl.errors import InputError
 from uniapl.rewards import load_function
-from uniapl.types import InputError
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.rewards import build_reward, build_rewards, check_columns, column_names, score
-from uniapl.types import FinishReason, InputError, Prompt, Reward, Rollout, TrainingError
+from uniapl.types import FinishReason, Prompt, Reward, Rollout
 
 
 def rollout(
@@ -395,7 +396,8 @@ def test_the_process_ends_quietly_after_async_rewards_and_despite_stuck_ones():
     code = """
 import time
 from uniapl.rewards import build_reward, score
-from uniapl.types import Prompt, Rollout, TrainingError
+from uniapl.errors import TrainingError
+from uniapl.types import Prompt, Rollout
 
 async def quick(completions):
     return [1.0]

@@ -6,10 +6,11 @@ import torch
 from scipy import stats
 from transformers import PreTrainedModel
 
+from uniapl.errors import TrainingError
 from uniapl.rollout import decoding
 from uniapl.rollout.cache import RoomyLayer
 from uniapl.rollout.decoding import Decoded, choose_tokens, decode
-from uniapl.types import Prompt, TrainingError
+from uniapl.types import Prompt
 
 MAX_TOKENS = 16
 NEVER = 10_000

@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.rollout import static_decoding
 from uniapl.rollout.decoding import Decoded, decode
 from uniapl.rollout.static_decoding import StaticDecoder
-from uniapl.types import InputError, Prompt, TrainingError
+from uniapl.types import Prompt
 
 Build = Callable[..., PreTrainedModel]
 MAX_TOKENS = 16

@@ -16,9 +16,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.rollout import TransformersGenerator, transformers_generator
 from uniapl.rollout.decoding import decode
-from uniapl.types import Generator, InputError, Prompt, Rollout, TrainingError
+from uniapl.types import Generator, Prompt, Rollout
 
 Build = Callable[..., PreTrainedModel]
 Make = Callable[..., TransformersGenerator]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.files import remove_leftovers, write_text
 from uniapl.runs import checkpoint
 from uniapl.runs.checkpoint import (
@@ -21,7 +22,6 @@ from uniapl.runs.checkpoint import (
     step_name,
     write_model_folder,
 )
-from uniapl.types import InputError, TrainingError
 
 
 def save_policy(path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import Tiny
 
+from uniapl.errors import InputError
 from uniapl.runs.evaluation_before import EvaluationBefore
-from uniapl.types import InputError
 
 EVALUATED = ({"n": 1}, [{"key": 0}])
 

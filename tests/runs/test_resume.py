@@ -11,10 +11,10 @@ import pytest
 from tiny import write_pairs
 from tiny_runs import Tiny, assert_same_run, repeatable, rows
 
+from uniapl.errors import InputError
 from uniapl.health import BANDS, Band
 from uniapl.runs import instruction_watch
 from uniapl.runs.checkpoint import checkpoint_steps, load_state
-from uniapl.types import InputError
 
 DRIVER = Path(__file__).parent / "kill_driver.py"
 EVALUATED = "training.evaluate_every=2"

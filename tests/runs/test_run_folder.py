@@ -13,8 +13,8 @@ from uniapl import __version__
 from uniapl.config import load_config
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.errors import InputError
 from uniapl.runs.run_folder import MAY_CHANGE, RunFolder, open_run_folder
-from uniapl.types import InputError
 
 
 def resolve(config: Config) -> Config:

@@ -13,9 +13,9 @@ import pytest
 from tiny_runs import Tiny, rows
 
 from uniapl.config.methods import resolve
+from uniapl.errors import InputError
 from uniapl.runs import trackers
 from uniapl.runs.trackers import Trackers, check_installed
-from uniapl.types import InputError
 
 Told = dict[int, dict[str, float]]
 """Step → name → value."""

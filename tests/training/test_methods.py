@@ -15,8 +15,9 @@ from uniapl.config.problems import describe_problems
 from uniapl.config.recipe import Recipe
 from uniapl.config.schedules import weight_at
 from uniapl.config.schema import Config, MethodName
+from uniapl.errors import InputError
 from uniapl.training.stopwatch import Stopwatch
-from uniapl.types import InputError, MixedBatch
+from uniapl.types import MixedBatch
 
 
 def of_method(method: str, **sections: Any) -> Config:

@@ -10,8 +10,8 @@ import torch
 from tiny import save_tiny_reward_model, tiny_reward_model, tiny_tokenizer
 from tiny_runs import Tiny, rows
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.runs import train
-from uniapl.types import InputError, TrainingError
 
 
 def words(*models: Path, method: str = "grpo") -> tuple[str, ...]:

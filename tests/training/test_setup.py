@@ -10,8 +10,8 @@ from uniapl.training.trainer import Trainer
 
 from uniapl.config import load_config
 from uniapl.config.schema import Config
+from uniapl.errors import InputError
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
-from uniapl.types import InputError
 
 
 def conversation(answers: int) -> dict[str, object]:

@@ -23,11 +23,12 @@ from one_step import WEIGHTS, Step, in_double, recipe
 from torch import nn
 
 from uniapl.config.recipe import TermWeights
+from uniapl.errors import TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.models.packing import sequence_of
 from uniapl.training.batch import StepData
 from uniapl.training.update import StepTokens, step_scale
-from uniapl.types import RolloutBatch, TrainingError
+from uniapl.types import RolloutBatch
 
 __all__ = ["in_double"]
 

@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from uniapl.types import InputError, Prompt, TrainingError
+from uniapl.errors import InputError, TrainingError
+from uniapl.types import Prompt
 
 if TYPE_CHECKING:
     from uniapl.evaluation.answering import AnsweringModel

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from uniapl.config import load_config, overridden_keys
 from uniapl.config.methods import METHODS
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 TUNING_SEED = 1000
 """Of the runs that choose a setting: a seed that is reported must not have chosen, and seeds may be added later."""

@@ -25,13 +25,13 @@ from uniapl.comparing.statistics import Record, difference, summarise
 from uniapl.comparing.table import comparison_tables
 from uniapl.config import dump_chosen, load_config, resolved
 from uniapl.config.schema import Config
+from uniapl.errors import InputError, TrainingError
 from uniapl.files import write_text
 from uniapl.runs.checkpoint import POLICY, step_name
 from uniapl.runs.evaluation_before import FOLDER
 from uniapl.runs.metrics import read_rows
 from uniapl.runs.progress import output_console
 from uniapl.runs.run_folder import MAY_CHANGE, changed_settings
-from uniapl.types import InputError, TrainingError
 
 FORMAT = 1
 """Version of `comparison.json` and of the files in `arms/`."""

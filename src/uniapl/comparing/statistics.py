@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from uniapl.comparing.outcomes import Columns, Measure, as_array, measures
+from uniapl.errors import InputError
 from uniapl.evaluation.bootstrap import Array, draw, interval, paired_difference
-from uniapl.types import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from uniapl.config.problems import describe_problems, did_you_mean
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config, SourceConfig
 from uniapl.config.strict_yaml import dump_yaml, load_yaml
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 _PATH_KEYS = (
     "output_dir",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from uniapl.config.methods import CONFIGURED, IN_WORDS, METHODS, UNTIL_WARM, Method, RolloutsOn
 from uniapl.config.schedules import is_ever_positive, learning_rate_factor, weight_at
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 if TYPE_CHECKING:  # the schema's checks read this module
     from uniapl.config.schema import Config

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from uniapl.types import InputError
+from uniapl.errors import InputError, one_line
 
 _SCALARS: list[tuple[str, str, str]] = [
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
@@ -100,7 +100,7 @@ def load_yaml(text: str, source: str) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InputError(f"{source}: {where}not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"{source}: not valid YAML: {reason}") from None
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from uniapl.errors import InputError
 from uniapl.thoughts import CLOSING, NO_THOUGHT, OPENING, continuing, end_of_thoughts, opening_of
-from uniapl.types import InputError, Message
+from uniapl.types import Message
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase

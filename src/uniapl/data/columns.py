@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
 from uniapl.data.shapes import BESIDE_ALL, SHAPES, Values
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def check_columns(columns: Mapping[str, str]) -> None:

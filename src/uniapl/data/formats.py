@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from uniapl.data.rows import Problems, Row, one_line
-from uniapl.types import InputError
+from uniapl.data.rows import Problems, Row
+from uniapl.errors import InputError, one_line
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 """Each also with `.gz` behind it."""

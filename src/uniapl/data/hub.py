@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from uniapl.data.formats import has_known_suffix, optional
-from uniapl.data.rows import Row, one_line
-from uniapl.types import InputError
+from uniapl.data.rows import Row
+from uniapl.errors import InputError, one_line
 
 _ID = re.compile(
     r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(/(?P<subset>[\w-][\w.-]*))?"

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from uniapl.types import Demonstration, InputError, MixedBatch, PreferencePair, Prompt
+from uniapl.errors import InputError
+from uniapl.types import Demonstration, MixedBatch, PreferencePair, Prompt
 
 T = TypeVar("T")
 

@@ -18,7 +18,8 @@ from uniapl.data.chat import Chat
 from uniapl.data.readers import Example, Reading, load_examples, other_columns
 from uniapl.data.shapes import COMPLETIONS, PAIR, PROMPTS, Values, columns_found, read_row
 from uniapl.data.turns import completion_value, split_turns, text_value, turns_value, with_system
-from uniapl.types import InputError, Message, PreferencePair
+from uniapl.errors import InputError
+from uniapl.types import Message, PreferencePair
 
 _LLMBAR = ("input", "output_1", "output_2", "label")
 

@@ -17,7 +17,8 @@ from uniapl.data.rows import Problems, Row, number_as_id, row_key
 from uniapl.data.shapes import COMPLETIONS, PAIR, PROMPTS, Values, read_row
 from uniapl.data.sources import read_rows
 from uniapl.data.turns import text_value
-from uniapl.types import Demonstration, InputError, Message, Prompt
+from uniapl.errors import InputError
+from uniapl.types import Demonstration, Message, Prompt
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,3 @@ def number_as_id(number: int, keys: Collection[str]) -> str:
     while name in keys:
         name = f"row {name}"
     return name
-
-
-def one_line(error: Exception, limit: int = 200) -> str:
-    """Return an error's text on one line, cut where it is long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -11,8 +11,9 @@ from uniapl.data.formats import read_text_lines
 from uniapl.data.rows import Problems, Row, number_as_id, row_key
 from uniapl.data.sources import local_file, read_rows
 from uniapl.data.turns import content_text
+from uniapl.errors import InputError
 from uniapl.files import check_text
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 from uniapl.words import num_written_words
 
 _PROMPT_COLUMNS = ("prompt", "instruction", "question", "query", "text")

@@ -18,7 +18,8 @@ from uniapl.data.turns import (
     turns_value,
     with_system,
 )
-from uniapl.types import InputError, Message
+from uniapl.errors import InputError
+from uniapl.types import Message
 
 Values = Mapping[str, Any]
 """The columns of a row."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from uniapl.data.mixture import permutation, random_words
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 T = TypeVar("T")
 

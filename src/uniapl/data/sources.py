@@ -7,7 +7,7 @@ from pathlib import Path
 from uniapl.data.formats import read_file
 from uniapl.data.hub import is_hub_id, read_hub
 from uniapl.data.rows import Problems, Row
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 __all__ = ["Problems", "Row", "local_file", "read_rows"]
 

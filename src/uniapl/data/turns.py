@@ -7,7 +7,8 @@ joined by a line break. Tools and images are refused: there is no shape for them
 from collections.abc import Mapping
 from typing import Any
 
-from uniapl.types import InputError, Message
+from uniapl.errors import InputError
+from uniapl.types import Message
 
 _ROLES = {
     "system": "system",

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from uniapl.config.recipe import Recipe
+from uniapl.errors import InputError, TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.scalar_model import ScalarModel
-from uniapl.types import InputError, TrainingError
 
 
 class Learner:

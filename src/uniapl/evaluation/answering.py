@@ -11,13 +11,14 @@ import torch
 from uniapl.config import load_config
 from uniapl.data.chat import Chat
 from uniapl.data.readers import expert_demonstration, load_prompts
+from uniapl.errors import InputError
 from uniapl.evaluation.benchmark import Decoding, check_prompts
 from uniapl.evaluation.evaluate import Check, EvaluationSet, check_settings, evaluate
 from uniapl.files import fingerprint
 from uniapl.models.devices import find_device
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.rollout import TransformersGenerator
-from uniapl.types import InputError, Message, Prompt, Rollout
+from uniapl.types import Message, Prompt, Rollout
 
 if TYPE_CHECKING:
     from uniapl.config import Config

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from uniapl.data.readers import load_prompts
 from uniapl.data.sources import Problems
+from uniapl.errors import InputError
 from uniapl.evaluation.evaluate import (
     INSTRUCTION_DEFINITIONS,
     Check,
@@ -27,7 +28,7 @@ from uniapl.evaluation.ifbench import verify_ifbench
 from uniapl.evaluation.responses import Matched, match_responses
 from uniapl.files import content_hash
 from uniapl.instructions import Verdict, verify
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 
 BenchmarkName = Literal["ifeval", "ifbench", "custom"]
 Reading = Literal["official", "sound"]

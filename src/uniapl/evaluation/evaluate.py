@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
@@ -24,7 +25,7 @@ from uniapl.files import check_outputs, write_rows, write_text
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
 from uniapl.thoughts import without_thoughts
-from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError
+from uniapl.types import Demonstration, Generator, Prompt, Rollout
 
 INSTRUCTION_DEFINITIONS = {
     "prompt_level_strict_acc": "Share of prompts all of whose instructions are followed.",

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from uniapl.errors import InputError
 from uniapl.instructions import InstructionError, Verdict, loose_variants
-from uniapl.types import InputError
 
 _RESOURCES = (
     ("punkt_tab", "tokenizers/punkt_tab/english/"),

@@ -18,13 +18,14 @@ from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.sources import Problems
+from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation.evaluate import check_folder, check_settings, write_evaluation
 from uniapl.evaluation.reward_model import LikelihoodRatio, Scorer, load_reward_model
 from uniapl.files import content_hash, fingerprint
 from uniapl.models.devices import find_device
 from uniapl.models.language_model import load_language_model
 from uniapl.objective.adversarial import pair_accuracy
-from uniapl.types import InputError, PreferencePair, TrainingError
+from uniapl.types import PreferencePair
 
 
 @dataclass(frozen=True, slots=True)

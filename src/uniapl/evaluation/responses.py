@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from uniapl.data.sources import Problems, read_rows
+from uniapl.errors import InputError
 from uniapl.files import check_text
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)

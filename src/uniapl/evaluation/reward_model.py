@@ -12,6 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
+from uniapl.errors import InputError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack, per_token
 from uniapl.models.sequence_classifier import (
@@ -20,7 +21,7 @@ from uniapl.models.sequence_classifier import (
     load_sequence_classifier,
 )
 from uniapl.objective.reductions import sequence_mean
-from uniapl.types import InputError, Message
+from uniapl.types import Message
 
 Given = str | Sequence[Message]
 """A prompt as the data gives it: a string, or turns."""

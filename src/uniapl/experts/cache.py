@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.experts.answers import Answer
-from uniapl.types import InputError, TrainingError
 
 _SCHEMA = """\
 PRAGMA locking_mode = EXCLUSIVE;

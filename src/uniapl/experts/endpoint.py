@@ -17,8 +17,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from uniapl.errors import InputError
 from uniapl.experts.answers import UNKNOWN, Answer, Failure, Outcome, Request
-from uniapl.types import InputError
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 from uniapl.words import composed
 
 RELATIONS = ("at least", "less than")

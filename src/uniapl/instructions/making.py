@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from uniapl.errors import InputError
 from uniapl.instructions.back_translation import derive_instructions
 from uniapl.instructions.conflicts import CONSTRAINED, conflicting
 from uniapl.instructions.constructing import construct
@@ -16,7 +17,7 @@ from uniapl.instructions.contamination import Overlaps
 from uniapl.instructions.drawing import can_draw, draw_kwargs, suits
 from uniapl.instructions.phrasings import HELD_OUT_TYPES, PHRASINGS, phrase
 from uniapl.instructions.table import INSTRUCTIONS
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 from uniapl.words import is_ended, is_latin
 
 Wording = Literal["training", "held-out"]

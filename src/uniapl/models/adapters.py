@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from uniapl.errors import InputError, one_line
 from uniapl.models.loading import refusing
 from uniapl.models.model_source import ADAPTER_CONFIG, ModelSource, find_model
 from uniapl.models.saving import follow_umask
-from uniapl.types import InputError
 
 if TYPE_CHECKING:  # an extra, and slow to import: only runs that have adapters load it
     from peft import LoraModel
@@ -79,7 +79,7 @@ class AdaptedBackbone:
                 self._tuner.peft_config[name] = settings
                 self._tuner.inject_adapter(self.model, name)
         except ValueError as error:
-            raise InputError(f"lora.target_modules: {str(error).splitlines()[0]}") from error
+            raise InputError(f"lora.target_modules: {one_line(error)}") from error
         for layer in (self.model.get_output_embeddings(), self.model.get_input_embeddings()):
             if hasattr(layer, "base_layer"):
                 raise InputError(

@@ -2,7 +2,7 @@
 
 import torch
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def find_device(wanted: str = "auto") -> torch.device:

@@ -18,9 +18,9 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from uniapl.errors import InputError
 from uniapl.models.loading import check_report, refusing, silent
 from uniapl.models.saving import follow_umask
-from uniapl.types import InputError
 
 SUFFIX = ".gguf"
 _DIGITS_APART = "smollm"

@@ -15,17 +15,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from uniapl.errors import InputError, one_line
 from uniapl.models.model_source import ModelSource, is_missing
-from uniapl.types import InputError
 
 _HARMLESS = re.compile(r"rotary_emb\.inv_freq$|\.attn(ention)?\.(masked_)?bias$|\.position_ids$")
 """Constants that old files hold and today's models compute."""
 _NAMES_SHOWN = 3
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager

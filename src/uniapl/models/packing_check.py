@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from uniapl.models.loading import one_line
+from uniapl.errors import InputError, one_line
 from uniapl.models.packing import TokenSequence, pack
-from uniapl.types import InputError
 
 if TYPE_CHECKING:  # it runs this check when it is loaded
     from uniapl.models.language_model import LanguageModel

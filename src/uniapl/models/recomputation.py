@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def recomputable_layers(model: nn.Module) -> list[nn.Module]:

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.modeling_utils import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from uniapl.errors import InputError
 from uniapl.models.loading import (
     check_tokens,
     load_config,
@@ -17,7 +18,6 @@ from uniapl.models.loading import (
     refusing,
 )
 from uniapl.models.model_source import find_model
-from uniapl.types import InputError
 
 Encoded = Mapping[str, Sequence[int]]
 """What the model reads of one text, as its tokenizer returns it: `input_ids`, perhaps `token_type_ids`."""

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from uniapl.errors import InputError
 from uniapl.objective.reductions import group_mean, group_std
-from uniapl.types import InputError
 
 STD_EPSILON = 1e-4
 """Added to the standard deviation, in reward units."""

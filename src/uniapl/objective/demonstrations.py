@@ -8,7 +8,7 @@ import math
 
 from torch import Tensor
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def phi_weights(logprobs_T: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ is left out before that. So a ratio that would overflow gives neither 0 · ∞ n
 import torch
 from torch import Tensor
 
+from uniapl.errors import InputError
 from uniapl.objective.reductions import sequence_sum
-from uniapl.types import InputError
 
 MAX_LOG_RATIO = 20.0
 """Largest log-ratio that is exponentiated, in nats. Above it the ratio is e^20, about 5e8, and has no gradient.

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from uniapl.config import load_config
+from uniapl.errors import InputError
 from uniapl.models.language_model import LOGIT_CHUNK_TOKENS
 from uniapl.planning.plan import RunPlan
 from uniapl.runs.metrics import read_rows
-from uniapl.types import InputError
 
 GIB = 2**30
 FORWARD, BACKWARD = 2, 4

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uniapl.errors import InputError
 from uniapl.report.arms import Arm
 from uniapl.report.results import EvaluationMetric, described_metrics, number_text
-from uniapl.types import InputError
 
 FILE = "comparison.json"
 FORMAT = 1

@@ -11,6 +11,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from uniapl.errors import InputError
 from uniapl.files import write_text
 from uniapl.health import WINDOW_STEPS
 from uniapl.report.arms import RECENT_STEPS, Arm, group_arms, metric_names
@@ -53,7 +54,6 @@ from uniapl.report.strips import (
     value_strip,
 )
 from uniapl.report.tables import benchmarks, facts, notices, provenance, results_table
-from uniapl.types import InputError
 
 MAX_STRIPS = 6
 """Further metrics of several arms that are drawn as strips; the table has all."""

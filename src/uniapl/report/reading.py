@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 FORMAT = 1
 """The newest version of the run folder that this report understands."""

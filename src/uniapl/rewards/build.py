@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from uniapl.errors import InputError
 from uniapl.rewards.calls import NamedReward
 from uniapl.rewards.functions import load_function
 from uniapl.rewards.instructions import instruction_reward
-from uniapl.types import InputError, Prompt
+from uniapl.types import Prompt
 
 GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons")
 """Arguments every reward function can have, whatever columns the data has."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from uniapl.types import TrainingError
+from uniapl.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True)

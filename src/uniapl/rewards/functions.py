@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from uniapl.types import InputError
+from uniapl.errors import InputError
 
 
 def load_function(path: str) -> Callable[..., Any]:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uniapl.errors import TrainingError
 from uniapl.rewards.build import GIVEN, select_arguments
 from uniapl.rewards.calls import Call, NamedReward, checked_values
 from uniapl.rewards.functions import describe_error
-from uniapl.types import Reward, Rollout, TrainingError
+from uniapl.types import Reward, Rollout
 
 
 def score(

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from uniapl.errors import InputError, TrainingError
 from uniapl.rollout.cache import PromptRows, RoomyLayer
-from uniapl.types import InputError, TrainingError
 
 # Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
 CHECK_EVERY = {"cpu": 1}

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from uniapl.errors import InputError
 from uniapl.rollout.decoding import (
     CHECK_EVERY,
     Decoded,
@@ -29,7 +30,6 @@ from uniapl.rollout.decoding import (
     prefill,
 )
 from uniapl.rollout.static_cache import NAME, StaticLayer
-from uniapl.types import InputError
 
 COLUMN_STEP = 128
 """Attention sees a multiple of so many columns."""

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from uniapl.errors import InputError
 from uniapl.rollout import decoding_attention
 from uniapl.rollout.decoding import Decoded, decode
 from uniapl.rollout.reordered_weights import reordered_weights
 from uniapl.rollout.static_decoding import StaticDecoder
 from uniapl.thoughts import CLOSING, OPENING, left_open
-from uniapl.types import InputError, Prompt, Rollout
+from uniapl.types import Prompt, Rollout
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from uniapl.errors import InputError, TrainingError, one_line
 from uniapl.files import write_folder, write_text
 from uniapl.models.loading import refusing
-from uniapl.types import InputError, TrainingError
 
 _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
@@ -95,7 +95,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__context__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return one_line(error)
 
 
 def load_state(checkpoint: Path) -> State:

@@ -10,8 +10,8 @@ from typing import Any
 
 from uniapl import __version__
 from uniapl.config.schema import Config
+from uniapl.errors import InputError
 from uniapl.files import content_hash, fingerprint, write_text
-from uniapl.types import InputError
 
 Evaluated = tuple[dict[str, Any], list[dict[str, Any]]]
 """What `evaluate` returns: results and samples."""

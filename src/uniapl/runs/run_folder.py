@@ -20,6 +20,7 @@ from uniapl import __version__
 from uniapl.config import dump_config, load_config, resolved
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.errors import InputError
 from uniapl.files import remove_leftovers, write_text
 from uniapl.runs.checkpoint import (
     checkpoint_steps,
@@ -28,7 +29,6 @@ from uniapl.runs.checkpoint import (
     step_name,
     write_best,
 )
-from uniapl.types import InputError
 
 FORMAT = 1
 """Version of the run folder's layout."""

@@ -19,10 +19,10 @@ from typing import Any
 from uniapl.config import dump_config, resolved
 from uniapl.config.schema import Config
 from uniapl.config.strict_yaml import load_yaml
+from uniapl.errors import InputError
 from uniapl.runs.checkpoint import step_name
 from uniapl.runs.metrics import read_rows
 from uniapl.runs.run_folder import flat
-from uniapl.types import InputError
 
 FOLDER = "trackers"
 PROJECT = "uniapl"

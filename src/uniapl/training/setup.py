@@ -20,6 +20,7 @@ from uniapl.data.readers import (
 )
 from uniapl.data.shares import Source, read_sources
 from uniapl.discriminators import build_discriminator
+from uniapl.errors import InputError
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
 from uniapl.instructions import validate_columns
@@ -39,7 +40,7 @@ from uniapl.rewards import (
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.players import Players
 from uniapl.training.step import Trainer
-from uniapl.types import Demonstration, InputError, PreferencePair, Prompt
+from uniapl.types import Demonstration, PreferencePair, Prompt
 
 
 def load_policy(config: Config) -> tuple[LanguageModel, Chat]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table
+from uniapl.errors import TrainingError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import (
     Packed,
@@ -23,7 +24,7 @@ from uniapl.objective.advantages import constant_length_count, has_signal, rewar
 from uniapl.objective.unified import RolloutTokens, Scale, unified_objective
 from uniapl.training.batch import StepData
 from uniapl.training.term_gradients import TermGradients
-from uniapl.types import Demonstration, TrainingError
+from uniapl.types import Demonstration
 
 SAMPLED_WEIGHTS = 1024
 """So many of each tensor are watched: enough to see whether updates move the weights at all."""

@@ -1,0 +1,22 @@
+"""`uniapl report`: one self-contained page of runs, or of a comparison."""
+
+import argparse
+from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command and its handler to its parser."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="default: report/index.html in RUN (of several: here)",
+    )
+    parser.set_defaults(handler=_report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from uniapl.report import build_report
+
+    print(f"report: {build_report(options.runs, options.output)}")
