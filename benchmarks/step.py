@@ -54,7 +54,7 @@ from uniapl.data.mixture import Mixture
 from uniapl.models.language_model import LanguageModel
 from uniapl.rewards import NamedReward
 from uniapl.rollout import TransformersGenerator
-from uniapl.runs.heap import tuned_heap
+from uniapl.cpu.heap import tuned_heap
 from uniapl.types import Demonstration, Prompt
 
 LEARNING_RATE = 1e-6

@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from uniapl.rollout.cache import PROMPTS, PromptRows, RoomyLayer
+from uniapl.cpu.shared_prompts import PROMPTS, PromptRows
+from uniapl.rollout.cache import RoomyLayer
 
 
 def states(tokens: int, rows: int = 3) -> torch.Tensor:

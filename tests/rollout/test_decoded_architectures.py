@@ -6,10 +6,10 @@ import pytest
 import torch
 from architectures import RIGHT, build
 
+from uniapl.cpu.decoding_attention import NAME
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, pack
 from uniapl.rollout.decoding import Decoded, decode
-from uniapl.rollout.decoding_attention import NAME
 from uniapl.rollout.static_decoding import StaticDecoder
 
 PROMPTS = [(5, 6, 7)] * 2 + [(9, 8, 7, 6, 5, 4, 3, 11)] * 3

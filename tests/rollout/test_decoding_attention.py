@@ -9,10 +9,11 @@ from torch.testing import assert_close
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from uniapl.cpu.decoding_attention import NAME, decoding_attention
+from uniapl.cpu.shared_prompts import PROMPTS, PromptRows
 from uniapl.rollout import decoding
-from uniapl.rollout.cache import PROMPTS, PromptRows, RoomyLayer
+from uniapl.rollout.cache import RoomyLayer
 from uniapl.rollout.decoding import Decoded, decode, layers, prefill
-from uniapl.rollout.decoding_attention import NAME, decoding_attention
 from uniapl.rollout.transformers_generator import TransformersGenerator
 from uniapl.types import Prompt
 

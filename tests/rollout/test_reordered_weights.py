@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from uniapl.rollout.reordered_weights import reordered_bytes, reordered_weights
+from uniapl.cpu.reordered_weights import reordered_bytes, reordered_weights
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.cpu.reordered_weights import reordered_bytes
 from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture
 from uniapl.models.adapters import find_base
@@ -26,7 +27,6 @@ from uniapl.models.model_source import find_model
 from uniapl.models.packing import Packed, TokenSequence, pack, sequence_of
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.decoding import decode_at_its_largest
-from uniapl.rollout.reordered_weights import reordered_bytes
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
 from uniapl.types import Prompt
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from uniapl.cpu.shared_prompts import PromptRows
 from uniapl.errors import InputError, TrainingError
-from uniapl.rollout.cache import PromptRows, RoomyLayer
+from uniapl.rollout.cache import RoomyLayer
 
 # Asking which rows have ended waits for the device, so an accelerator is asked every 8th token.
 CHECK_EVERY = {"cpu": 1}

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from uniapl.cpu import decoding_attention
+from uniapl.cpu.reordered_weights import reordered_weights
 from uniapl.errors import InputError
-from uniapl.rollout import decoding_attention
 from uniapl.rollout.decoding import Decoded, decode
-from uniapl.rollout.reordered_weights import reordered_weights
 from uniapl.rollout.static_decoding import StaticDecoder
 from uniapl.thoughts import CLOSING, OPENING, left_open
 from uniapl.types import Prompt, Rollout

@@ -16,6 +16,7 @@ from torch.utils import deterministic
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.cpu.heap import tuned_heap
 from uniapl.data.preview import preview as preview_text
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
 from uniapl.files import json_line, write_text
@@ -32,7 +33,6 @@ from uniapl.runs.checkpoint import (
     write_model_folder,
 )
 from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
-from uniapl.runs.heap import tuned_heap
 from uniapl.runs.instruction_watch import InstructionWatch
 from uniapl.runs.metrics import MetricsFile, definitions, peak_gib
 from uniapl.runs.model_card import model_card

@@ -18,7 +18,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from uniapl.rollout.cache import PROMPTS, SharedPrompts
+from uniapl.cpu import is_on
+from uniapl.cpu.shared_prompts import PROMPTS, SharedPrompts
 
 NAME = "uniapl_decoding"
 
@@ -114,7 +115,7 @@ def _flash(
 
 def serves(device: torch.device) -> bool:
     """Whether the products are such that this is faster than transformers' own."""
-    return device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return device.type == "cpu" and torch.is_autocast_enabled("cpu") and is_on("attention")
 
 
 AttentionInterface.register(NAME, decoding_attention)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from uniapl.cpu import is_on
+
 
 @contextmanager
 def reordered_weights(model: nn.Module) -> Iterator[None]:
@@ -58,7 +60,7 @@ def _product_dtype() -> torch.dtype:
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
     dtype = _product_dtype()
-    if not torch.backends.mkldnn.is_available() or (
+    if not (is_on("weights") and torch.backends.mkldnn.is_available()) or (
         dtype != torch.float32
         and not (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     ):

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from uniapl.runs.heap import OWN_SETTINGS, tuned_heap
+from uniapl.cpu.heap import OWN_SETTINGS, tuned_heap
 
 MEBIBYTES = 128
 """Allocated at once: more than glibc keeps of itself."""
 
 PREAMBLE = f"""
 import ctypes, json, resource, torch
-from uniapl.runs.heap import tuned_heap
+from uniapl.cpu.heap import tuned_heap
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages: one fault, one page
 

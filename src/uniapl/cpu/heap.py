@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from uniapl.cpu import is_on
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of mallopt(3). Setting any of them ends glibc's own adjusting."""
 NEVER = -1
@@ -40,7 +42,7 @@ def tuned_heap(*, for_speed: bool) -> Iterator[None]:
             map every block of 1 MiB and more by itself, so that it is given back when it is freed.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    is_set = any(name in os.environ for name in OWN_SETTINGS)
+    is_set = not is_on("heap") or any(name in os.environ for name in OWN_SETTINGS)
     if is_set or libc is None or not hasattr(libc, "malloc_trim"):  # musl has none
         yield
         return
