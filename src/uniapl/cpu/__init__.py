@@ -6,7 +6,7 @@
 | `weights` | linear layers multiply with reordered copies of their weights while tokens are sampled | |
 | `attention` | one token's attention in bfloat16 for all rows of a prompt together | |
 
-One switch: the environment variable `UNIAPL_CPU_SPEEDUPS` names the pieces that act; `all` is the default, `none` is plain.
+One switch: `UNIAPL_CPU_SPEEDUPS` in the environment names the pieces that act; `all` is the default, `none` is plain.
 """
 
 import os
