@@ -19,7 +19,7 @@ def steps_with_warnings(values: list[float | None], name: str = ACCURACY, quiet:
 @pytest.mark.parametrize(
     ("name", "value", "advice"),
     [
-        (ACCURACY, 0.99, "label_smoothing"),
+        (ACCURACY, 0.99, "lower discriminator.learning_rate"),
         (ACCURACY, 0.1, "raise discriminator.learning_rate"),
         ("discriminator/length_correlation", 0.9, "by being long"),
         ("discriminator/length_correlation", -0.9, "by being short"),

@@ -33,16 +33,16 @@ _BANDS: dict[str, _Band] = {
         0.95,
         "the discriminator ranks the expert below the policy: raise discriminator.learning_rate "
         "or discriminator.warmup_steps",
-        "the discriminator tells expert and policy apart almost always: its credit saturates; raise "
-        "discriminator.label_smoothing or lower discriminator.learning_rate",
+        "the discriminator tells expert and policy apart almost always: its credit saturates; lower "
+        "discriminator.learning_rate",
     ),
     "discriminator/length_correlation": _Band(
         -0.6,
         0.6,
-        "the discriminator judges completions by being short: raise discriminator.logit_penalty "
-        "or give it demonstrations of more lengths",
-        "the discriminator judges completions by being long: raise discriminator.logit_penalty "
-        "or give it demonstrations of more lengths",
+        "the discriminator judges completions by being short: give it demonstrations of more "
+        "lengths or lower discriminator.learning_rate",
+        "the discriminator judges completions by being long: give it demonstrations of more "
+        "lengths or lower discriminator.learning_rate",
     ),
     "rollout/truncated_fraction": _Band(
         -1.0,
