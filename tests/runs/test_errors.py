@@ -81,7 +81,7 @@ def rows_file(path: Path, *changes: dict[str, Any]) -> Path:
         (["evaluation.metrics=[tiny_functions:n]"], "evaluation.metrics: n is the name of another res"),
         (["evaluation.metrics=[tiny_functions:needs_sense]"], " needs_sense needs `sense`, which is n"),
         (["rewards=[{function: tiny_functions:needs_sense}]"], " needs_sense needs `sense`, which is n"),
-        (["data.demonstrations_per_step=13"], "data.demonstrations_per_step: must be at most 12, the"),
+        (["data.demonstrations_per_step=13"], "data.demonstrations_per_step: must be at most 10, the"),
         (["data.prompts_per_step=15"], "data.prompts_per_step: must be at most 14 with 12 preference"),
         (["data.held_out_demonstrations=12"], "held_out_demonstrations 12 leaves nothing to train on"),
         (["data.max_prompt_tokens=12"], "the prompt has 15 tokens, more than max_prompt_tokens 12 (and"),
@@ -143,7 +143,7 @@ def test_kwargs_without_instructions_are_a_column_like_any_other(attempt, tmp_pa
     file = rows_file(tmp_path / "data.jsonl", *changes)
     words = [
         *("method=sft", f"data.demonstrations={file}", f"evaluation.prompts={file}"),
-        *("data.demonstrations_per_step=2", "training.steps=1"),
+        *("data.demonstrations_per_step=2", "data.held_out_demonstrations=0", "training.steps=1"),
     ]
     assert attempt(*words) == (0, "")
 

@@ -7,23 +7,27 @@ import pytest
 from tiny_runs import Tiny
 
 from uniapl.errors import InputError
-from uniapl.runs.evaluation_before import EvaluationBefore
+from uniapl.runs.evaluation_before import FOLDER, EvaluationBefore
 
 EVALUATED = ({"n": 1}, [{"key": 0}])
 
 
 def knows(tiny: Tiny, folder: Path, *words: str) -> bool:
-    config = tiny.load(folder, f"evaluation.before={folder / 'before'}", *words)
-    return EvaluationBefore(config).read() == EVALUATED
+    return EvaluationBefore(tiny.load(folder, *words)).read() == EVALUATED
 
 
 @pytest.fixture
-def kept(tiny: Tiny, tmp_path: Path) -> Path:
-    EvaluationBefore(tiny.load(tmp_path, f"evaluation.before={tmp_path / 'before'}")).write(
-        EVALUATED
-    )
-    assert knows(tiny, tmp_path)
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the runs of a comparison share."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "before"))
     return tmp_path
+
+
+@pytest.fixture
+def kept(tiny: Tiny, shared: Path) -> Path:
+    EvaluationBefore(tiny.load(shared)).write(EVALUATED)
+    assert knows(tiny, shared)
+    return shared
 
 
 @pytest.mark.parametrize(
@@ -59,14 +63,15 @@ def test_what_is_evaluated_and_how_does(tiny: Tiny, kept: Path, words: list[str]
     assert not knows(tiny, kept, *words)
 
 
-def test_sampled_answers_are_those_of_a_seed(tiny: Tiny, tmp_path: Path):
-    sampled = f"evaluation.before={tmp_path / 'before'}", "evaluation.temperature=1"
-    EvaluationBefore(tiny.load(tmp_path, *sampled)).write(EVALUATED)
-    assert knows(tiny, tmp_path, *sampled)
-    assert not knows(tiny, tmp_path, *sampled, "seed=1")
+def test_sampled_answers_are_those_of_a_seed(tiny: Tiny, shared: Path):
+    sampled = "evaluation.temperature=1"
+    EvaluationBefore(tiny.load(shared, sampled)).write(EVALUATED)
+    assert knows(tiny, shared, sampled)
+    assert not knows(tiny, shared, sampled, "seed=1")
 
 
-def test_files_that_were_changed_in_place_are_noticed(tiny: Tiny, tmp_path: Path):
+def test_files_that_were_changed_in_place_are_noticed(tiny: Tiny, shared: Path):
+    tmp_path = shared
     prompts, model = tmp_path / "prompts.jsonl", tmp_path / "model"
     prompts.write_bytes(Path(tiny.task["test"]).read_bytes())
     model.mkdir()
@@ -74,32 +79,30 @@ def test_files_that_were_changed_in_place_are_noticed(tiny: Tiny, tmp_path: Path
         (model / file.name).write_bytes(file.read_bytes())
     (model / "gone").symlink_to(tmp_path / "nowhere")
     words = [f"evaluation.prompts={prompts}", f"model.path={model}"]
-    before = f"evaluation.before={tmp_path / 'before'}"
     for changed in (prompts, model / "config.json"):
-        EvaluationBefore(tiny.load(tmp_path, before, *words)).write(EVALUATED)
+        EvaluationBefore(tiny.load(tmp_path, *words)).write(EVALUATED)
         assert knows(tiny, tmp_path, *words)
         changed.write_text(changed.read_text() + "\n")
         assert not knows(tiny, tmp_path, *words)
     prompts.write_text(prompts.read_text().removesuffix("\n"))
-    EvaluationBefore(tiny.load(tmp_path, before, *words)).write(EVALUATED)
+    EvaluationBefore(tiny.load(tmp_path, *words)).write(EVALUATED)
     os.utime(prompts, (0, 0))  # written anew, with the same rows
     assert knows(tiny, tmp_path, *words)
 
 
-def test_a_folder_that_cannot_be_made_is_refused_at_once(tiny: Tiny, tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_refused_at_once(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"evaluation\.before: cannot make .*file"):
-        EvaluationBefore(tiny.load(tmp_path, f"evaluation.before={tmp_path / 'file'}"))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "file"))
+    with pytest.raises(InputError, match=f"{FOLDER}: cannot make .*file"):
+        EvaluationBefore(tiny.load(tmp_path))
 
 
-def test_a_home_folder_is_found(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    EvaluationBefore(tiny.load(tmp_path, "evaluation.before=~/before")).write(EVALUATED)
-    assert len(list((tmp_path / "before").iterdir())) == 1
-    assert knows(tiny, tmp_path)
-
-
-def test_without_a_folder_nothing_is_kept(tiny: Tiny, tmp_path: Path):
+def test_without_a_folder_nothing_is_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(FOLDER, raising=False)
     before = EvaluationBefore(tiny.load(tmp_path))
     before.write(EVALUATED)
     assert before.read() is None

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from tiny_runs import Tiny, assert_same_run, rows
-from uniapl.training.trainer import Trainer
 
 from uniapl.runs import run as run_module
 from uniapl.runs.checkpoint import checkpoint_steps
 from uniapl.runs.signals import interrupts
-from uniapl.training.update import PolicyUpdate
+from uniapl.training.step import Trainer
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -77,7 +76,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     words = (*words, "training.steps=6", "training.checkpoint_every=0")
     straight = tiny.train(tmp_path / "straight", *words)
     with monkeypatch.context() as patch:
-        interrupt_in_step(patch, 3, PolicyUpdate, "_apply")
+        interrupt_in_step(patch, 3, Trainer, "_apply")
         with pytest.raises(KeyboardInterrupt):
             tiny.train(tmp_path / "stopped", *words)
     assert capsys.readouterr().out.splitlines()[-1] == (

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from tiny_runs import Tiny, rows
 
-from uniapl.config.methods import resolve
-from uniapl.errors import InputError
+from uniapl.config.recipe import Recipe
 from uniapl.runs import trackers
 from uniapl.runs.trackers import Trackers, check_installed
 
@@ -181,7 +180,7 @@ def test_what_is_not_installed_is_said_before_anything_is_loaded(
 def test_a_tracker_that_cannot_start_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "trackers").write_text("in the way")
-    config = resolve(tiny.load(tmp_path, "training.trackers=[tensorboard]"))
+    config = Recipe.of(tiny.load(tmp_path, "training.trackers=[tensorboard]")).config
     with pytest.raises(
         InputError, match=r"^training\.trackers: tensorboard cannot start: .*Not a directory"
     ):

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from tiny import TEMPLATE, tiny_model, tiny_tokenizer
 from tiny_runs import Tiny
-from uniapl.training.trainer import Trainer
 
 from uniapl.config import load_config
 from uniapl.config.schema import Config
 from uniapl.errors import InputError
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
+from uniapl.training.step import Trainer
 
 
 def conversation(answers: int) -> dict[str, object]:
