@@ -13,6 +13,7 @@ import pytest
 from tiny_runs import Tiny, rows
 
 from uniapl.config.recipe import Recipe
+from uniapl.errors import InputError
 from uniapl.runs import trackers
 from uniapl.runs.trackers import Trackers, check_installed
 
