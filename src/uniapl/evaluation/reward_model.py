@@ -25,6 +25,9 @@ from uniapl.types import InputError, Message
 Given = str | Sequence[Message]
 """A prompt as the data gives it: a string, or turns."""
 
+NAMED_CHARACTERS = 60
+"""So much of a prompt stands in a message: reward functions do not know its id."""
+
 
 class Scorer(Protocol):
     """Says how good completions are; only the order of its scores means anything."""
@@ -74,9 +77,20 @@ class RewardModel:
         return self._classifier.scores(texts)
 
     def rewards(self, prompts: Sequence[Given], completions: Sequence[str]) -> list[float]:
-        """Encode and score, for a reward function."""
+        """Encode and score, for a reward function.
+
+        Raises:
+            InputError: As `encode`, with the beginning of the prompt.
+        """
         given = zip(prompts, completions, strict=True)
-        return self.scores([self.encode(prompt, completion) for prompt, completion in given])
+        return self.scores([self._encode_named(prompt, completion) for prompt, completion in given])
+
+    def _encode_named(self, prompt: Given, completion: str) -> Encoded:
+        try:
+            return self.encode(prompt, completion)
+        except InputError as error:
+            text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            raise InputError(f"{error} (the prompt begins {text[:NAMED_CHARACTERS]!r})") from error
 
 
 class LikelihoodRatio:

@@ -1,9 +1,8 @@
 """Rollouts in, rewards out: `rewards = score(rollouts, reward_functions)` of a training step.
 
-A reward that fails stops the run and names the prompt; nothing is ever replaced by 0.
+A reward that fails stops the run: it is called once, never again to find the cause, and nothing is ever replaced by 0.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,9 +72,7 @@ def _score_alike(
             except TrainingError:
                 raise
             except (Exception, SystemExit) as error:
-                raise _failure(
-                    reward, select_arguments(reward, available), prompt_ids, error
-                ) from error
+                raise _failure(reward, prompt_ids, error) from error
             values[reward.name] = checked_values(reward, result, prompt_ids)
     finally:
         for call in running.values():
@@ -108,53 +105,19 @@ def _arguments(rollouts: Sequence[Rollout], columns: Sequence[str]) -> dict[str,
     return arguments
 
 
-def _failure(
-    reward: NamedReward,
-    arguments: Mapping[str, list[Any]],
-    prompt_ids: Sequence[str],
-    error: BaseException,
-) -> TrainingError:
-    """Return the error that names the prompt on which the function raises."""
+def _failure(reward: NamedReward, prompt_ids: Sequence[str], error: BaseException) -> TrainingError:
+    """Return the error of a function that raised.
+
+    It names the prompt only where there is but one: to search for it, the function would have to be called again,
+    and a judge behind an API is paid by the call.
+    """
     code = getattr(reward.function, "__code__", None)
     described = describe_error(error, code.co_filename if code else None)
-    culprit = _culprit(reward, arguments, len(prompt_ids))
-    if culprit is not None:
-        return TrainingError(f"{reward.label} raised {described} for prompt {prompt_ids[culprit]}")
     distinct = list(dict.fromkeys(prompt_ids))
+    if len(distinct) == 1:
+        return TrainingError(f"{reward.label} raised {described} for prompt {distinct[0]}")
     shown = ", ".join(distinct[:5]) + (", ..." if distinct[5:] else "")
     return TrainingError(
         f"{reward.label} raised {described} in a call with {len(prompt_ids)} completions "
-        f"of the prompts {shown}; no single one of them could be found to cause it"
+        f"of the prompts {shown}"
     )
-
-
-def _culprit(reward: NamedReward, arguments: Mapping[str, list[Any]], count: int) -> int | None:
-    """Return a completion on which the function raises when called with it alone.
-
-    Found by halving: about two further calls of all completions, at most as long as one call may take.
-    None where neither half raises: the function fails on the batch as a whole, or only sometimes.
-    """
-    deadline = time.monotonic() + reward.timeout_seconds
-    low, high = 0, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _raises(reward, arguments, low, middle):
-            high = middle
-        elif time.monotonic() < deadline and _raises(reward, arguments, middle, high):
-            low = middle
-        else:
-            return None
-        if time.monotonic() >= deadline:
-            return None
-    return low
-
-
-def _raises(reward: NamedReward, arguments: Mapping[str, list[Any]], low: int, high: int) -> bool:
-    part = {name: values[low:high] for name, values in arguments.items()}
-    try:
-        Call(reward, part).result()
-    except TrainingError:
-        return False  # a time-out says nothing about the error looked for
-    except (Exception, SystemExit):  # any error of the function counts
-        return True
-    return False
