@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
@@ -22,7 +24,15 @@ from uniapl.evaluation.expert_match import (
 from uniapl.experts import repetition_fraction, words
 from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.rewards import NamedReward, build_reward, column_names, score
-from uniapl.types import Demonstration, Generator, InputError, Prompt, Rollout, TrainingError
+from uniapl.types import (
+    Demonstration,
+    Generator,
+    InputError,
+    Prompt,
+    Reward,
+    Rollout,
+    TrainingError,
+)
 
 INSTRUCTION_DEFINITIONS = {
     "prompt_level_strict_acc": "Share of prompts all of whose instructions are followed.",
@@ -119,7 +129,7 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
-    values = score(rollouts, data.metrics, column_names(data.prompts))
+    values = _measured(rollouts, data)
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= _mean_by_name([v.breakdown for v in values])
@@ -174,9 +184,7 @@ def expert_results(data: EvaluationSet) -> dict[str, Any]:
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
-        **_mean_by_name(
-            [v.breakdown for v in score(rollouts, data.metrics, column_names(data.prompts))]
-        ),
+        **_mean_by_name([v.breakdown for v in _measured(rollouts, data)]),
         "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
         **diversity([r.completion for r in rollouts]),
     }
@@ -195,6 +203,12 @@ def write_evaluation(
         aside = folder / f".{name}"
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, folder / name)
+
+
+def _measured(rollouts: Sequence[Rollout], data: EvaluationSet) -> list[Reward]:
+    """Return what the metrics say; the policy's autocast, on this thread, does not reach into them."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        return score(rollouts, data.metrics, column_names(data.prompts))
 
 
 def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:

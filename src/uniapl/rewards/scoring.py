@@ -3,12 +3,14 @@
 A reward that fails stops the run: it is called once, never again to find the cause, and nothing is ever replaced by 0.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uniapl.rewards.build import GIVEN, select_arguments
-from uniapl.rewards.calls import Call, NamedReward, checked_values
+from uniapl.rewards.calls import AsyncCall, NamedReward, call_plain
 from uniapl.rewards.functions import describe_error
+from uniapl.rewards.values import checked_values
 from uniapl.types import Reward, Rollout, TrainingError
 
 
@@ -44,12 +46,24 @@ def score(
             for index, value in zip(chosen, values, strict=True):
                 breakdowns[index][name] = value
     weights = {reward.name: reward.weight for reward in rewards}
-    return [Reward(_total(breakdown, weights), breakdown) for breakdown in breakdowns]
+    return [
+        Reward(_total(breakdown, weights, rollout.prompt.id), breakdown)
+        for rollout, breakdown in zip(rollouts, breakdowns, strict=True)
+    ]
 
 
-def _total(breakdown: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+def _total(
+    breakdown: Mapping[str, float | None], weights: Mapping[str, float], prompt_id: str
+) -> float | None:
     opinions = [weights[name] * value for name, value in breakdown.items() if value is not None]
-    return sum(opinions) if opinions else None
+    if not opinions:
+        return None
+    total = sum(opinions)
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"the weighted sum of the rewards is {total} for prompt {prompt_id}; scale them or their weights"
+        )
+    return total
 
 
 def _score_alike(
@@ -59,21 +73,25 @@ def _score_alike(
     available = _arguments(rollouts, columns)
     arguments = {reward.name: select_arguments(reward, available) for reward in rewards}
     running = {
-        reward.name: Call(reward, arguments[reward.name]) for reward in rewards if reward.is_async
+        reward.name: AsyncCall(reward, arguments[reward.name])
+        for reward in rewards
+        if reward.is_async
     }
     prompt_ids = [rollout.prompt.id for rollout in rollouts]
     values = {}
     try:
         # plain functions first: the asynchronous ones run meanwhile
         for reward in sorted(rewards, key=lambda reward: reward.is_async):
-            call = running.get(reward.name) or Call(reward, arguments[reward.name])
             try:
-                result = call.result()
+                if reward.is_async:
+                    result = running[reward.name].result()
+                else:
+                    result = call_plain(reward, arguments[reward.name])
             except TrainingError:
                 raise
             except (Exception, SystemExit) as error:
                 raise _failure(reward, prompt_ids, error) from error
-            values[reward.name] = checked_values(reward, result, prompt_ids)
+            values[reward.name] = checked_values(reward.label, result, prompt_ids)
     finally:
         for call in running.values():
             call.cancel()
