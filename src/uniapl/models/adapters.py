@@ -30,7 +30,7 @@ _PREFIX = "base_model.model."
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """How large an adapter is: W x + alpha / rank · B A x (Hu et al., LoRA, arXiv 2106.09685)."""
+    """How large an adapter is: W x + alpha / rank · B A x."""
 
     rank: int
     alpha: float
@@ -49,10 +49,6 @@ class AdaptedBackbone:
 
     def add(self, name: str, shape: LoraShape) -> "Role":
         """Add an adapter that changes nothing yet (B is 0), with its own float32 weights that learn.
-
-        Args:
-            name: One that is not taken.
-            shape: How large it is, and on which layers.
 
         Raises:
             InputError: peft is missing, or the target modules do not suit the model.
@@ -115,11 +111,7 @@ class AdaptedBackbone:
         return [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
 
     def plain(self, merged: str | None) -> PreTrainedModel:
-        """Return a copy without adapters, one of them merged into its weights if it is named.
-
-        Args:
-            merged: Its name; None leaves the backbone's own weights.
-        """
+        """Return a copy without adapters, one of them merged into its weights if it is named."""
         if self._tuner is None:
             return copy.deepcopy(self.model)
         tuner = copy.deepcopy(self._tuner)
@@ -152,7 +144,7 @@ class Role:
         return [p for part in parts for p in part[self.name].parameters()]
 
     def save(self, folder: Path) -> None:
-        """Write the adapter into a folder that exists, as peft does; the same adapter gives the same bytes."""
+        """Write the adapter as peft does, in any order of its sets the same bytes."""
         assert self.name is not None
         weights = {k: v.contiguous() for k, v in self.backbone.state(self.name).items()}
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
@@ -179,7 +171,7 @@ class Role:
 
 
 def widen(parameters: Iterable[nn.Parameter]) -> None:
-    """Store weights that learn in place as float32 at least: bfloat16 would lose small updates."""
+    """Store weights that learn as float32 at least: bfloat16 would lose small updates."""
     for parameter in parameters:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 

@@ -53,7 +53,7 @@ class Footprint(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, gone)
 
     def peak_of(self, run: Any, *arguments: Any) -> int:
-        """Return how many bytes more than now are alive at the worst moment of `run(*arguments)`."""
+        """Return how many bytes more than now are alive at the worst moment of a call."""
         start = self.peak = self.now
         run(*arguments)
         return self.peak - start
@@ -69,11 +69,7 @@ class Footprint(TorchDispatchMode):
         return replace(packed, blocks=blocks, **{n: of(getattr(packed, n)) for n in names})
 
     def place(self, *models: nn.Module) -> None:
-        """Give weights of the meta device a place in the memory that is counted; what is shared stays so.
-
-        Args:
-            models: Changed in place; one weight of several models gets one place.
-        """
+        """Give weights of the meta device a place in the memory that is counted; what is shared stays so."""
         placed: dict[
             int, tuple[Tensor, Tensor]
         ] = {}  # the old one too: its id must not be used again
@@ -104,7 +100,7 @@ def num_bytes(parameters: list[nn.Parameter]) -> int:
 
 
 def packed_bytes(micro_batches: list[Packed]) -> int:
-    """Return the bytes of attention masks and indices of micro-batches that exist at once."""
+    """Return the bytes of attention masks and indices; all micro-batches of a pass exist at once."""
     tensors = [getattr(p, n) for p in micro_batches for n in p.__slots__ if n != "blocks"]
     tensors += [getattr(b, n) for p in micro_batches for b in p.blocks for n in b.__slots__]
     return sum(tensor.nbytes for tensor in tensors)

@@ -109,14 +109,7 @@ class LanguageModel(nn.Module):
 
         Args:
             packed: The micro-batch, on the model's device.
-            temperature: Divides the logits; a tensor [targets] gives one per target.
-
-        Returns:
-            [targets], in the order of `packed.target_ids` and with gradient, nothing reduced. A model's own scale
-            and cap of its logits are applied as in transformers.
-
-        Raises:
-            ValueError: As `hidden_states`.
+            temperature: Divides the logits; a tensor gives one per target.
         """
         hidden = self.hidden_states(packed)[packed.sources]
         temperatures = torch.as_tensor(temperature, device=hidden.device).expand(len(hidden))
@@ -167,28 +160,16 @@ class LanguageModel(nn.Module):
     def flat_logprobs(
         self, micro_batches: Sequence[Packed], num_tokens: int, temperature: float = 1.0
     ) -> Tensor:
-        """Return log-probs of all completion tokens in the order of the list that was packed, without gradient.
-
-        Args:
-            micro_batches: All that `pack` made of a list, on the model's device.
-            num_tokens: Completion tokens of that list.
-            temperature: Divides the logits.
-
-        Returns:
-            [num_tokens], nats, float32 (float64 where that is torch's default); NaN where no micro-batch holds a token.
-        """
+        """Return log-probs of all completion tokens in the order of the packed list, without gradient."""
         flat = torch.full((num_tokens,), torch.nan, device=self.device)
         for packed in micro_batches:
             flat[packed.token_index] = self.logprobs(packed, temperature)
         return flat
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
-        """Write an ordinary model folder that transformers and vLLM open, an adapter merged into the weights.
+        """Write an ordinary model folder, the weights as `dtype`, that transformers and vLLM open.
 
-        Args:
-            folder: Where to; made if it is not there.
-            tokenizer: Saved beside the weights.
-            dtype: The number type of the weights in the file; those of this model stay what they are.
+        An adapter is merged into the weights.
         """
         model = self.merged()
         if dtype != torch.float32:
@@ -204,7 +185,7 @@ class LanguageModel(nn.Module):
         return self.role.backbone.plain(merged=self.role.name) if self.role else self.model
 
     def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Write what `load` reads: a float32 model folder, or the adapter alone into a folder that must not exist."""
+        """Write what `load` reads: a float32 model folder, or the adapter alone."""
         if self.role is None:
             self.save(folder, tokenizer, torch.float32)
             return
@@ -221,15 +202,7 @@ class LanguageModel(nn.Module):
         self.model.load_state_dict(saved.state_dict())
 
     def with_adapter(self, name: str, shape: LoraShape) -> "LanguageModel":
-        """Return the model that a new adapter makes of this one, whose weights it freezes and shares.
-
-        Args:
-            name: Of the adapter; one that the backbone does not have yet.
-            shape: How large it is, and on which layers.
-
-        Raises:
-            InputError: peft is missing, or the target modules do not suit the model.
-        """
+        """Return the model that a new adapter makes of this one, whose weights it freezes and shares."""
         backbone = self.role.backbone if self.role else AdaptedBackbone(self.model)
         return self._playing(backbone.add(name, shape))
 
@@ -259,7 +232,7 @@ class LanguageModel(nn.Module):
 
 
 def store_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Change the number type of the weights in place, not of buffers: positions would be rounded."""
+    """Change the number type of the weights, not of buffers: positions would be rounded."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 

@@ -69,7 +69,7 @@ class Packed:
     """[sequences in this micro-batch]: packed position of each one's last token."""
 
     def to(self, device: torch.device) -> "Packed":
-        """Return the same micro-batch on another device; on CUDA the copies need not have ended yet."""
+        """Move every tensor."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
             for name in self.__slots__
@@ -83,14 +83,7 @@ class Packed:
 
 
 def completion_offsets(sequences: Sequence[TokenSequence]) -> list[int]:
-    """Return where each completion starts in the flat list of all completion tokens, and their total.
-
-    Args:
-        sequences: In the order of the flat list.
-
-    Returns:
-        One offset in tokens per sequence, and the total as one more.
-    """
+    """Return where each completion starts in the flat list of all completion tokens, and the total last."""
     offsets = [0]
     for sequence in sequences:
         offsets.append(offsets[-1] + len(sequence.completion_ids))
@@ -98,15 +91,7 @@ def completion_offsets(sequences: Sequence[TokenSequence]) -> list[int]:
 
 
 def per_token(values: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
-    """Repeat one value per sequence for each of its completion tokens.
-
-    Args:
-        values: [sequences], of any number type.
-        sequences: As many as values, in the same order.
-
-    Returns:
-        [completion tokens] of all sequences, in the flat order of `completion_offsets`.
-    """
+    """Repeat one value per sequence for each of its completion tokens."""
     lengths = torch.tensor([len(s.completion_ids) for s in sequences], device=values.device)
     return torch.repeat_interleave(values, lengths)
 
@@ -117,16 +102,8 @@ def pack(
     """Split sequences into packed micro-batches of at most `max_tokens` tokens.
 
     Sequences with the same prompt share it inside a micro-batch. Groups are taken in the order of their
-    first member.
-
-    Args:
-        sequences: What to pack; each has at least one prompt token and one completion token.
-        max_tokens: Of a micro-batch, shared prompts counted once. A sequence that is longer by itself exceeds it.
-        split_groups: Whether the sequences of a prompt may go to several micro-batches; if not, a group that is larger
-            than `max_tokens` exceeds it.
-
-    Returns:
-        Micro-batches on the CPU that hold every sequence once; `sequences` and `token_index` of each say which.
+    first member. With `split_groups=False` all sequences of a prompt stay in one micro-batch, which may
+    then exceed `max_tokens`; so may a single sequence that is longer by itself.
 
     Raises:
         ValueError: A prompt or completion is empty.

@@ -13,7 +13,7 @@ from uniapl.types import InputError
 
 
 def recomputable_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the model's decoder layers: those of which transformers says that they can be run again.
+    """Return the model's decoder layers.
 
     Raises:
         InputError: It says of none that it can be run again.
@@ -31,12 +31,6 @@ def recomputed(
     layers: list[nn.Module], again: Callable[[], AbstractContextManager[object]]
 ) -> Iterator[None]:
     """Within, a forward of the layers keeps only their inputs; the backward pass reruns them inside `again()`.
-
-    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174; torch's `checkpoint`.
-
-    Args:
-        layers: Whose `forward` is replaced until the end.
-        again: Makes the context of each rerun, such as the adapter that acted in the forward.
 
     transformers' own switch acts in training mode only, which turns dropout on: a ratio of two forwards
     would not be 1 where the weights are equal.

@@ -40,11 +40,6 @@ class ScalarModel(nn.Module):
         """Write an ordinary sequence-classification folder with one label, the weights as `dtype`.
 
         It has no padding token where that ends completions: transformers finds a text's last token by it.
-
-        Args:
-            folder: Where to; made if it is not there.
-            tokenizer: The policy's, saved beside it.
-            dtype: The number type of the weights in the file.
         """
         config = copy.deepcopy(self.backbone.model.config)
         config.num_labels = 1
@@ -59,15 +54,7 @@ class ScalarModel(nn.Module):
         tokenizer.save_pretrained(folder)
 
     def logits(self, packed: Packed) -> Tensor:
-        """Return d(x, y) of every sequence, a logit: high where the completion looks like the expert's.
-
-        Args:
-            packed: The micro-batch, on the model's device.
-
-        Returns:
-            [sequences in this micro-batch] in the order of `packed.sequences`, in the head's number type, with
-            gradient.
-        """
+        """Return d of each sequence of a packed micro-batch, [sequences] in the head's number type."""
         hidden = self.backbone.hidden_states(packed)[packed.last_positions]
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.to(self.head.weight.dtype)).squeeze(1)

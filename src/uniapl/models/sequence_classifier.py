@@ -44,15 +44,7 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded], batch_tokens: int = BATCH_TOKENS) -> list[float]:
-        """Return the logit of each text.
-
-        Args:
-            texts: As their tokenizer returns them; all with the same names, each with at least one token.
-            batch_tokens: Of one forward, padding included; a longer text goes by itself.
-
-        Returns:
-            One number per text in the given order, high = good, in the scale of the model; without gradient.
-        """
+        """Return the logit of each text, in order."""
         found = [0.0] * len(texts)
         for members in _batches([len(text["input_ids"]) for text in texts], batch_tokens):
             logits = self._logits([texts[i] for i in members])

@@ -24,9 +24,6 @@ def target_logprobs(hidden: Tensor, weight: Tensor, target_ids: Tensor, chunk: i
         weight: Of the output layer, [vocabulary, width]; its gradient has its own number type.
         target_ids: [targets].
         chunk: Targets whose logits exist at a time.
-
-    Returns:
-        [targets], nothing reduced, with gradients for `hidden` and `weight`; not twice differentiable.
     """
     logprobs: Tensor = _TargetLogprobs.apply(hidden, weight, target_ids, chunk)
     return logprobs

@@ -317,9 +317,7 @@ class _Rehearsal:
         packed = self.footprint.packed(largest)
 
         def run() -> None:
-            values = (
-                model.logits(packed) if isinstance(model, ScalarModel) else model.logprobs(packed)
-            )
+            values = model.logits(packed) if isinstance(model, ScalarModel) else model.logprobs(packed)
             if values.requires_grad:
                 values.sum().backward()
 
