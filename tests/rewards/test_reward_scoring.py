@@ -64,7 +64,10 @@ def test_what_a_function_is_given():
 
     rollouts = [rollout("a", "x", topic="sea"), rollout("b", "y", reason="length", key=3)]
     score(rollouts, [build_reward(spy)], columns=["never"])
+    assert callable(seen.pop("log_extra"))
+    assert callable(seen.pop("log_metric"))
     assert seen == {
+        "trainer_state": None,
         "prompts": ["say x", "say y"],
         "completions": ["x", "y"],
         "completion_ids": [[7, 8], [7, 8]],
@@ -310,7 +313,7 @@ def test_columns_a_function_needs():
     check_columns(rewards, ["kind", "topic"])
     message = (
         "reward needs_topic needs `topic`, which is no column of the data (columns: kind; always "
-        "given: prompts, completions, completion_ids, finish_reasons)"
+        "given: prompts, completions, completion_ids, finish_reasons, trainer_state, log_extra, log_metric)"
     )
     with pytest.raises(InputError) as caught:
         check_columns(rewards, ["kind"])

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
@@ -23,7 +21,7 @@ from uniapl.evaluation.expert_match import (
 )
 from uniapl.experts import repetition_fraction, words
 from uniapl.instructions import Summary, Verdict, aggregate, verify
-from uniapl.rewards import NamedReward, build_reward, column_names, score
+from uniapl.rewards import NamedReward, TrainerState, build_reward, column_names, score
 from uniapl.types import (
     Demonstration,
     Generator,
@@ -111,6 +109,7 @@ def evaluate(
     settings: Mapping[str, Any],
     policy_logprobs: MeanLogprobs | None = None,
     base_logprobs: MeanLogprobs | None = None,
+    trainer_state: TrainerState | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Sample one completion per prompt and measure it.
 
@@ -120,6 +119,7 @@ def evaluate(
         settings: Recorded with the results.
         policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
         base_logprobs: Of the model before training.
+        trainer_state: For metrics that take it; None outside a run.
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
@@ -129,10 +129,10 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
-    values = _measured(rollouts, data)
+    values, measured = _measure(rollouts, data, trainer_state)
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
-    results |= _mean_by_name([v.breakdown for v in values])
+    results |= measured
     results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
     match = match_rows(rollouts, data.experts, policy_logprobs, base_logprobs)
     results |= match_results(match, [r.completion for r in rollouts])
@@ -141,10 +141,10 @@ def evaluate(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data)
+        results["expert"] = expert_results(data, trainer_state)
     results["settings"] = dict(settings)
     rows = [
-        _row(r, v, e, m.breakdown, near)
+        _row(r, v, e, m, near)
         for r, v, e, m, near in zip(rollouts, verdicts, data.experts, values, match, strict=True)
     ]
     return results, rows
@@ -173,7 +173,9 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(data: EvaluationSet) -> dict[str, Any]:
+def expert_results(
+    data: EvaluationSet, trainer_state: TrainerState | None = None
+) -> dict[str, Any]:
     """Measure the expert's own completions as if a policy had written them."""
     rollouts = [
         Rollout(e.prompt, e.completion, e.token_ids, (), "stop")
@@ -184,7 +186,7 @@ def expert_results(data: EvaluationSet) -> dict[str, Any]:
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
-        **_mean_by_name([v.breakdown for v in _measured(rollouts, data)]),
+        **_measure(rollouts, data, trainer_state)[1],
         "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
         **diversity([r.completion for r in rollouts]),
     }
@@ -205,10 +207,21 @@ def write_evaluation(
         os.replace(aside, folder / name)
 
 
-def _measured(rollouts: Sequence[Rollout], data: EvaluationSet) -> list[Reward]:
-    """Return what the metrics say; the policy's autocast, on this thread, does not reach into them."""
+def _measure(
+    rollouts: Sequence[Rollout], data: EvaluationSet, trainer_state: TrainerState | None
+) -> tuple[list[Reward], dict[str, Any]]:
+    """Return what the metrics say of each rollout, and of all.
+
+    The policy's autocast, which is on while an evaluation samples, does not reach into them.
+    """
+    import torch  # responses that exist already are checked without it
+
+    logged: dict[str, float] = {}
+    columns = column_names(data.prompts)
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        return score(rollouts, data.metrics, column_names(data.prompts))
+        values = score(rollouts, data.metrics, columns, trainer_state=trainer_state, logged=logged)
+    means = {name: value if math.isfinite(value) else None for name, value in logged.items()}
+    return values, {**_mean_by_name([v.breakdown for v in values]), **means}
 
 
 def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -243,7 +256,7 @@ def _row(
     rollout: Rollout,
     verdict: Verdict | None,
     expert: Demonstration | None,
-    metrics: Mapping[str, float | None],
+    measured: Reward,
     match: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
@@ -251,7 +264,8 @@ def _row(
         "finish_reason": rollout.finish_reason,
         "expert_completion": expert.completion if expert else None,
         **match,
-        "metrics": dict(metrics),
+        "metrics": dict(measured.breakdown),
+        **({"extra": dict(measured.extra)} if measured.extra else {}),
         **_verdict_columns(rollout.prompt, verdict),
     }
 

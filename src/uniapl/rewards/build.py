@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from uniapl.rewards.calls import NamedReward
+from uniapl.rewards.context import CONTEXT
 from uniapl.rewards.functions import load_function
 from uniapl.rewards.instructions import instruction_reward
 from uniapl.types import InputError, Prompt
 
-GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons")
+GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons", *CONTEXT)
 """Arguments every reward function can have, whatever columns the data has."""
 
 _TAKEN_NAMES = ("mean", "std")
@@ -46,6 +47,8 @@ def build_reward(
     name = name or str(getattr(function, "__name__", type(function).__name__))
     if kind == "reward" and name in _TAKEN_NAMES:
         raise InputError(f"a reward cannot be named {name}: reward/{name} is a metric of the total")
+    if "/" in name:
+        raise InputError(f"a {kind} cannot be named {name}: a / separates it from what it logs")
     return NamedReward(function, name, weight, timeout_seconds, kind)
 
 
@@ -91,22 +94,19 @@ def check_columns(rewards: Sequence[NamedReward], columns: Sequence[str]) -> Non
 
 
 def select_arguments(
-    reward: NamedReward, available: Mapping[str, list[Any]]
-) -> dict[str, list[Any]]:
+    reward: NamedReward, available: Mapping[str, list[Any]], context: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return those of the arguments that the function takes; all if it has `**columns`.
 
-    Each is a fresh list, so that a function which sorts or pops in place does not disturb the next.
+    Each column is a fresh list, so that a function which sorts or pops in place does not disturb the next.
 
     Raises:
         InputError: the function needs one that is not available.
     """
     accepted, _ = _parameters(reward)
     check_columns([reward], [name for name in available if name not in GIVEN])
-    return {
-        name: list(values)
-        for name, values in available.items()
-        if accepted is None or name in accepted
-    }
+    given = {name: list(values) for name, values in available.items()} | dict(context)
+    return {name: value for name, value in given.items() if accepted is None or name in accepted}
 
 
 def _parameters(reward: NamedReward) -> tuple[set[str] | None, list[str]]:

@@ -4,35 +4,47 @@ A reward that fails stops the run: it is called once, never again to find the ca
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uniapl.rewards.build import GIVEN, select_arguments
 from uniapl.rewards.calls import AsyncCall, NamedReward, call_plain
+from uniapl.rewards.context import CONTEXT, Log, TrainerState
 from uniapl.rewards.functions import describe_error
 from uniapl.rewards.values import checked_values
 from uniapl.types import Reward, Rollout, TrainingError
 
 
 def score(
-    rollouts: Sequence[Rollout], rewards: Sequence[NamedReward], columns: Sequence[str] = ()
+    rollouts: Sequence[Rollout],
+    rewards: Sequence[NamedReward],
+    columns: Sequence[str] = (),
+    *,
+    trainer_state: TrainerState | None = None,
+    logged: dict[str, float] | None = None,
 ) -> list[Reward]:
     """Return what each rollout earned, in order.
 
     Every function is called once with all rollouts (twice where conversational and plain prompts are
-    mixed). Besides TRL's `prompts`, `completions` and `completion_ids`, and the columns of the data with
-    None where a row lacks one, functions can take `finish_reasons`. Asynchronous functions run at the same
-    time, and while the others run one after the other.
+    mixed). Besides TRL's arguments and the columns of the data, with None where a row lacks one, functions can
+    take `finish_reasons`. Asynchronous functions run at the same time, and while the others run one after the other.
 
     Args:
+        rollouts: What is scored.
+        rewards: The functions.
         columns: Columns the functions get even if no row of this batch has them (`column_names`).
+        trainer_state: What functions receive under this name; None outside a run.
+        logged: Receives what functions log with `log_metric`: the mean by `<reward>/<name>`.
 
     Raises:
-        TrainingError: a function raised, took too long, or did not return a finite number or None for
-            each rollout.
-        InputError: a function needs a column that is not there.
+        TrainingError: A function raised, took too long, or did not return a finite number or None for
+            each rollout; or two functions log the same column.
+        InputError: A function needs a column that is not there.
     """
     breakdowns: list[dict[str, float | None]] = [{} for _ in rollouts]
+    extras: list[dict[str, Any]] = [{} for _ in rollouts]
+    metrics: defaultdict[str, list[float]] = defaultdict(list)
     for is_conversational in (False, True):
         chosen = [
             index
@@ -41,15 +53,31 @@ def score(
         ]
         if not chosen:
             continue
-        part = [rollouts[index] for index in chosen]
-        for name, values in _score_alike(part, rewards, columns).items():
+        arguments = _arguments([rollouts[index] for index in chosen], columns)
+        prompt_ids = [rollouts[index].prompt.id for index in chosen]
+        for reward, values, log in _score_alike(rewards, arguments, prompt_ids, trainer_state):
             for index, value in zip(chosen, values, strict=True):
-                breakdowns[index][name] = value
+                breakdowns[index][reward.name] = value
+            _add_columns(reward, log, [extras[index] for index in chosen])
+            for name, numbers in log.metrics().items():
+                metrics[f"{reward.name}/{name}"] += numbers
+    if logged is not None:
+        logged |= {name: sum(numbers) / len(numbers) for name, numbers in metrics.items()}
     weights = {reward.name: reward.weight for reward in rewards}
     return [
-        Reward(_total(breakdown, weights, rollout.prompt.id), breakdown)
-        for rollout, breakdown in zip(rollouts, breakdowns, strict=True)
+        Reward(_total(breakdown, weights, rollout.prompt.id), breakdown, extra)
+        for rollout, breakdown, extra in zip(rollouts, breakdowns, extras, strict=True)
     ]
+
+
+def _add_columns(reward: NamedReward, log: Log, extras: Sequence[dict[str, Any]]) -> None:
+    for column, values in log.columns(reward.label, len(extras)).items():
+        for extra, value in zip(extras, values, strict=True):
+            if column in extra:
+                raise TrainingError(
+                    f"{reward.label} logs the column {column}, which another function logs too; rename one"
+                )
+            extra[column] = value
 
 
 def _total(
@@ -67,18 +95,25 @@ def _total(
 
 
 def _score_alike(
-    rollouts: Sequence[Rollout], rewards: Sequence[NamedReward], columns: Sequence[str]
-) -> dict[str, list[float | None]]:
-    """Return the values by reward name, for rollouts that are all conversational or all not."""
-    available = _arguments(rollouts, columns)
-    arguments = {reward.name: select_arguments(reward, available) for reward in rewards}
+    rewards: Sequence[NamedReward],
+    available: Mapping[str, list[Any]],
+    prompt_ids: Sequence[str],
+    trainer_state: TrainerState | None,
+) -> list[tuple[NamedReward, list[float | None], Log]]:
+    """Call each function once, with rollouts that are all conversational or all not."""
+    logs = {reward.name: Log() for reward in rewards}
+    arguments: dict[str, dict[str, Any]] = {}
+    for reward in rewards:
+        log = logs[reward.name]
+        given = (trainer_state, log.log_extra, log.log_metric)
+        context: dict[str, Any] = dict(zip(CONTEXT, given, strict=True))
+        arguments[reward.name] = select_arguments(reward, available, context)
     running = {
         reward.name: AsyncCall(reward, arguments[reward.name])
         for reward in rewards
         if reward.is_async
     }
-    prompt_ids = [rollout.prompt.id for rollout in rollouts]
-    values = {}
+    values: dict[str, list[float | None]] = {}
     try:
         # plain functions first: the asynchronous ones run meanwhile
         for reward in sorted(rewards, key=lambda reward: reward.is_async):
@@ -95,7 +130,7 @@ def _score_alike(
     finally:
         for call in running.values():
             call.cancel()
-    return {reward.name: values[reward.name] for reward in rewards}
+    return [(reward, values[reward.name], logs[reward.name]) for reward in rewards]
 
 
 def _arguments(rollouts: Sequence[Rollout], columns: Sequence[str]) -> dict[str, list[Any]]:
