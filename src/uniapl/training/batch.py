@@ -56,14 +56,13 @@ def draw_batch(
         state: Where the run stands, for reward functions.
     """
     rolls_out = recipe.rolls_out(weights)
-    num_parts = recipe.config.rollout.updates_per_rollout
     drawn = [
         mixture.next_batch(
             recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
             recipe.num_preference_prompts if rolls_out else 0,
             recipe.num_pairs,
         )
-        for _ in range(num_parts)
+        for _ in range(recipe.config.rollout.updates_per_rollout)
     ]
     if not rolls_out:
         return [StepData(part) for part in drawn]
@@ -93,15 +92,28 @@ def draw_batch(
         for part, prompts in zip(measured, ranked, strict=True)
     ]
     return [
-        StepData(
-            drawn=part,
-            rollouts=batch,
-            held_out=held_out_batch if held_out_batch.experts else None,
-            old_logprobs_T=_old_logprobs(batch, recipe, players.policy) if num_parts > 1 else None,
-            ref_logprobs_T=_ref_logprobs(batch, recipe, players.reference) if weights.kl else None,
-        )
+        _step_data((part, batch, held_out_batch), recipe, players, weights)
         for part, batch, held_out_batch in zip(drawn, batches, held, strict=True)
     ]
+
+
+def _step_data(
+    parts: tuple[MixedBatch, RolloutBatch, RolloutBatch],
+    recipe: Recipe,
+    players: Players,
+    weights: TermWeights,
+) -> StepData:
+    """Add the log-probs that must be known before the policy moves."""
+    drawn, rollouts, held_out = parts
+    moves_before = recipe.config.rollout.updates_per_rollout > 1
+    reference = players.reference if weights.kl else None
+    return StepData(
+        drawn=drawn,
+        rollouts=rollouts,
+        held_out=held_out if held_out.experts else None,
+        old_logprobs_T=_old_logprobs(rollouts, recipe, players.policy) if moves_before else None,
+        ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference),
+    )
 
 
 def _rewarded(
