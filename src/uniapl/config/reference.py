@@ -23,7 +23,8 @@ entry (`rewards.0.weight=2`). A key that does not exist, a wrong value and an op
 are errors; all of them are reported at once, before anything is loaded.
 
 Files and folders that begin with `./` or `../` are relative to the config's own file where they stand in it, and to the
-working directory in an override, as all other paths are. What names no local file or folder is a hub id.
+working directory in an override, as all other paths are. What names no local file or folder is a hub id. The modules of
+reward functions and metrics are looked for beside the config's file, too (docs/rewards.md).
 
 Points are a schedule: `[[0, 1.0], [0.5, 1.0], [0.5, 0.0]]` is 1 in the first half of all steps and 0 in the second;
 between two points the value changes linearly.

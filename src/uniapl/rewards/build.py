@@ -24,14 +24,18 @@ def build_reward(
     weight: float = 1.0,
     all_or_nothing: float = 0.0,
     timeout_seconds: float = 60.0,
+    arguments: Mapping[str, Any] | None = None,
     kind: Literal["reward", "metric"] = "reward",
 ) -> NamedReward:
     """Return one reward.
 
     Args:
-        function: `instructions`, `module:function`, or a function.
+        function: `instructions`, `module:function`, `FILE.py:function`, or a function.
         name: Default: the function's own.
+        weight: Factor in the total.
         all_or_nothing: Only for `instructions`; see `instruction_reward`.
+        timeout_seconds: Of one call.
+        arguments: Passed to the function by name in every call; they go before columns of the same name.
         kind: `metric` for a function that evaluation uses; it changes messages only.
 
     Raises:
@@ -49,7 +53,23 @@ def build_reward(
         raise InputError(f"a reward cannot be named {name}: reward/{name} is a metric of the total")
     if "/" in name:
         raise InputError(f"a {kind} cannot be named {name}: a / separates it from what it logs")
-    return NamedReward(function, name, weight, timeout_seconds, kind)
+    reward = NamedReward(function, name, weight, timeout_seconds, kind, arguments or {})
+    _check_arguments(reward)
+    return reward
+
+
+def _check_arguments(reward: NamedReward) -> None:
+    accepted, _ = _parameters(reward)
+    for name in reward.arguments:
+        if name in GIVEN:
+            raise InputError(
+                f"{reward.label}: `{name}` is given by the run; take it out of arguments"
+            )
+        if accepted is not None and name not in accepted:
+            own = sorted(accepted.difference(GIVEN))
+            raise InputError(
+                f"{reward.label} takes no argument `{name}` (it takes: {', '.join(own) or 'none'})"
+            )
 
 
 def build_rewards(specs: Iterable[Mapping[str, Any]]) -> list[NamedReward]:
@@ -86,7 +106,7 @@ def check_columns(rewards: Sequence[NamedReward], columns: Sequence[str]) -> Non
             )
     for reward in rewards:
         for needed in _parameters(reward)[1]:
-            if needed not in (*GIVEN, *columns):
+            if needed not in (*GIVEN, *columns, *reward.arguments):
                 raise InputError(
                     f"{reward.label} needs `{needed}`, which is no column of the data "
                     f"(columns: {', '.join(columns) or 'none'}; always given: {', '.join(GIVEN)})"
@@ -105,7 +125,8 @@ def select_arguments(
     """
     accepted, _ = _parameters(reward)
     check_columns([reward], [name for name in available if name not in GIVEN])
-    given = {name: list(values) for name, values in available.items()} | dict(context)
+    given = {name: list(values) for name, values in available.items()}
+    given |= {**context, **reward.arguments}
     return {name: value for name, value in given.items() if accepted is None or name in accepted}
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ class NamedReward:
     """Of one call with all rollouts of a batch."""
     kind: Literal["reward", "metric"] = "reward"
     """What messages call it: evaluation runs its metrics as rewards without a total."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further keyword arguments, the same in every call."""
 
     @property
     def label(self) -> str:
