@@ -113,6 +113,8 @@ class Reward:
     """Weighted sum of the breakdown; None if no reward function had an opinion."""
     breakdown: Mapping[str, float | None]
     """Unweighted value by reward name."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What reward functions logged of it, by column (TRL's `log_extra`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class RolloutBatch:
     """Per group the demonstration whose prompt it answers; None for a preference prompt."""
     rewards: tuple[Reward, ...] = ()
     """Per rollout; empty where nothing asks for rewards."""
+    reward_metrics: Mapping[str, float] = field(default_factory=dict)
+    """What reward functions logged (TRL's `log_metric`) by `<reward>/<name>`; of all steps that a batch serves."""
 
     @property
     def num_groups(self) -> int:
@@ -162,7 +166,7 @@ class RewardFunction(Protocol):
     """TRL's signature: one value per completion, None where the function has no opinion."""
 
     def __call__(
-        self, prompts: list[Any], completions: list[Any], **columns: list[Any]
+        self, prompts: list[Any], completions: list[Any], **columns: Any
     ) -> list[float | None]:
         """Score completions; strings in, or message lists where the data is conversational."""
         ...

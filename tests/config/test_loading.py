@@ -98,7 +98,10 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
         ("model=3", "model: must hold keys of its own, got 3"),
         ("model.path=null", "model.path: must be text, got null"),
         ("evaluation.metrics=a:b", "evaluation.metrics: must be a list, got 'a:b'"),
-        ("evaluation.metrics=[a]", "evaluation.metrics.0: must be module:function, got 'a'"),
+        (
+            "evaluation.metrics=[a]",
+            "evaluation.metrics.0: must be module:function or FILE.py:function, got 'a'",
+        ),
         (
             "rewards=[{function: a b}]",
             "rewards.0.function: must be instructions, model or module:function, got 'a b'",

@@ -51,7 +51,9 @@ def test_an_encoder_reads_a_pair_of_texts() -> None:
     batch = {name: torch.tensor([ids]) for name, ids in encoded.items()}
     rewards = model.rewards(["a b", "a"], ["c", "b c d"])
     assert rewards[0] == pytest.approx(network(**batch).logits.item(), abs=1e-5)
-    with pytest.raises(InputError, match="have 10 tokens; the model reads at most 9, and nothing"):
-        model.rewards(["a b c d"], ["a b c"])
+    with pytest.raises(
+        InputError, match=r"have 10 tokens; the model reads at most 9, .* begins 'a b c d'\)$"
+    ):
+        model.rewards(["a", "a b c d"], ["a", "a b c"])
     with pytest.raises(InputError, match="messages need a tokenizer with a chat template"):
         model.encode([{"role": "user", "content": "a"}], "b")

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from uniapl.runs.metrics import DEFINITIONS, MetricsFile, definitions, peak_gib, read_rows
+from uniapl.runs.metrics import (
+    DEFINITIONS,
+    MetricsFile,
+    definitions,
+    logged_definition,
+    peak_gib,
+    read_rows,
+)
 
 NAMES = ("objective/loss", "reward/mean")
 
@@ -97,3 +104,27 @@ def test_peak_memory_of_the_process():
     block = bytearray(b"x") * (64 << 20)
     assert peak_gib(torch.device("cpu")) >= before
     del block
+
+
+def test_what_a_reward_logs_becomes_a_key_when_it_first_comes(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, ("reward/mean", "reward/f"), 0)
+    assert file.write(1, {"reward/f": 1.0}) == []
+    assert file.write(2, {"reward/f/accuracy": 0.5}) == ["reward/f/accuracy"]
+    assert file.write(3, {"reward/f/accuracy": math.nan}) == []
+    assert file.write(4, {"reward/f": 1.0}) == []
+    with pytest.raises(AssertionError, match=r"\['reward/g/accuracy'\]"):
+        file.write(5, {"reward/g/accuracy": 0.5})
+    file.close()
+    rows = read_rows(path)
+    assert "reward/f/accuracy" not in rows[0]
+    assert [row["reward/f/accuracy"] for row in rows[1:]] == [0.5, None, None]
+    # a run that goes on knows it
+    resumed = MetricsFile(path, ("reward/mean", "reward/f"), 3)
+    assert resumed.logged == ["reward/f/accuracy"]
+    assert resumed.write(4, {"reward/f/accuracy": 0.25}) == []
+    resumed.close()
+    assert logged_definition("reward/f/accuracy") == (
+        "accuracy, as f logs it: the mean over its calls."
+    )
+    assert logged_definition("f/accuracy") == logged_definition("reward/f/accuracy")

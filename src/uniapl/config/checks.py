@@ -90,12 +90,18 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
                     "has no effect without model.tuning lora or discriminator.backbone lora"
                 )
     for index, reward in enumerate(config.rewards):
-        for key, function, reason in (
-            ("all_or_nothing", "instructions", "only `instructions` counts instructions"),
-            ("path", "model", "only `model` loads one"),
+        is_own = reward.function not in ("instructions", "model")
+        for key, applies, reason in (
+            (
+                "all_or_nothing",
+                reward.function == "instructions",
+                "only `instructions` counts instructions",
+            ),
+            ("path", reward.function == "model", "only `model` loads one"),
+            ("arguments", is_own, "only functions of your own take them"),
         ):
             explicit = key in reward.model_fields_set
-            if reward.function != function and (explicit or not explicit_only):
+            if not applies and (explicit or not explicit_only):
                 found[f"rewards.{index}.{key}"] = (
                     f"has no effect with rewards.{index}.function {reward.function}: {reason}"
                 )

@@ -6,7 +6,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from uniapl.config.schema import Config, FunctionPath, Points, RewardConfig
@@ -48,6 +48,8 @@ def describe_type(annotation: Any, constraints: tuple[Any, ...] = ()) -> str:
         return "points `[[fraction, value], …]` with fractions from 0 to 1"
     if annotation == FunctionPath:
         return "`module:function`"
+    if annotation is JsonValue:
+        return "values"
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return describe_type(arguments[0], (*constraints, *_flattened(arguments[1:])))

@@ -35,13 +35,17 @@ _PATH_KEYS = (
 
 _RELATIVE = ("./", "../")
 
+_ARGUMENTS = "arguments"
+"""The key whose value goes to the user's own function as it is written, lists as lists."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config and apply overrides to it.
 
     Args:
         path: A YAML file, or the name of a packaged config (`miniature`). File and folder names in it that
-            begin with `./` or `../` are relative to the file; all others to the working directory.
+            begin with `./` or `../` are relative to the file; all others to the working directory. Functions
+            are looked for beside the file first.
         overrides: Words `section.key=value`, the value in YAML; later words win. Lists are replaced whole
             (`evaluation.metrics=[a:b]`) or changed in one entry (`rewards.0.weight=2`).
 
@@ -55,7 +59,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping of keys, got {type(content).__name__}")
     data = cast("dict[str, Any]", content)
-    _anchor_paths(data, file.resolve().parent)
+    folder = file.resolve().parent
+    _anchor_paths(data, folder)
+    _anchor_functions(data, folder, is_in_file=True)
     problems: list[str] = []
     applied: list[str] = []
     for word in overrides:
@@ -64,7 +70,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             applied.append(word)
         except InputError as error:
             problems.append(str(error))
-    problems += _misplaced(data, file.resolve().parent, overridden_keys(applied))
+    _anchor_functions(data, folder, is_in_file=False)
+    problems += _misplaced(data, folder, overridden_keys(applied))
     data = _as_schema_types(data)
     config = None
     try:
@@ -106,13 +113,31 @@ def resolved(config: Config) -> Config:
         is_local = key in ("output_dir", "training.resume")
         absolute = partial(_absolute, is_local=is_local)
         changed = _with(changed, key, _with_paths(value, absolute))
-    if any(reward.path for reward in config.rewards):
-        rewards = tuple(
-            reward.model_copy(update={"path": _absolute(reward.path)}) if reward.path else reward
-            for reward in config.rewards
+    return _with_functions(changed, _absolute_function, _absolute)
+
+
+def _with_functions(
+    config: Config, change: Callable[[str], str], change_path: Callable[[str], str]
+) -> Config:
+    """Change the functions of rewards and metrics, and the paths of reward models."""
+    rewards = tuple(
+        reward.model_copy(
+            update={"function": change(reward.function)}
+            | ({"path": change_path(reward.path)} if reward.path else {})
         )
-        changed = changed.model_copy(update={"rewards": rewards})
-    return changed
+        for reward in config.rewards
+    )
+    if rewards:
+        config = config.model_copy(update={"rewards": rewards})
+    if metrics := tuple(map(change, config.evaluation.metrics)):
+        evaluation = config.evaluation.model_copy(update={"metrics": metrics})
+        config = config.model_copy(update={"evaluation": evaluation})
+    return config
+
+
+def _absolute_function(value: str) -> str:
+    source, _, name = value.rpartition(":")
+    return f"{Path(source).expanduser().absolute()}:{name}" if source.endswith(".py") else value
 
 
 def _absolute(value: str, *, is_local: bool = False) -> str:
@@ -147,6 +172,7 @@ def dump_published(config: Config) -> str:
     """Return YAML for other people: files by name, without this machine's folders and the run's own."""
     for key in _PATH_KEYS:
         config = _with(config, key, _with_paths(_get(config, key), _published))
+    config = _with_functions(config, _published_function, _published)
     data = cast("dict[str, Any]", load_yaml(dump_config(config), "the config"))
     del data["output_dir"], data["training"]["resume"]
     return dump_yaml(data)
@@ -154,6 +180,11 @@ def dump_published(config: Config) -> str:
 
 def _published(value: str) -> str:
     return Path(value).name if Path(value).is_absolute() or _exists(value) else value
+
+
+def _published_function(value: str) -> str:
+    source, _, name = value.rpartition(":")
+    return f"{Path(source).name}:{name}" if source.endswith(".py") else value
 
 
 def _with_paths(value: Any, change: Callable[[str], str]) -> Any:
@@ -246,6 +277,47 @@ def _anchored(folder: Path, value: str) -> str:
     return str((folder / value).resolve()) if value.startswith(_RELATIVE) else value
 
 
+def _anchor_functions(data: dict[str, Any], folder: Path, *, is_in_file: bool) -> None:
+    """Replace the functions of rewards and metrics that are found in a folder by absolute files, in place.
+
+    Args:
+        data: The config's content.
+        folder: The config file's.
+        is_in_file: The content stands in that file; else in overrides, where the working directory goes first.
+    """
+    rewards, section = data.get("rewards"), data.get("evaluation")
+    for entry in cast("list[Any]", rewards) if isinstance(rewards, list) else []:
+        if isinstance(entry, dict) and "function" in entry:
+            values = cast("dict[str, Any]", entry)
+            values["function"] = _anchored_function(values["function"], folder, is_in_file)
+    metrics = cast("dict[str, Any]", section).get("metrics") if isinstance(section, dict) else None
+    if isinstance(metrics, list):
+        entries = cast("list[Any]", metrics)
+        entries[:] = [_anchored_function(entry, folder, is_in_file) for entry in entries]
+
+
+def _anchored_function(value: Any, folder: Path, is_in_file: bool) -> Any:
+    source, _, name = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not source:
+        return value
+    if is_in_file and source.endswith(".py") and source.startswith(_RELATIVE):
+        return f"{(folder / source).resolve()}:{name}"
+    here, there = function_file(source, Path()), function_file(source, folder)
+    # of a file without `./` in the config, the working directory's goes first, as for all paths
+    is_here = here is not None and (not is_in_file or source.endswith(".py"))
+    return value if is_here or there is None else f"{there}:{name}"
+
+
+def function_file(source: str, folder: Path) -> Path | None:
+    """Return the file of a function's `module` or `FILE.py` that is found from a folder, None if there is none."""
+    if source.endswith(".py"):
+        files = [folder / Path(source).expanduser()]
+    else:
+        module = folder.joinpath(*source.split("."))
+        files = [module.with_name(f"{module.name}.py"), module / "__init__.py"]
+    return next((file.absolute() for file in files if file.is_file()), None)
+
+
 def _apply(data: dict[str, Any], word: str) -> None:
     """Write one override into `data`."""
     key, separator, text = word.partition("=")
@@ -309,7 +381,7 @@ def _as_schema_types(data: dict[str, Any]) -> dict[str, Any]:
 def _with_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
-        return {key: _with_tuples(item) for key, item in items}
+        return {key: item if key == _ARGUMENTS else _with_tuples(item) for key, item in items}
     if isinstance(value, list):
         return tuple(_with_tuples(item) for item in cast("list[Any]", value))
     return value

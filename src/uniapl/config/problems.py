@@ -74,7 +74,7 @@ _PLAIN = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "string_pattern_mismatch": "must be module:function",
+    "string_pattern_mismatch": "must be module:function or FILE.py:function",
     "model_type": "must hold keys of its own",
     "model_attributes_type": "must hold keys of its own",
 }

@@ -24,7 +24,8 @@ are errors; all of them are reported at once, before anything is loaded.
 
 Files and folders that begin with `./` or `../` are relative to the config's own file where they stand in it, and to the
 working directory in an override, as all other paths are. What names no local file or folder is a hub id. Data keys that
-take `{path, share, columns}` may be lists of sources (docs/data.md).
+take `{path, share, columns}` may be lists of sources (docs/data.md). The modules of reward functions and metrics are
+looked for beside the config's file, too (docs/rewards.md).
 
 Points are a schedule: `[[0, 1.0], [0.5, 1.0], [0.5, 0.0]]` is 1 in the first half of all steps and 0 in the second;
 between two points the value changes linearly.

@@ -6,7 +6,7 @@ Sections mirror the folders of the package. `loading.py` turns a YAML file and `
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from uniapl.config.checks import cross_field_problems
 from uniapl.config.methods import METHODS
@@ -21,8 +21,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-FunctionPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-"""`module:function`, importable from where the command runs."""
+FunctionPath = Annotated[str, Field(pattern=r"^([\w.]+|.+\.py):\w+$")]
+"""`module:function` or `FILE.py:function`; modules are looked for beside the config and where the command runs."""
 
 Points = Annotated[tuple[tuple[Fraction, NonNegativeFloat], ...], Field(min_length=1)]
 """Piecewise linear: `[[fraction of all steps, value], …]`; the same fraction twice is a jump."""
@@ -149,9 +149,12 @@ class RewardConfig(Section):
     """One reward; a run sums all of them with their weights."""
 
     function: Literal["instructions", "model"] | FunctionPath
-    """`instructions` (share of checkable instructions satisfied), `model`, or your own `module:function`."""
+    """`instructions` (share of checkable instructions satisfied), `model`, or your own `module:function` or
+    `FILE.py:function` (docs/rewards.md)."""
     path: str | None = None
     """Only `model`: folder or hub id of a reward model, a sequence-classification model with one label."""
+    arguments: dict[str, JsonValue] = {}
+    """Only functions of your own: passed to the function by name, such as `{limit: 20}`."""
     name: str | None = None
     """Name in metrics and breakdowns; default: the function's name."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
@@ -269,7 +272,8 @@ class EvaluationConfig(Section):
     validation_prompts: str | None = None
     """Prompts in the same format on which `uniapl compare` chooses settings, so that `prompts` choose nothing."""
     metrics: tuple[FunctionPath, ...] = ()
-    """Further metrics, `module:function` with a reward's signature; their first docstring line explains them."""
+    """Further metrics, `module:function` or `FILE.py:function` with a reward's signature; their first docstring line
+    explains them."""
     limit: PositiveInt | None = None
     """Only the first so many prompts."""
     temperature: NonNegativeFloat = 0.0

@@ -23,9 +23,9 @@ from uniapl.evaluation.expert_match import (
 from uniapl.experts import repetition_fraction, words
 from uniapl.files import check_outputs, write_rows, write_text
 from uniapl.instructions import Summary, Verdict, aggregate, verify
-from uniapl.rewards import NamedReward, build_reward, column_names, score
+from uniapl.rewards import NamedReward, TrainerState, build_reward, column_names, score
 from uniapl.thoughts import without_thoughts
-from uniapl.types import Demonstration, Generator, Prompt, Rollout
+from uniapl.types import Demonstration, Generator, Prompt, Reward, Rollout
 
 INSTRUCTION_DEFINITIONS = {
     "prompt_level_strict_acc": "Share of prompts all of whose instructions are followed.",
@@ -106,6 +106,7 @@ def evaluate(
     settings: Mapping[str, Any],
     policy_logprobs: MeanLogprobs | None = None,
     base_logprobs: MeanLogprobs | None = None,
+    trainer_state: TrainerState | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Sample one completion per prompt and measure it.
 
@@ -115,6 +116,7 @@ def evaluate(
         settings: Recorded with the results.
         policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
         base_logprobs: Of the model before training.
+        trainer_state: For metrics that take it; None outside a run.
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
@@ -124,10 +126,10 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.answer) for r in rollouts]
-    values = score(rollouts, data.metrics, column_names(data.prompts))
+    values, measured = _measure(rollouts, data, trainer_state)
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
-    results |= _mean_by_name([v.breakdown for v in values])
+    results |= measured
     results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
     match = match_rows(rollouts, data.experts, policy_logprobs, base_logprobs)
     results |= match_results(match, [r.answer for r in rollouts])
@@ -136,10 +138,10 @@ def evaluate(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data, rollouts)
+        results["expert"] = expert_results(data, rollouts, trainer_state)
     results["settings"] = dict(settings)
     rows = [
-        _row(r, v, e, m.breakdown, near)
+        _row(r, v, e, m, near)
         for r, v, e, m, near in zip(rollouts, verdicts, data.experts, values, match, strict=True)
     ]
     return results, rows
@@ -169,12 +171,15 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, Any]:
+def expert_results(
+    data: EvaluationSet, policy: Sequence[Rollout], trainer_state: TrainerState | None = None
+) -> dict[str, Any]:
     """Measure the expert's own answers as if a policy had written them.
 
     Args:
         data: Prompts, experts, metrics.
         policy: The policy's rollouts of the same prompts: they know which prompts open a thought.
+        trainer_state: What metrics receive under this name.
     """
     rollouts = [
         Rollout(e.prompt, answer_of(e, r), e.token_ids, (), "stop")
@@ -185,9 +190,7 @@ def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, 
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
-        **_mean_by_name(
-            [v.breakdown for v in score(rollouts, data.metrics, column_names(data.prompts))]
-        ),
+        **_measure(rollouts, data, trainer_state)[1],
         "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
         **diversity([r.completion for r in rollouts]),
     }
@@ -249,6 +252,23 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def _measure(
+    rollouts: Sequence[Rollout], data: EvaluationSet, trainer_state: TrainerState | None
+) -> tuple[list[Reward], dict[str, Any]]:
+    """Return what the metrics say of each rollout, and of all.
+
+    The policy's autocast, which is on while an evaluation samples, does not reach into them.
+    """
+    import torch  # responses that exist already are checked without it
+
+    logged: dict[str, float] = {}
+    columns = column_names(data.prompts)
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        values = score(rollouts, data.metrics, columns, trainer_state=trainer_state, logged=logged)
+    means = {name: value if math.isfinite(value) else None for name, value in logged.items()}
+    return values, {**_mean_by_name([v.breakdown for v in values]), **means}
+
+
 def _instruction_results(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     if not verdicts:
         return {}
@@ -281,7 +301,7 @@ def _row(
     rollout: Rollout,
     verdict: Verdict | None,
     expert: Demonstration | None,
-    metrics: Mapping[str, float | None],
+    measured: Reward,
     match: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
@@ -290,7 +310,8 @@ def _row(
         "finish_reason": rollout.finish_reason,
         "expert_completion": expert.completion if expert else None,
         **match,
-        "metrics": dict(metrics),
+        "metrics": dict(measured.breakdown),
+        **({"extra": dict(measured.extra)} if measured.extra else {}),
         **_verdict_columns(rollout.prompt, verdict),
     }
 

@@ -26,6 +26,9 @@ from uniapl.types import Message
 Given = str | Sequence[Message]
 """A prompt as the data gives it: a string, or turns."""
 
+NAMED_CHARACTERS = 60
+"""So much of a prompt stands in a message: reward functions do not know its id."""
+
 
 class Scorer(Protocol):
     """Says how good completions are; only the order of its scores means anything."""
@@ -49,11 +52,34 @@ class RewardModel:
     Encoders (BERT and its kin) without a chat template read prompt and completion as a pair of texts.
     """
 
-    def __init__(self, classifier: SequenceClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        classifier: SequenceClassifier,
+        tokenizer: PreTrainedTokenizerBase,
+        system_prompt: str | None = None,
+    ) -> None:
+        """Prepare what the model reads.
+
+        Args:
+            classifier: Scores texts.
+            tokenizer: The classifier's.
+            system_prompt: Put before prompts that have none, as the policy's; reward functions get prompts
+                that are strings without it.
+
+        Raises:
+            InputError: A system prompt, and no chat template to read it.
+        """
+        if system_prompt is not None and not tokenizer.chat_template:
+            raise InputError(
+                "the policy reads data.system_prompt, and this reward model cannot, for its tokenizer has no "
+                "chat template; choose another one, or leave the system prompt out"
+            )
         self._classifier = classifier
         self._tokenizer = tokenizer
         has_pairs = tokenizer.cls_token is not None and tokenizer.sep_token is not None
-        self._chat = Chat(tokenizer) if tokenizer.chat_template or not has_pairs else None
+        self._chat: Chat | None = None
+        if tokenizer.chat_template or not has_pairs:
+            self._chat = Chat(tokenizer, system_prompt=system_prompt)
 
     def encode(self, prompt: Given, completion: str) -> Encoded:
         """As `Scorer`."""
@@ -75,9 +101,20 @@ class RewardModel:
         return self._classifier.scores(texts)
 
     def rewards(self, prompts: Sequence[Given], completions: Sequence[str]) -> list[float]:
-        """Encode and score, for a reward function."""
+        """Encode and score, for a reward function.
+
+        Raises:
+            InputError: As `encode`, with the beginning of the prompt.
+        """
         given = zip(prompts, completions, strict=True)
-        return self.scores([self.encode(prompt, completion) for prompt, completion in given])
+        return self.scores([self._encode_named(prompt, completion) for prompt, completion in given])
+
+    def _encode_named(self, prompt: Given, completion: str) -> Encoded:
+        try:
+            return self.encode(prompt, completion)
+        except InputError as error:
+            text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            raise InputError(f"{error} (the prompt begins {text[:NAMED_CHARACTERS]!r})") from error
 
 
 class LikelihoodRatio:
@@ -115,14 +152,21 @@ class LikelihoodRatio:
         return sequence_mean(expert - policy, index, len(texts)).tolist()
 
 
-def load_reward_model(path: str, device: torch.device) -> RewardModel:
+def load_reward_model(
+    path: str, device: torch.device, system_prompt: str | None = None
+) -> RewardModel:
     """Load a reward model or a saved `scalar` discriminator, in bfloat16 on an accelerator.
 
+    Args:
+        path: Folder or hub id.
+        device: Where it goes.
+        system_prompt: As of `RewardModel`.
+
     Raises:
-        InputError: Nothing loadable is there, or it is no reward model.
+        InputError: Nothing loadable is there, it is no reward model, or it cannot read the system prompt.
     """
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return RewardModel(*load_sequence_classifier(path, dtype, device))
+    return RewardModel(*load_sequence_classifier(path, dtype, device), system_prompt)
 
 
 def _check_length(num_tokens: int, context: int | None) -> None:

@@ -125,6 +125,7 @@ def _evaluation_row(row: Row, texts: _Texts) -> dict[str, Any]:
         "logprob_mean": row.get("logprob_mean"),
         "expert_logprob_mean": row.get("expert_logprob_mean"),
         **_mapping(row.get("metrics")),
+        **{f"extra/{name}": value for name, value in _mapping(row.get("extra")).items()},
     }
     return {
         "key": str(row.get("key", "")),
@@ -147,6 +148,7 @@ def _rollout_row(row: Row, texts: _Texts) -> dict[str, Any]:
     facts = {
         "reward": row.get("reward"),
         **{f"reward/{name}": v for name, v in _mapping(row.get("reward_breakdown")).items()},
+        **{f"extra/{name}": value for name, value in _mapping(row.get("extra")).items()},
         "advantage": row.get("advantage"),
         "discriminator_logit": row.get("discriminator_logit"),
         "finish_reason": row.get("finish_reason"),

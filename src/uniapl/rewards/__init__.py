@@ -8,6 +8,7 @@ Example:
 
 from uniapl.rewards.build import build_reward, build_rewards, check_columns, column_names
 from uniapl.rewards.calls import NamedReward
+from uniapl.rewards.context import TrainerState
 from uniapl.rewards.functions import load_function
 from uniapl.rewards.instructions import instruction_reward
 from uniapl.rewards.model import model_reward
@@ -15,6 +16,7 @@ from uniapl.rewards.scoring import score
 
 __all__ = [
     "NamedReward",
+    "TrainerState",
     "build_reward",
     "build_rewards",
     "check_columns",

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from uniapl.errors import InputError
 from uniapl.rewards.calls import NamedReward
+from uniapl.rewards.context import CONTEXT
 from uniapl.rewards.functions import load_function
 from uniapl.rewards.instructions import instruction_reward
 from uniapl.types import Prompt
 
-GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons")
+GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons", *CONTEXT)
 """Arguments every reward function can have, whatever columns the data has."""
 
 _TAKEN_NAMES = ("mean", "std")
@@ -24,15 +25,19 @@ def build_reward(
     weight: float = 1.0,
     all_or_nothing: float = 0.0,
     timeout_seconds: float = 60.0,
+    arguments: Mapping[str, Any] | None = None,
     kind: Literal["reward", "metric"] = "reward",
     reads_thoughts: bool = False,
 ) -> NamedReward:
     """Return one reward.
 
     Args:
-        function: `instructions`, `module:function`, or a function.
+        function: `instructions`, `module:function`, `FILE.py:function`, or a function.
         name: Default: the function's own.
+        weight: Factor in the total.
         all_or_nothing: Only for `instructions`; see `instruction_reward`.
+        timeout_seconds: Of one call.
+        arguments: Passed to the function by name in every call; they go before columns of the same name.
         kind: `metric` for a function that evaluation uses; it changes messages only.
         reads_thoughts: Give it whole completions, thoughts included.
 
@@ -49,7 +54,27 @@ def build_reward(
     name = name or str(getattr(function, "__name__", type(function).__name__))
     if kind == "reward" and name in _TAKEN_NAMES:
         raise InputError(f"a reward cannot be named {name}: reward/{name} is a metric of the total")
-    return NamedReward(function, name, weight, timeout_seconds, kind, reads_thoughts)
+    if "/" in name:
+        raise InputError(f"a {kind} cannot be named {name}: a / separates it from what it logs")
+    reward = NamedReward(
+        function, name, weight, timeout_seconds, kind, reads_thoughts, arguments or {}
+    )
+    _check_arguments(reward)
+    return reward
+
+
+def _check_arguments(reward: NamedReward) -> None:
+    accepted, _ = _parameters(reward)
+    for name in reward.arguments:
+        if name in GIVEN:
+            raise InputError(
+                f"{reward.label}: `{name}` is given by the run; take it out of arguments"
+            )
+        if accepted is not None and name not in accepted:
+            own = sorted(accepted.difference(GIVEN))
+            raise InputError(
+                f"{reward.label} takes no argument `{name}` (it takes: {', '.join(own) or 'none'})"
+            )
 
 
 def build_rewards(specs: Iterable[Mapping[str, Any]]) -> list[NamedReward]:
@@ -86,7 +111,7 @@ def check_columns(rewards: Sequence[NamedReward], columns: Sequence[str]) -> Non
             )
     for reward in rewards:
         for needed in _parameters(reward)[1]:
-            if needed not in (*GIVEN, *columns):
+            if needed not in (*GIVEN, *columns, *reward.arguments):
                 raise InputError(
                     f"{reward.label} needs `{needed}`, which is no column of the data "
                     f"(columns: {', '.join(columns) or 'none'}; always given: {', '.join(GIVEN)})"
@@ -94,22 +119,20 @@ def check_columns(rewards: Sequence[NamedReward], columns: Sequence[str]) -> Non
 
 
 def select_arguments(
-    reward: NamedReward, available: Mapping[str, list[Any]]
-) -> dict[str, list[Any]]:
+    reward: NamedReward, available: Mapping[str, list[Any]], context: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return those of the arguments that the function takes; all if it has `**columns`.
 
-    Each is a fresh list, so that a function which sorts or pops in place does not disturb the next.
+    Each column is a fresh list, so that a function which sorts or pops in place does not disturb the next.
 
     Raises:
         InputError: the function needs one that is not available.
     """
     accepted, _ = _parameters(reward)
     check_columns([reward], [name for name in available if name not in GIVEN])
-    return {
-        name: list(values)
-        for name, values in available.items()
-        if accepted is None or name in accepted
-    }
+    given = {name: list(values) for name, values in available.items()}
+    given |= {**context, **reward.arguments}
+    return {name: value for name, value in given.items() if accepted is None or name in accepted}
 
 
 def _parameters(reward: NamedReward) -> tuple[set[str] | None, list[str]]:

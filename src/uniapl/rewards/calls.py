@@ -1,23 +1,22 @@
-"""One call of a user's reward function: in time, off the main thread, with its values checked.
+"""One call of a user's reward function, in time.
 
-A Python function cannot be interrupted from outside, so each call runs on a daemon thread that a
-time-out leaves behind; the run stops then anyway. Asynchronous functions share one event loop that lives
-as long as the process, because HTTP clients they keep are bound to the loop that first used them.
+Plain functions run on the main thread where scoring does, and `time_limit` interrupts them. Scoring on another thread
+gives each call a daemon thread that a time-out leaves behind. Asynchronous functions share one event loop beside, which
+lives as long as the process, because HTTP clients they keep are bound to the loop that first used them.
 """
 
 import asyncio
 import inspect
-import math
-import numbers
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any, Literal
 
 from uniapl.errors import TrainingError
+from uniapl.rewards.time_limit import OutOfTime, call_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,8 @@ class NamedReward:
     """What messages call it: evaluation runs its metrics as rewards without a total."""
     reads_thoughts: bool = False
     """Whether it receives whole completions, or answers without what the policy thought before them."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further keyword arguments, the same in every call."""
 
     @property
     def label(self) -> str:
@@ -48,99 +49,78 @@ class NamedReward:
         return inspect.iscoroutinefunction(self.function) or inspect.iscoroutinefunction(call)
 
 
-class Call:
-    """A call that has started."""
+class AsyncCall:
+    """A call of an asynchronous function, which has started."""
 
     def __init__(self, reward: NamedReward, arguments: Mapping[str, Any]) -> None:
         self._reward = reward
         self._deadline = time.monotonic() + reward.timeout_seconds
-        self._future: Future[Any] = _start(reward, arguments)
+        self._future = asyncio.run_coroutine_threadsafe(_call(reward, arguments), _event_loop())
 
     def result(self) -> Any:
         """Wait for what the function returns.
 
         Raises:
-            TrainingError: it took longer than the reward's limit, counted from the start of the call.
-            BaseException: whatever the function raised.
+            TrainingError: It took longer than the reward's limit, counted from the start of the call.
+            BaseException: Whatever the function raised.
         """
-        done, _ = wait([self._future], timeout=max(self._deadline - time.monotonic(), 0.0))
-        if not done:
-            self.cancel()
-            raise TrainingError(
-                f"{self._reward.label} took longer than its timeout_seconds "
-                f"{self._reward.timeout_seconds:g}"
-            )
-        return self._future.result()
+        return _wait_for(self._future, self._reward, self._deadline)
 
     def cancel(self) -> None:
-        """Give the call up; a thread cannot be stopped and runs on unheard."""
+        """Give the call up."""
         self._future.cancel()
 
 
-def checked_values(
-    reward: NamedReward, result: Any, prompt_ids: Sequence[str]
-) -> list[float | None]:
-    """Return a function's result as numbers, one per completion.
+def call_plain(reward: NamedReward, arguments: Mapping[str, Any]) -> Any:
+    """Return what a function that is not asynchronous returns; the coroutine that it may hand out is awaited.
 
     Raises:
-        TrainingError: it is no list, has another length, or holds something but finite numbers and None.
+        TrainingError: It took longer than the reward's limit.
+        BaseException: Whatever the function raised.
     """
-    if hasattr(result, "tolist"):  # numpy arrays and tensors
-        result = result.tolist()
-    if not isinstance(result, list | tuple):
-        raise TrainingError(
-            f"{reward.label} returned {type(result).__name__}; it must return a list of numbers"
-        )
-    if len(result) != len(prompt_ids):
-        raise TrainingError(
-            f"{reward.label} returned {len(result)} values for {len(prompt_ids)} completions"
-        )
-    return [
-        _number(reward, value, prompt_id)
-        for value, prompt_id in zip(result, prompt_ids, strict=True)
-    ]
+    deadline = time.monotonic() + reward.timeout_seconds
+    call = partial(reward.function, **arguments)
+    if threading.current_thread() is threading.main_thread():
+        try:
+            result = call_within(reward.timeout_seconds, reward.label, call)
+        except OutOfTime as error:
+            raise _too_slow(reward) from error
+    else:
+        result = _wait_for(_on_a_thread(reward.label, call), reward, deadline)
+    if inspect.isawaitable(result):
+        future = asyncio.run_coroutine_threadsafe(_wait(result), _event_loop())
+        result = _wait_for(future, reward, deadline)
+    return result
 
 
-def _number(reward: NamedReward, value: Any, prompt_id: str) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, numbers.Real) and hasattr(value, "item"):  # a tensor of one element
-        value = value.item()
-    if not isinstance(value, numbers.Real):
-        raise TrainingError(
-            f"{reward.label} returned {value!r:.60} for prompt {prompt_id}; "
-            "it must be a number, or None for no opinion"
-        )
-    try:
-        number = float(value)
-    except OverflowError:  # 10**400
-        number, value = math.inf, "a number beyond all floats"
-    if not math.isfinite(number):
-        raise TrainingError(
-            f"{reward.label} returned {value} for prompt {prompt_id}; "
-            "return None where there is no opinion"
-        )
-    return number
+def _wait_for(future: "Future[Any]", reward: NamedReward, deadline: float) -> Any:
+    done, _ = wait([future], timeout=max(deadline - time.monotonic(), 0.0))
+    if not done:
+        future.cancel()  # a thread cannot be stopped and runs on unheard
+        raise _too_slow(reward)
+    return future.result()
 
 
-def _start(reward: NamedReward, arguments: Mapping[str, Any]) -> "Future[Any]":
-    if reward.is_async:
-        return asyncio.run_coroutine_threadsafe(_call(reward, arguments), _event_loop())
+def _too_slow(reward: NamedReward) -> TrainingError:
+    return TrainingError(
+        f"{reward.label} took longer than its timeout_seconds {reward.timeout_seconds:g}"
+    )
+
+
+def _on_a_thread(name: str, call: Callable[[], Any]) -> "Future[Any]":
     future: Future[Any] = Future()
     # a running future cannot be cancelled, so the thread below may always set it
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
-            result = reward.function(**arguments)
-            if inspect.isawaitable(result):  # a plain function that hands out a coroutine
-                result = asyncio.run_coroutine_threadsafe(_wait(result), _event_loop()).result()
+            result = call()
         except BaseException as error:  # the thread that waits raises it again
             future.set_exception(error)
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name=reward.label, daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return future
 
 

@@ -1,6 +1,7 @@
-"""`module:function` → the function; for rewards and for evaluation metrics alike."""
+"""`module:function` or `FILE.py:function` → the function; for rewards and for evaluation metrics alike."""
 
 import importlib
+import importlib.util
 import inspect
 import sys
 import traceback
@@ -17,19 +18,22 @@ def load_function(path: str) -> Callable[..., Any]:
     """Import a function; modules in the current directory are found too.
 
     Args:
-        path: `module:function`, such as `my_rewards:brevity` or `package.module:function`.
+        path: `module:function`, such as `my_rewards:brevity` or `package.module:function`; or `FILE.py:function`.
 
     Raises:
-        InputError: there is no such module or function, or the module fails while it is imported.
+        InputError: There is no such module, file or function, or the module fails while it is imported.
     """
-    module_name, colon, name = path.partition(":")
-    if not (colon and module_name and name):
-        raise InputError(f"{path}: a function is written module:function")
-    module = _import(module_name, path)
+    source, colon, name = path.rpartition(":")
+    if not (colon and source and name):
+        raise InputError(f"{path}: a function is written module:function or FILE.py:function")
+    if source.endswith(".py"):
+        module = _import_file(Path(source).expanduser().absolute(), path)
+    else:
+        module = _import(source, path)
     function = getattr(module, name, None)
     if function is None:
         raise InputError(
-            f"{path}: {module_name} has no function {name}{_alternatives(module, name)}"
+            f"{path}: {Path(source).name} has no function {name}{_alternatives(module, name)}"
         )
     if not callable(function):
         raise InputError(f"{path}: {name} is not a function but {type(function).__name__}")
@@ -73,6 +77,47 @@ def _import(module_name: str, path: str) -> ModuleType:
         raise InputError(f"{path}: importing it failed: {describe_error(error)}") from error
     except Exception as error:  # the user's module may raise anything
         raise InputError(f"{path}: importing it failed: {describe_error(error)}") from error
+
+
+def _import_file(file: Path, path: str) -> ModuleType:
+    """Import a file: as a part of its package where it is in one, so that it can import its neighbours.
+
+    Its folder comes last among those where modules are looked for: nothing installed is hidden by what lies there.
+    """
+    if not file.is_file():
+        raise InputError(f"{path}: no such file: {file}")
+    folder, parts = file.parent, [file.stem] if file.stem != "__init__" else []
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    name = ".".join(parts)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None and Path(spec.origin).samefile(file):
+            return importlib.import_module(name)
+        return _import_as(str(file), file)
+    except Exception as error:  # as above
+        raise InputError(f"{path}: importing it failed: {describe_error(error)}") from error
+
+
+def _import_as(name: str, file: Path) -> ModuleType:
+    """Import a file whose own name another module has."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _alternatives(module: ModuleType, name: str) -> str:

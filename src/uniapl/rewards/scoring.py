@@ -1,40 +1,52 @@
 """Rollouts in, rewards out: `rewards = score(rollouts, reward_functions)` of a training step.
 
-A reward that fails stops the run and names the prompt; nothing is ever replaced by 0.
+A reward that fails stops the run: it is called once, never again to find the cause, and nothing is ever replaced by 0.
 """
 
 import math
-import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uniapl.errors import TrainingError
 from uniapl.rewards.build import GIVEN, select_arguments
-from uniapl.rewards.calls import Call, NamedReward, checked_values
+from uniapl.rewards.calls import AsyncCall, NamedReward, call_plain
+from uniapl.rewards.context import CONTEXT, Log, TrainerState
 from uniapl.rewards.functions import describe_error
+from uniapl.rewards.values import checked_values
 from uniapl.types import Reward, Rollout
 
 
 def score(
-    rollouts: Sequence[Rollout], rewards: Sequence[NamedReward], columns: Sequence[str] = ()
+    rollouts: Sequence[Rollout],
+    rewards: Sequence[NamedReward],
+    columns: Sequence[str] = (),
+    *,
+    trainer_state: TrainerState | None = None,
+    logged: dict[str, float] | None = None,
 ) -> list[Reward]:
     """Return what each rollout earned, in order.
 
     What a policy thinks before it answers is no part of the completions that a function receives, unless it
     reads thoughts. Every function is called once with all rollouts (twice where conversational and plain prompts are
-    mixed). Besides TRL's `prompts`, `completions` and `completion_ids`, and the columns of the data with
-    None where a row lacks one, functions can take `finish_reasons`. Asynchronous functions run at the same
-    time, and while the others run one after the other.
+    mixed). Besides TRL's arguments and the columns of the data, with None where a row lacks one, functions can
+    take `finish_reasons`. Asynchronous functions run at the same time, and while the others run one after the other.
 
     Args:
+        rollouts: What is scored.
+        rewards: The functions.
         columns: Columns the functions get even if no row of this batch has them (`column_names`).
+        trainer_state: What functions receive under this name; None outside a run.
+        logged: Receives what functions log with `log_metric`: the mean by `<reward>/<name>`.
 
     Raises:
-        TrainingError: a function raised, took too long, or did not return a finite number or None for
-            each rollout; or their weighted sum is not finite.
-        InputError: a function needs a column that is not there.
+        TrainingError: A function raised, took too long, or did not return a finite number or None for
+            each rollout; two functions log the same column; or the weighted sum is not finite.
+        InputError: A function needs a column that is not there.
     """
     breakdowns: list[dict[str, float | None]] = [{} for _ in rollouts]
+    extras: list[dict[str, Any]] = [{} for _ in rollouts]
+    metrics: defaultdict[str, list[float]] = defaultdict(list)
     for is_conversational in (False, True):
         chosen = [
             index
@@ -44,54 +56,92 @@ def score(
         if not chosen:
             continue
         part = [rollouts[index] for index in chosen]
-        for name, values in _score_alike(part, rewards, columns).items():
+        arguments = {whole: _arguments(part, columns, whole) for whole in (False, True)}
+        prompt_ids = [rollouts[index].prompt.id for index in chosen]
+        for reward, values, log in _score_alike(rewards, arguments, prompt_ids, trainer_state):
             for index, value in zip(chosen, values, strict=True):
-                breakdowns[index][name] = value
+                breakdowns[index][reward.name] = value
+            _add_columns(reward, log, [extras[index] for index in chosen])
+            for name, numbers in log.metrics().items():
+                metrics[f"{reward.name}/{name}"] += numbers
+    if logged is not None:
+        logged |= {name: sum(numbers) / len(numbers) for name, numbers in metrics.items()}
     weights = {reward.name: reward.weight for reward in rewards}
-    totals = [_total(breakdown, weights) for breakdown in breakdowns]
-    for rollout, total in zip(rollouts, totals, strict=True):
-        if total is not None and not math.isfinite(total):
-            raise TrainingError(
-                f"the weighted sum of the rewards of prompt {rollout.prompt.id} is {total}; lower a weight"
-            )
-    return [Reward(total, one) for total, one in zip(totals, breakdowns, strict=True)]
+    return [
+        Reward(_total(breakdown, weights, rollout.prompt.id), breakdown, extra)
+        for rollout, breakdown, extra in zip(rollouts, breakdowns, extras, strict=True)
+    ]
 
 
-def _total(breakdown: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+def _add_columns(reward: NamedReward, log: Log, extras: Sequence[dict[str, Any]]) -> None:
+    for column, values in log.columns(reward.label, len(extras)).items():
+        for extra, value in zip(extras, values, strict=True):
+            if column in extra:
+                raise TrainingError(
+                    f"{reward.label} logs the column {column}, which another function logs too; rename one"
+                )
+            extra[column] = value
+
+
+def _total(
+    breakdown: Mapping[str, float | None], weights: Mapping[str, float], prompt_id: str
+) -> float | None:
     opinions = [weights[name] * value for name, value in breakdown.items() if value is not None]
-    return sum(opinions) if opinions else None
+    if not opinions:
+        return None
+    total = sum(opinions)
+    if not math.isfinite(total):
+        raise TrainingError(
+            f"the weighted sum of the rewards is {total} for prompt {prompt_id}; scale them or their weights"
+        )
+    return total
 
 
 def _score_alike(
-    rollouts: Sequence[Rollout], rewards: Sequence[NamedReward], columns: Sequence[str]
-) -> dict[str, list[float | None]]:
-    """Return the values by reward name, for rollouts that are all conversational or all not."""
-    available = {whole: _arguments(rollouts, columns, whole) for whole in (False, True)}
-    arguments = {
-        reward.name: select_arguments(reward, available[reward.reads_thoughts])
-        for reward in rewards
-    }
+    rewards: Sequence[NamedReward],
+    available: Mapping[bool, Mapping[str, list[Any]]],
+    prompt_ids: Sequence[str],
+    trainer_state: TrainerState | None,
+) -> list[tuple[NamedReward, list[float | None], Log]]:
+    """Call each function once, with rollouts that are all conversational or all not.
+
+    Args:
+        rewards: The functions.
+        available: What they can take, for those that read thoughts and those that do not.
+        prompt_ids: Per rollout.
+        trainer_state: As in `score`.
+    """
+    logs = {reward.name: Log() for reward in rewards}
+    arguments: dict[str, dict[str, Any]] = {}
+    for reward in rewards:
+        log = logs[reward.name]
+        given = (trainer_state, log.log_extra, log.log_metric)
+        context: dict[str, Any] = dict(zip(CONTEXT, given, strict=True))
+        own = available[reward.reads_thoughts]
+        arguments[reward.name] = select_arguments(reward, own, context)
     running = {
-        reward.name: Call(reward, arguments[reward.name]) for reward in rewards if reward.is_async
+        reward.name: AsyncCall(reward, arguments[reward.name])
+        for reward in rewards
+        if reward.is_async
     }
-    prompt_ids = [rollout.prompt.id for rollout in rollouts]
-    values = {}
+    values: dict[str, list[float | None]] = {}
     try:
         # plain functions first: the asynchronous ones run meanwhile
         for reward in sorted(rewards, key=lambda reward: reward.is_async):
-            call = running.get(reward.name) or Call(reward, arguments[reward.name])
             try:
-                result = call.result()
+                if reward.is_async:
+                    result = running[reward.name].result()
+                else:
+                    result = call_plain(reward, arguments[reward.name])
             except TrainingError:
                 raise
             except (Exception, SystemExit) as error:
-                given = select_arguments(reward, available[reward.reads_thoughts])
-                raise _failure(reward, given, prompt_ids, error) from error
-            values[reward.name] = checked_values(reward, result, prompt_ids)
+                raise _failure(reward, prompt_ids, error) from error
+            values[reward.name] = checked_values(reward.label, result, prompt_ids)
     finally:
         for call in running.values():
             call.cancel()
-    return {reward.name: values[reward.name] for reward in rewards}
+    return [(reward, values[reward.name], logs[reward.name]) for reward in rewards]
 
 
 def _arguments(
@@ -126,53 +176,19 @@ def _arguments(
     return arguments
 
 
-def _failure(
-    reward: NamedReward,
-    arguments: Mapping[str, list[Any]],
-    prompt_ids: Sequence[str],
-    error: BaseException,
-) -> TrainingError:
-    """Return the error that names the prompt on which the function raises."""
+def _failure(reward: NamedReward, prompt_ids: Sequence[str], error: BaseException) -> TrainingError:
+    """Return the error of a function that raised.
+
+    It names the prompt only where there is but one: to search for it, the function would have to be called again,
+    and a judge behind an API is paid by the call.
+    """
     code = getattr(reward.function, "__code__", None)
     described = describe_error(error, code.co_filename if code else None)
-    culprit = _culprit(reward, arguments, len(prompt_ids))
-    if culprit is not None:
-        return TrainingError(f"{reward.label} raised {described} for prompt {prompt_ids[culprit]}")
     distinct = list(dict.fromkeys(prompt_ids))
+    if len(distinct) == 1:
+        return TrainingError(f"{reward.label} raised {described} for prompt {distinct[0]}")
     shown = ", ".join(distinct[:5]) + (", ..." if distinct[5:] else "")
     return TrainingError(
         f"{reward.label} raised {described} in a call with {len(prompt_ids)} completions "
-        f"of the prompts {shown}; no single one of them could be found to cause it"
+        f"of the prompts {shown}"
     )
-
-
-def _culprit(reward: NamedReward, arguments: Mapping[str, list[Any]], count: int) -> int | None:
-    """Return a completion on which the function raises when called with it alone.
-
-    Found by halving: about two further calls of all completions, at most as long as one call may take.
-    None where neither half raises: the function fails on the batch as a whole, or only sometimes.
-    """
-    deadline = time.monotonic() + reward.timeout_seconds
-    low, high = 0, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _raises(reward, arguments, low, middle):
-            high = middle
-        elif time.monotonic() < deadline and _raises(reward, arguments, middle, high):
-            low = middle
-        else:
-            return None
-        if time.monotonic() >= deadline:
-            return None
-    return low
-
-
-def _raises(reward: NamedReward, arguments: Mapping[str, list[Any]], low: int, high: int) -> bool:
-    part = {name: values[low:high] for name, values in arguments.items()}
-    try:
-        Call(reward, part).result()
-    except TrainingError:
-        return False  # a time-out says nothing about the error looked for
-    except (Exception, SystemExit):  # any error of the function counts
-        return True
-    return False

@@ -60,8 +60,10 @@ class EvaluationBefore:
 def _dependencies(config: Config) -> dict[str, Any]:
     """Return what decides the answers of the model before training, and how they are measured."""
     evaluation = config.evaluation
-    modules = sorted({path.partition(":")[0] for path in evaluation.metrics} & sys.modules.keys())
-    sources = [sys.modules[module].__file__ or "" for module in modules]
+    written = sorted({path.rpartition(":")[0] for path in evaluation.metrics})
+    modules = [sys.modules[source] for source in written if source in sys.modules]
+    sources = [source for source in written if source.endswith(".py")]
+    sources += [module.__file__ or "" for module in modules]
     return {
         "model": config.model.model_dump(mode="json"),
         "chat": config.data.model_dump(

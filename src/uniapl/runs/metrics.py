@@ -96,24 +96,53 @@ def definitions(reward_names: Iterable[str]) -> dict[str, str]:
     return {**DEFINITIONS, **own}
 
 
+def logged_definition(name: str) -> str:
+    """Return the meaning of a metric `…/<function>/<name>` that a reward function logs by itself."""
+    *_, function, logged = name.split("/", 2) if name.startswith("reward/") else name.split("/", 1)
+    return f"{logged}, as {function} logs it: the mean over its calls."
+
+
 class MetricsFile:
-    """`metrics.jsonl`: one row per step, all of the run's keys in each, null where a value is absent."""
+    """`metrics.jsonl`: one row per step, all of the run's keys in each, null where a value is absent.
+
+    What a reward logs by itself, `reward/<reward>/<name>`, becomes a key of the run when it first comes.
+    """
 
     def __init__(self, path: Path, names: Iterable[str], last_step: int) -> None:
         """Open for appending, after cutting what lies past `last_step` or is torn."""
         self.path = path
-        self.names = tuple(names)
+        self.names = list(names)
+        self._namespaces = tuple(f"{name}/" for name in self.names if name.startswith("reward/"))
         rows = [row for row in read_rows(path) if row["step"] <= last_step]
+        self.logged = self._take_up(name for row in rows for name in row)
+        """What rewards have logged so far."""
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._stream = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Append a row; a metric without a definition is a bug."""
+    def _take_up(self, names: Iterable[str]) -> list[str]:
+        """Return the names that rewards log and that are new; they are keys of the run from now on."""
+        new = [
+            name
+            for name in dict.fromkeys(names)
+            if name.startswith(self._namespaces) and name not in self.names
+        ]
+        self.names += new
+        return new
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> list[str]:
+        """Append a row; a metric that has no definition and that no reward logs is a bug.
+
+        Returns:
+            The names that rewards log and that are new.
+        """
+        new = self._take_up(metrics)
+        self.logged += new
         unknown = metrics.keys() - set(self.names)
         assert not unknown, f"metrics without a definition: {sorted(unknown)}"
         row = {"step": step, **{name: _finite(metrics.get(name)) for name in self.names}}
         self._stream.write(json.dumps(row, allow_nan=False) + "\n")
         self._stream.flush()
+        return new
 
     def sync(self) -> None:
         """Make sure that the rows are on disk: a checkpoint must never be ahead of them."""

@@ -35,6 +35,7 @@ def logged_rows(done: StepResult, count: int) -> list[dict[str, Any]]:
                 "finish_reason": rollout.finish_reason,
                 "reward": reward.total,
                 "reward_breakdown": dict(reward.breakdown),
+                **({"extra": dict(reward.extra)} if reward.extra else {}),
                 "advantage": advantage,
                 "discriminator_logit": logit,
                 "expert_completion": expert.completion if expert else None,

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -34,7 +34,7 @@ from uniapl.runs.checkpoint import (
 )
 from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.runs.instruction_watch import InstructionWatch
-from uniapl.runs.metrics import MetricsFile, definitions, peak_gib
+from uniapl.runs.metrics import MetricsFile, definitions, logged_definition, peak_gib
 from uniapl.runs.model_card import model_card
 from uniapl.runs.progress import RunProgress, results_table
 from uniapl.runs.rollout_log import logged_rows
@@ -149,6 +149,7 @@ class _Run:
         self.trackers = Trackers(config, folder.path, folder.run_id)
         folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
+        self._define(self.metrics.logged)
 
     def go(self) -> None:
         """Train to the last step."""
@@ -167,7 +168,7 @@ class _Run:
                 done = trainer.train_step()
                 metrics = done.metrics
                 metrics["memory/peak_gib"] = peak_gib(self.policy.device)
-                self.metrics.write(trainer.step, metrics)
+                self._define(self.metrics.write(trainer.step, metrics))
                 self.trackers.log(trainer.step, metrics)
                 self._log_rollouts(done)
                 progress.step(trainer.step, metrics)
@@ -187,6 +188,9 @@ class _Run:
                     progress.say(f"saved step {trainer.step}; go on with training.resume=auto")
                     raise KeyboardInterrupt
             self._finish(progress)
+
+    def _define(self, logged: Iterable[str]) -> None:
+        self.folder.define({name: logged_definition(name) for name in logged})
 
     def _heap(self) -> AbstractContextManager[None]:
         """Return the context that suits the run's memory: who trains an adapter wants little of it."""
@@ -239,6 +243,7 @@ class _Run:
         results, rows = shared or self._answer(data)
         if step == 0 and shared is None:
             self.before.write((results, rows))
+        self._define(name for name in results if "/" in name)
         results["step"] = step
         write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
         self.trackers.log_evaluation(step, results)
@@ -271,7 +276,7 @@ class _Run:
         own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
         base = self._base_logprobs if self.trainer.step else own
         with self.policy.autocast():
-            return evaluate(generator, data, settings, own, base)
+            return evaluate(generator, data, settings, own, base, self.trainer.state)
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.

@@ -104,6 +104,12 @@ class RunFolder:
         write_text(self.path / "definitions.json", _json(definitions))
         write_text(self.path / ENVIRONMENT, _json(self._environment(device)))
 
+    def define(self, definitions: dict[str, str]) -> None:
+        """Add the meanings of metrics that nobody could know before the run."""
+        known = _read_json(self.path / "definitions.json")
+        if definitions.keys() - known.keys():
+            write_text(self.path / "definitions.json", _json({**known, **definitions}))
+
     @property
     def run_id(self) -> str:
         """A name for the run that no other has; it keeps it when it goes on in this folder."""

@@ -16,9 +16,9 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
-from uniapl.rewards import score
+from uniapl.rewards import TrainerState, score
 from uniapl.training.players import Players
-from uniapl.types import Demonstration, MixedBatch, Prompt, RolloutBatch
+from uniapl.types import Demonstration, MixedBatch, Prompt, Reward, Rollout, RolloutBatch
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ def draw_batch(
     mixture: Mixture,
     held_out: Stream[Demonstration],
     weights: TermWeights,
+    state: TrainerState,
 ) -> list[StepData]:
     """Return the parts of a new batch, one per step that it serves, in their order.
 
@@ -52,16 +53,16 @@ def draw_batch(
         mixture: Where demonstrations, prompts and pairs come from.
         held_out: Where the demonstrations that measure the constraint come from.
         weights: The terms' weights while the batch serves.
+        state: Where the run stands, for reward functions.
     """
     rolls_out = recipe.rolls_out(weights)
-    num_parts = recipe.config.rollout.updates_per_rollout
     drawn = [
         mixture.next_batch(
             recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
             recipe.num_preference_prompts if rolls_out else 0,
             recipe.num_pairs,
         )
-        for _ in range(num_parts)
+        for _ in range(recipe.config.rollout.updates_per_rollout)
     ]
     if not rolls_out:
         return [StepData(part) for part in drawn]
@@ -74,7 +75,7 @@ def draw_batch(
             [prompt for part in (*asked, *ranked) for prompt in part], size
         )
     num_own = size * sum(map(len, asked))
-    rewards = score(sampled[:num_own], players.rewards, players.columns)
+    rewards, logged = _rewarded(sampled[:num_own], players, state)
     own, rest = iter(sampled), iter(rewards)
     batches = [
         RolloutBatch(
@@ -82,6 +83,7 @@ def draw_batch(
             group_size=size,
             experts=_experts(part, len(prompts), recipe.num_demonstration_prompts),
             rewards=_take(rest, size * len(prompts)),
+            reward_metrics=logged,
         )
         for part, prompts in zip(drawn, asked, strict=True)
     ]
@@ -90,15 +92,37 @@ def draw_batch(
         for part, prompts in zip(measured, ranked, strict=True)
     ]
     return [
-        StepData(
-            drawn=part,
-            rollouts=batch,
-            held_out=held_out_batch if held_out_batch.experts else None,
-            old_logprobs_T=_old_logprobs(batch, recipe, players.policy) if num_parts > 1 else None,
-            ref_logprobs_T=_ref_logprobs(batch, recipe, players.reference) if weights.kl else None,
-        )
+        _step_data((part, batch, held_out_batch), recipe, players, weights)
         for part, batch, held_out_batch in zip(drawn, batches, held, strict=True)
     ]
+
+
+def _step_data(
+    parts: tuple[MixedBatch, RolloutBatch, RolloutBatch],
+    recipe: Recipe,
+    players: Players,
+    weights: TermWeights,
+) -> StepData:
+    """Add the log-probs that must be known before the policy moves."""
+    drawn, rollouts, held_out = parts
+    moves_before = recipe.config.rollout.updates_per_rollout > 1
+    reference = players.reference if weights.kl else None
+    return StepData(
+        drawn=drawn,
+        rollouts=rollouts,
+        held_out=held_out if held_out.experts else None,
+        old_logprobs_T=_old_logprobs(rollouts, recipe, players.policy) if moves_before else None,
+        ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference),
+    )
+
+
+def _rewarded(
+    rollouts: Sequence[Rollout], players: Players, state: TrainerState
+) -> tuple[list[Reward], dict[str, float]]:
+    """Return what the rollouts earned, and what the reward functions logged with it."""
+    logged: dict[str, float] = {}
+    rewards = score(rollouts, players.rewards, players.columns, trainer_state=state, logged=logged)
+    return rewards, logged
 
 
 def _prompts(part: MixedBatch, num_paired: int) -> list[Prompt]:

@@ -93,8 +93,10 @@ def load_rewards(recipe: Recipe, device: torch.device) -> list[NamedReward]:
         if reward.path is not None:
             if not recipe.samples:
                 continue
+            system_prompt = recipe.config.data.system_prompt
             try:
-                spec["function"] = model_reward(load_reward_model(reward.path, device).rewards)
+                model = load_reward_model(reward.path, device, system_prompt)
+                spec["function"] = model_reward(model.rewards)
             except InputError as error:
                 raise InputError(f"rewards.{index}.path: {error}") from error
         specs.append(spec)

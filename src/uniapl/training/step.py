@@ -17,6 +17,7 @@ from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
 from uniapl.objective.reductions import group_std
 from uniapl.objective.unified import Scale
+from uniapl.rewards import TrainerState
 from uniapl.training.batch import StepData, draw_batch, flat_logprobs
 from uniapl.training.multiplier import Multiplier
 from uniapl.training.players import Players
@@ -73,7 +74,9 @@ class Trainer:
         with clock("rollout"):
             if not self.parts:
                 self.weights = self._weights_now()
-                drawn = draw_batch(recipe, self.players, self.mixture, self.held_out, self.weights)
+                drawn = draw_batch(
+                    recipe, self.players, self.mixture, self.held_out, self.weights, self.state
+                )
                 self.parts.extend(drawn)
             data, weights = self.parts.popleft(), self.weights
 
@@ -108,6 +111,12 @@ class Trainer:
         return StepResult(
             metrics | clock.seconds(), data.rollouts, tokens, judgement, old_logprobs_T
         )
+
+    @property
+    def state(self) -> TrainerState:
+        """Where the run stands, as reward functions and metrics are told."""
+        epoch = self.mixture.demonstration_epoch
+        return TrainerState(self.step, self.recipe.config.training.steps, epoch)
 
     @property
     def is_between_batches(self) -> bool:
@@ -163,6 +172,8 @@ class Trainer:
         for reward in self.players.rewards:
             values = [r.breakdown.get(reward.name) for r in rewards]
             metrics[f"reward/{reward.name}"] = _mean(values)
+        for name, value in data.rollouts.reward_metrics.items():
+            metrics[f"reward/{name}"] = value
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
