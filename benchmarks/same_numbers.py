@@ -84,7 +84,7 @@ def _config(checkout: Path, folder: Path) -> Path:
     """Write the miniature's config, shorter and without its evaluation, and pairs for the scalar form."""
     source = checkout / "src/uniapl/configs/miniature.yaml"
     config = yaml.safe_load(source.read_text())
-    config["training"] |= {"steps": STEPS, "checkpoint_every": 0, "threads": 1}
+    config["training"] |= {"steps": STEPS, "checkpoint_every": 0}
     config["discriminator"] |= {"warmup_steps": 1, "ramp_steps": 1}
     for section, key in (("model", "path"), ("data", "demonstrations"), ("data", "prompts")):
         config[section][key] = str((source.parent / config[section][key]).resolve())

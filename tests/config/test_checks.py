@@ -136,10 +136,6 @@ BASE = {
             "data.pairs: a likelihood ratio of expert and policy learns nothing from them; "
             "remove it, or set discriminator.form to scalar",
         ),
-        (
-            "data.pairs_per_step=4 discriminator.form=scalar",
-            "data.pairs_per_step: has no effect without data.pairs; remove it",
-        ),
     ],
 )
 def test_keys_that_disagree(minimal: Path, overrides: str, line: str):
@@ -155,7 +151,7 @@ def test_keys_that_disagree(minimal: Path, overrides: str, line: str):
     [
         "data.prompts=null method=sft",
         "data.prompts=null method=gad",
-        "data.pairs=p data.pairs_per_step=2 method=gad",  # which is `scalar` by itself
+        "data.pairs=p method=gad",  # which is `scalar` by itself
         "data.pairs=p discriminator.form=scalar",
         "data.prompts=null method=a-sft",
         "data.prompts_per_step=4 method=grpo",  # it rolls out no demonstration prompts
@@ -188,7 +184,7 @@ GONE = (
     "discriminator.likelihood_weight discriminator.logit_penalty discriminator.logit_scale "
     "discriminator.max_grad_norm discriminator.old_logprobs discriminator.pairs_per_prompt discriminator.ramp_steps "
     "discriminator.replay_rollouts discriminator.std_floor constraint.maximum constraint.minimum constraint.smoothing "
-    "evaluation.before optimizer.beta1 optimizer.beta2 optimizer.final_fraction training.logit_chunk_tokens"
+    "data.pairs_per_step training.threads evaluation.before optimizer.beta1 optimizer.beta2 optimizer.final_fraction training.logit_chunk_tokens"
 ).split()
 
 

@@ -16,7 +16,6 @@ SMALLER = (
     "model.dtype=float32",
     "training.steps=2",
     "training.device=cpu",
-    "training.threads=1",
     "data.demonstrations_per_step=4",
     "data.prompts_per_step=4",
     "data.demonstration_prompts_per_step=2",

@@ -95,7 +95,7 @@ def test_the_first_judgement_of_a_pair_is_a_tie() -> None:
 
 
 def words(file: Path) -> tuple[str, ...]:
-    return (f"data.pairs={file}", "data.pairs_per_step=4", "discriminator.form=scalar")
+    return (f"data.pairs={file}", "discriminator.form=scalar")
 
 
 def test_a_run_learns_from_pairs(tiny: Tiny, tmp_path: Path) -> None:
@@ -113,11 +113,6 @@ def test_a_run_learns_from_pairs(tiny: Tiny, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "word", "message"),
     [
-        (
-            {},
-            "data.pairs_per_step=7",
-            "data.pairs_per_step: must be at most 6, the number of pairs",
-        ),
         ({"chosen": "d, d"}, "seed=0", "pairs.jsonl:1: the two completions are identical"),
         (
             {"chosen": "a" * 600},

@@ -30,7 +30,7 @@ def run(model, tmp_path) -> Callable[..., Path]:
             "model": {"path": str(model)},
             "data": {**task, "prompts_per_step": 2, **sections.pop("data", {})},
             "rollout": {"group_size": 2, "max_completion_tokens": 12},
-            "training": {"steps": 2, "threads": 1, **sections.pop("training", {})},
+            "training": {"steps": 2, **sections.pop("training", {})},
             **sections,
         }
         del content["data"]["test"]

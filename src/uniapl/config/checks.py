@@ -105,10 +105,6 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
                 found[f"rewards.{index}.{key}"] = (
                     f"has no effect with rewards.{index}.function {reward.function}: {reason}"
                 )
-    data = config.data
-    explicit = "pairs_per_step" in data.model_fields_set
-    if data.pairs is None and (explicit or not explicit_only):
-        found["data.pairs_per_step"] = "has no effect without data.pairs"
     return found
 
 

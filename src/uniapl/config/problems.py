@@ -52,11 +52,13 @@ _GONE = {
     "constraint.maximum": "it is 1; remove it",
     "constraint.minimum": "it is 0.01; remove it",
     "constraint.smoothing": "it is 0.8; remove it",
+    "data.pairs_per_step": "it is 16; remove it",
     "evaluation.before": "uniapl compare shares the evaluation by itself; remove it",
     "optimizer.beta1": "it is 0.9; remove it",
     "optimizer.beta2": "it is 0.95; remove it",
     "optimizer.final_fraction": "it is 0.1; remove it",
     "training.logit_chunk_tokens": "it is 1024; remove it",
+    "training.threads": "set OMP_NUM_THREADS in the environment; remove it",
 }
 """Keys of earlier versions, and what to do."""
 

@@ -12,6 +12,8 @@ from uniapl.errors import InputError
 if TYPE_CHECKING:  # the schema's checks read this module
     from uniapl.config.schema import Config
 
+PAIRS_PER_STEP = 16
+"""Chosen and rejected completions of a step; the loss is their mean, so more would only mean less noise."""
 HELD_OUT_SHARE = 0.05
 """Of the demonstrations, where the config does not say how many."""
 
@@ -99,7 +101,7 @@ class Recipe:
             num_preference_prompts=data.prompts_per_step - paired
             if row.rollouts_on in ("preference", "both")
             else 0,
-            num_pairs=data.pairs_per_step if data.pairs is not None else 0,
+            num_pairs=PAIRS_PER_STEP if data.pairs is not None else 0,
             num_held_out=config.constraint.prompts_per_step if is_measured else 0,
             samples_held_out=moves_lambda and form == "scalar",
             old_logprobs="sampled" if config.model.dtype == "float32" else "computed",

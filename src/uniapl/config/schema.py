@@ -93,8 +93,6 @@ class DataConfig(Section):
     """Prompts that are rolled out in every step, of either kind: all methods roll out equally many."""
     demonstration_prompts_per_step: NonNegativeInt = 8
     """How many of `prompts_per_step` come from the step's demonstrations, where the method rolls out both."""
-    pairs_per_step: PositiveInt = 16
-    """Pairs from which the discriminator learns in every step; the mean over them is their part of its loss."""
     held_out_demonstrations: NonNegativeInt | None = None
     """At least so many demonstrations, the last ones, that nothing trains on: they tell whether the discriminator is
     right. A prompt with several is held out whole. None: a twentieth where the method has a `likelihood` discriminator
@@ -258,8 +256,6 @@ class TrainingConfig(Section):
     """`never`, `auto` (newest complete checkpoint of output_dir, else start afresh) or a checkpoint folder."""
     rollouts_logged_per_step: NonNegativeInt = 8
     """Rollouts written to rollouts/ with their reward breakdown."""
-    threads: PositiveInt | None = None
-    """CPU threads for torch; None leaves torch's choice."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where the models live: `cpu`, `cuda`, `cuda:1` …; `auto`: CUDA if there is one."""
 

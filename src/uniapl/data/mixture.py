@@ -134,7 +134,7 @@ class Mixture:
     ) -> None:
         self._demonstrations = Stream("demonstrations", demonstrations, seed)
         self._prompts = Stream("prompts", prompts, seed)
-        self._pairs = Stream("pairs", pairs, seed)
+        self._pairs, self._num_pairs = Stream("pairs", pairs, seed), len(pairs)
 
     @property
     def demonstration_epoch(self) -> float:
@@ -146,13 +146,15 @@ class Mixture:
     ) -> MixedBatch:
         """Return the data of the next step; a stream from which nothing is drawn stays where it is.
 
+        Of pairs there may be fewer, if the data has fewer.
+
         Raises:
             InputError: a number is larger than its data set.
         """
         return MixedBatch(
             demonstrations=self._demonstrations.take(num_demonstrations),
             prompts=self._prompts.take(num_prompts),
-            pairs=self._pairs.take(num_pairs),
+            pairs=self._pairs.take(min(num_pairs, self._num_pairs)),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -67,8 +67,6 @@ def train(
     recipe = Recipe.of(config, overridden)
     config = recipe.config
     check_installed(config.training.trackers)
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
     if preview:
         _preview(recipe)
         return Path(config.output_dir)

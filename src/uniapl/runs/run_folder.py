@@ -43,7 +43,6 @@ MAY_CHANGE = {
     "training.trackers",
     "training.rollouts_logged_per_step",
     "training.micro_batch_tokens",
-    "training.threads",
     "training.device",
     "rollout.max_rows",
 }

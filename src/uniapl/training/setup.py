@@ -195,11 +195,6 @@ def _check_sizes(recipe: Recipe, data: Data, context: int | None) -> None:
             f"data.prompts_per_step: must be at most {len(data.prompts) + paired} with "
             f"{len(data.prompts)} preference prompts, got {config.data.prompts_per_step}"
         )
-    if recipe.num_pairs > len(data.pairs):
-        raise InputError(
-            f"data.pairs_per_step: must be at most {len(data.pairs)}, the number of pairs, "
-            f"got {recipe.num_pairs}"
-        )
     room = config.rollout.max_completion_tokens
     answered = config.evaluation.max_completion_tokens or room
     demonstrations = [*data.demonstrations, *data.held_out]
