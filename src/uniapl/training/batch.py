@@ -53,17 +53,8 @@ def draw_batch(
         held_out: Where the demonstrations that measure the constraint come from.
         weights: The terms' weights while the batch serves.
     """
-    rolls_out = recipe.rolls_out(weights)
-    num_parts = recipe.config.rollout.updates_per_rollout
-    drawn = [
-        mixture.next_batch(
-            recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
-            recipe.num_preference_prompts if rolls_out else 0,
-            recipe.num_pairs,
-        )
-        for _ in range(num_parts)
-    ]
-    if not rolls_out:
+    drawn = _draw(recipe, mixture, weights)
+    if not recipe.rolls_out(weights):
         return [StepData(part) for part in drawn]
     measured = [held_out.take(recipe.num_held_out) for _ in drawn]
     asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
@@ -94,10 +85,22 @@ def draw_batch(
             drawn=part,
             rollouts=batch,
             held_out=held_out_batch if held_out_batch.experts else None,
-            old_logprobs_T=_old_logprobs(batch, recipe, players.policy) if num_parts > 1 else None,
+            old_logprobs_T=_old_logprobs(batch, recipe, players.policy) if len(drawn) > 1 else None,
             ref_logprobs_T=_ref_logprobs(batch, recipe, players.reference) if weights.kl else None,
         )
         for part, batch, held_out_batch in zip(drawn, batches, held, strict=True)
+    ]
+
+
+def _draw(recipe: Recipe, mixture: Mixture, weights: TermWeights) -> list[MixedBatch]:
+    """Return what each part draws from the data."""
+    return [
+        mixture.next_batch(
+            recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
+            recipe.num_preference_prompts if recipe.rolls_out(weights) else 0,
+            recipe.num_pairs,
+        )
+        for _ in range(recipe.config.rollout.updates_per_rollout)
     ]
 
 
