@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from uniapl.training.rollout_batch import sequence_of
 
 from benchmarks.measuring import print_table, spread
 from uniapl.config import load_config
@@ -28,6 +27,7 @@ from uniapl.evaluation import load_metrics
 from uniapl.evaluation.pairs import load_discriminator
 from uniapl.evaluation.reward_model import Given, LikelihoodRatio
 from uniapl.files import write_text
+from uniapl.models.packing import sequence_of
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.rewards import column_names, score
@@ -65,7 +65,7 @@ def measure(run: Path, num_prompts: int) -> dict[str, float | None]:
         scores = scorer.scores([sequence_of(s) for s in sequences])
     else:
         scores = scorer.scores([scorer.encode(_given(s.prompt), s.completion) for s in sequences])
-    counts = [not (r.is_truncated and config.rollout.mask_truncated) for r in rollouts]
+    counts = [not r.is_truncated for r in rollouts]
     judged = Judged(
         torch.tensor(scores[: len(experts)]),
         torch.tensor(scores[len(experts) :]).view(len(experts), -1),
@@ -98,7 +98,7 @@ class Judged:
     rollouts: Tensor
     """[groups, group_size]"""
     is_counted: Tensor
-    """[groups, group_size]: False on rollouts that truncation masks out."""
+    """[groups, group_size]: False on rollouts that were cut off."""
 
     def accuracy(self) -> float | None:
         """Share of the pairs in which the expert's completion ranks higher, ties half; None without pairs."""

@@ -27,8 +27,7 @@ from uniapl.errors import InputError
 from uniapl.evaluation.answering import load_answering_model
 from uniapl.evaluation.bootstrap import draw, interval, mean
 from uniapl.experts import repetition_fraction, words
-from uniapl.models.packing import TokenSequence, completion_offsets
-from uniapl.training.update import no_gradient_logprobs
+from uniapl.models.packing import TokenSequence, completion_offsets, pack
 
 MOST_REPEATED = 0.2
 """Share of 3-grams that occurred before: an answer with as many loops."""
@@ -105,9 +104,10 @@ def likelihoods(folder: str, arms: dict[str, list[Answer]]) -> dict[str, dict[st
         encoded = [(a, model.chat.encode_completion(a.text)) for a in answers]
         counted = [(a.key, ids) for a, ids in encoded if a.counts(len(ids))]
         sequences = [TokenSequence(beginning, ids) for _, ids in counted]
-        with model.policy.autocast():
-            flat = no_gradient_logprobs(model.policy, sequences, MICRO_BATCH_TOKENS, 1.0)
         offsets = completion_offsets(sequences)
+        packed = [p.to(model.policy.device) for p in pack(sequences, MICRO_BATCH_TOKENS)]
+        with model.policy.autocast():
+            flat = model.policy.flat_logprobs(packed, offsets[-1])
         means = [flat[a:b].mean().item() for a, b in pairwise(offsets)]
         found[name] = {key: value for (key, _), value in zip(counted, means, strict=True)}
     return found

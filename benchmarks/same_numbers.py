@@ -30,8 +30,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "kl": ("objective.kl_coef=0.05",),
     "temperature": ("rollout.temperature=0.7",),
     "scalar-pairs": ("discriminator.form=scalar", "data.pairs=PAIRS"),
-    "constraint": ("constraint.target=0.6", "data.held_out_demonstrations=32"),
-    "cheap": ("discriminator.pairs_per_prompt=2", "discriminator.demonstrations_per_step=paired"),
+    "constraint": ("constraint.target=0.2",),
+    "mini-batches": ("rollout.updates_per_rollout=2",),
     "bfloat16": ("model.dtype=bfloat16",),
 }
 """Name → overrides of the miniature."""
@@ -85,7 +85,14 @@ def _config(checkout: Path, folder: Path) -> Path:
     source = checkout / "src/uniapl/configs/miniature.yaml"
     config = yaml.safe_load(source.read_text())
     config["training"] |= {"steps": STEPS, "checkpoint_every": 0}
-    config["discriminator"] |= {"warmup_steps": 1, "ramp_steps": 1}
+    config["discriminator"] = {"warmup_steps": 1}
+    schema = (checkout / "src/uniapl/config/schema.py").read_text()
+    if "ramp_steps" in schema:  # a key of the first edition
+        config["discriminator"] |= {
+            "ramp_steps": 1,
+            "pairs_per_prompt": None,
+            "demonstrations_per_step": None,
+        }
     for section, key in (("model", "path"), ("data", "demonstrations"), ("data", "prompts")):
         config[section][key] = str((source.parent / config[section][key]).resolve())
     del config["evaluation"]

@@ -10,8 +10,7 @@ Contestants, all from the same weights, every completion exactly `--tokens` long
 - `mix`: ours without a discriminator, one optimiser step on the same prompts and demonstrations.
 - `uniapl`: ours with one. It rolls out `--paired` demonstration prompts more than TRL does: they count against it.
 - `uniapl equal`: the same with as many rollouts as TRL, the paired ones among them: what the extra ones cost.
-- `uniapl all`: as `uniapl`, but the discriminator learns all pairs and all demonstrations, not two pairs per prompt and
-  the paired demonstrations.
+- `uniapl scalar`: as `uniapl`, with the form that ranks completions instead of the one that scores tokens.
 
 README.md in this folder says what TRL computes in a step and how it is set.
 """
@@ -26,8 +25,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from uniapl.training.discriminator import Discriminator
-from uniapl.training.trainer import Players, Trainer
 
 from benchmarks.measuring import (
     Measurement,
@@ -48,13 +45,16 @@ from benchmarks.shapes import (
     build_tokenizer,
     random_ids,
 )
-from uniapl.config.methods import resolve
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.cpu.heap import tuned_heap
 from uniapl.data.mixture import Mixture
+from uniapl.discriminators import build_discriminator
 from uniapl.models.language_model import LanguageModel
 from uniapl.rewards import NamedReward
 from uniapl.rollout import TransformersGenerator
-from uniapl.cpu.heap import tuned_heap
+from uniapl.training.players import Players
+from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, Prompt
 
 LEARNING_RATE = 1e-6
@@ -108,16 +108,16 @@ class Ours:
         self.policy = LanguageModel(model, getattr(torch, options.dtype), 1024)
         self.expert = self.policy.trainable_copy()
 
-    def trainer(self, method: str, num_rolled_out: int, **discriminator: None) -> Trainer:
+    def trainer(self, method: str, num_rolled_out: int, form: str = "likelihood") -> Trainer:
         """Return a trainer that rolls out so many prompts a step.
 
         Args:
             method: `uniapl` or `mix`.
             num_rolled_out: Prompts.
-            discriminator: Settings of that section.
+            form: The discriminator's.
         """
         options, end = self.work.options, END
-        config = self._config(method, num_rolled_out, discriminator)
+        recipe = self._recipe(method, num_rolled_out, form)
         generator = TransformersGenerator(
             self.policy.model,
             self.work.tokenizer,
@@ -128,7 +128,7 @@ class Ours:
         players = Players(
             self.policy,
             generator,
-            self._discriminator(config) if method == "uniapl" else None,
+            build_discriminator(recipe, self.expert),
             reference=None,
             rewards=[NamedReward(distinct_words, "distinct_words")],
         )
@@ -137,13 +137,9 @@ class Ours:
             Demonstration(Prompt(f"d{i}", _turn(""), prompt), "", (*completion, end))
             for i, (prompt, completion) in enumerate(self.work.shown)
         ]
-        return Trainer(config, players, Mixture(shown, prompts, seed=0), held_out=[])
+        return Trainer(recipe, players, Mixture(shown, prompts, seed=0), held_out=[])
 
-    def _discriminator(self, config: Config) -> Discriminator:
-        limit = self.work.options.micro_batch_tokens
-        return Discriminator(config.discriminator, config.optimizer, self.expert, limit, seed=0)
-
-    def _config(self, method: str, num_rolled_out: int, discriminator: dict[str, None]) -> Config:
+    def _recipe(self, method: str, num_rolled_out: int, form: str) -> Recipe:
         options = self.work.options
         config = Config.model_validate(
             {
@@ -156,6 +152,7 @@ class Ours:
                     "demonstrations_per_step": options.demonstrations,
                     "prompts_per_step": num_rolled_out,
                     "demonstration_prompts_per_step": options.paired,
+                    "held_out_demonstrations": 0,
                 },
                 "rollout": {
                     "group_size": options.group_size,
@@ -164,7 +161,7 @@ class Ours:
                 },
                 "rewards": [{"function": "benchmarks.step:distinct_words"}],
                 # λ acts from the first step on
-                "discriminator": {"warmup_steps": 0, "ramp_steps": 0, **discriminator},
+                "discriminator": {"warmup_steps": 0, "form": form},
                 "optimizer": {"learning_rate": LEARNING_RATE},
                 "training": {
                     "steps": 10_000,
@@ -172,14 +169,14 @@ class Ours:
                 },
             }
         )
-        return resolve(config)
+        return Recipe.of(config)
 
 
 def _turn(text: str) -> tuple[dict[str, str], ...]:
     return ({"role": "user", "content": text},)
 
 
-CONTESTANTS = ("uniapl", "uniapl equal", "uniapl all", "mix")
+CONTESTANTS = ("uniapl", "uniapl equal", "uniapl scalar", "mix")
 """Ours; TRL comes after them."""
 
 
@@ -190,10 +187,8 @@ def trainer_of(name: str, ours: Ours) -> Trainer:
         return ours.trainer("mix", num_prompts)
     if name == "uniapl equal":
         return ours.trainer("uniapl", num_prompts)
-    everything = {"pairs_per_prompt": None, "demonstrations_per_step": None}
-    return ours.trainer(
-        "uniapl", num_prompts + num_paired, **(everything if name == "uniapl all" else {})
-    )
+    form = "scalar" if name == "uniapl scalar" else "likelihood"
+    return ours.trainer("uniapl", num_prompts + num_paired, form)
 
 
 def take_turn(options: argparse.Namespace, name: str) -> Measurement:
@@ -209,11 +204,14 @@ def take_turn(options: argparse.Namespace, name: str) -> Measurement:
         if name == "trl":  # its heap is glibc's, as when a user starts it
             from benchmarks.trl_steps import TrlSteps
 
-            step: Callable[[], Any] = context.enter_context(TrlSteps(work, LEARNING_RATE)).step
+            step = context.enter_context(TrlSteps(work, LEARNING_RATE)).step
         else:
             if options.device == "cpu":  # as a run does
                 context.enter_context(tuned_heap(for_speed=True))
-            step = trainer_of(name, Ours(work)).train_step
+            trainer = trainer_of(name, Ours(work))
+
+            def step() -> dict[str, float | None]:
+                return trainer.train_step().metrics
 
         def contestant() -> int:
             found.update(step() or {})
@@ -262,7 +260,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     names = CONTESTANTS if options.without_trl else (*CONTESTANTS, "trl")
     turns = {
-        name: partial(in_own_process, take_turn, options, name, preloaded="uniapl.training.trainer")
+        name: partial(in_own_process, take_turn, options, name, preloaded="uniapl.training.step")
         for name in names
     }
     return Section(f"step {options.shape}", options).take_turns(turns, findings)

@@ -199,7 +199,7 @@ STEP = ("--prompts", "2", "--demonstrations", "2", "--paired", "1", "--tokens", 
 
 def test_step_of_ours(run: Run) -> None:
     section = run(step, *STEP, "--without-trl")
-    assert set(section["seconds"]) == {"uniapl", "uniapl equal", "uniapl all", "mix"}
+    assert set(section["seconds"]) == {"uniapl", "uniapl equal", "uniapl scalar", "mix"}
     for shares in section["stage_shares"].values():
         assert sum(shares.values()) == pytest.approx(1)
     assert section["stage_shares"]["uniapl"]["discriminator"] > 0.01

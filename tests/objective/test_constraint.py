@@ -1,22 +1,10 @@
 import math
 
-import pytest
 from exact import assert_close
 
-from uniapl.objective.constraint import constraint_state, next_weight, ramp, smooth
+from uniapl.objective.constraint import constraint_state, next_weight, smooth
 
 BOUNDS = (0.01, 1.0)
-
-
-def test_ramp_is_zero_while_warming_up_then_linear() -> None:
-    shares = [ramp(step, 3, 4) for step in range(9)]
-    assert shares == [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("ramp_steps", [0, 1])
-def test_without_ramp_the_weight_acts_at_once(ramp_steps: int) -> None:
-    assert [ramp(step, 2, ramp_steps) for step in range(4)] == [0.0, 0.0, 1.0, 1.0]
-    assert ramp(0, 0, ramp_steps) == 1.0
 
 
 def test_smooth_starts_at_the_first_value() -> None:

@@ -1,6 +1,8 @@
 """Neither 0 · ∞ nor an infinite gradient, and on ordinary input the numbers of the plain formulas, bit for bit."""
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -15,21 +17,23 @@ from uniapl.objective.policy_gradient import (
     k3,
 )
 from uniapl.objective.unified import (
-    ExpertTokens,
     RolloutTokens,
-    StepScale,
-    term_losses,
+    Scale,
     unified_objective,
 )
 
 LOW, HIGH = 0.2, 0.3
-SCALE = StepScale(
+SCALE = Scale(
     sft_weight=0.3,
+    grpo_weight=1.0,
+    adversarial_weight=0.5,
     kl_coef=0.05,
+    num_sft=5,
+    num_rewarded=1,
+    num_credited=1,
+    num_penalised=900,
     clip_low=LOW,
     clip_high=HIGH,
-    num_sft_tokens=5,
-    num_rollout_tokens=900,
 )
 INF, NAN = float("inf"), float("nan")
 
@@ -102,14 +106,24 @@ def test_the_objective_of_ordinary_tokens_is_the_same_bit_for_bit(dtype: torch.d
     is_counted = weights != 0
 
     def new(own: Tensor) -> Tensor:
-        tokens = RolloutTokens(own, old, weights, is_counted, ref)
-        return unified_objective(ExpertTokens(own[:5]), tokens, SCALE)
+        tokens = RolloutTokens(
+            logprobs_T=own,
+            old_logprobs_T=old,
+            sampling_logprobs_T=old,
+            reward_advantages_T=weights,
+            is_rewarded_T=is_counted,
+            is_penalised_T=is_counted,
+            ref_logprobs_T=ref,
+        )
+        return unified_objective(own[:5], tokens, SCALE).loss
 
     def plain(own: Tensor) -> Tensor:
         kl = plain_k3(own, ref).masked_fill(~is_counted, 0.0)
-        sft = -own[:5].sum() * (SCALE.sft_weight / SCALE.num_sft_tokens)
-        surrogate = -plain_surrogate(own, old, weights).sum()
-        return sft + surrogate + kl.sum() * (SCALE.kl_coef / SCALE.num_rollout_tokens)
+        sft = -own[:5].sum() * (SCALE.sft_weight / SCALE.num_sft)
+        surrogate = plain_surrogate(own, old, weights)
+        # a ratio above 3 with a negative weight: the dual clip
+        surrogate = torch.where(weights < 0, torch.maximum(surrogate, 3 * weights), surrogate)
+        return sft - surrogate.sum() + kl.sum() * (SCALE.kl_coef / SCALE.num_penalised)
 
     both = value_and_gradient(new, logprobs), value_and_gradient(plain, logprobs)
     assert all(map(torch.equal, *both))
@@ -156,26 +170,38 @@ def test_an_uncounted_token_has_importance_weight_1(own: float, other: float) ->
     assert_close(weights, [1.0, math.exp(0.5)])
 
 
+@pytest.mark.parametrize("policy_gradient", ["ppo", "gspo", "cispo"])
 @pytest.mark.parametrize("part", ["whole", "terms"])
 @pytest.mark.parametrize(("own", "other"), BROKEN)
-def test_a_masked_token_does_not_reach_the_objective(own: float, other: float, part: str) -> None:
+def test_a_masked_token_does_not_reach_the_objective(
+    own: float, other: float, part: str, policy_gradient: Literal["ppo", "gspo", "cispo"]
+) -> None:
+    """Masked in all three terms; its reward and its credit are NaN. It is alone in its completion."""
     logprobs = torch.tensor([own, -2.5], requires_grad=True)
+    only_second = torch.tensor([False, True])
     rollouts = RolloutTokens(
-        logprobs,
-        old_logprobs=torch.tensor([other, -2.5]),
-        weights=torch.tensor([0.0, 0.2]),
-        is_counted=torch.tensor([False, True]),
-        ref_logprobs=torch.tensor([other, -2.5]),
-        reward_weights=torch.tensor([0.0, 0.5]),
+        logprobs_T=logprobs,
+        old_logprobs_T=torch.tensor([other, -2.5]),
+        sampling_logprobs_T=torch.tensor([other, -2.5]),
+        reward_advantages_T=torch.tensor([NAN, 0.5]),
+        is_rewarded_T=only_second,
+        is_penalised_T=only_second,
+        credit_T=torch.tensor([NAN, -0.6]),
+        is_credited_T=only_second,
+        ref_logprobs_T=torch.tensor([other, -2.5]),
+        sequence_index_T=torch.tensor([0, 1]),
+        num_sequences=2,
     )
-    if part == "whole":
-        loss = unified_objective(None, rollouts, SCALE)
-    else:
-        loss = sum(term_losses(None, rollouts, SCALE).values(), torch.zeros(()))
+    scale = replace(SCALE, policy_gradient=policy_gradient, importance_cap=2.0)
+    found = unified_objective(None, rollouts, scale)
+    loss = found.loss if part == "whole" else sum(found.terms.values(), torch.zeros(()))
     loss.backward()
-    assert_close(loss.item(), -0.2)
+    # w = .5 - .5 · .6 at ρ = 1; CISPO's value is w log π
+    assert_close(loss.item(), -0.2 * (-2.5 if policy_gradient == "cispo" else 1.0))
     assert logprobs.grad is not None
     assert_close(logprobs.grad, [0.0, -0.2])
+    for name in ("grpo", "adversarial", "kl", "ratio", "entropy", "gap"):
+        assert found.sums[name].isfinite(), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -84,11 +84,6 @@ def test_cache_and_tokens_by_hand(plan: Planner) -> None:
     shortest = 16 * 12 + 4 * length("d0 Write") + 4 * 6
     assert shortest < made.tokens.trained < 16 * 12 + 6 * (longest + 12)
     assert made.tokens.judged <= made.tokens.trained
-    everything = plan("discriminator.demonstrations_per_step=null").tokens
-    assert everything.trained == made.tokens.trained
-    # two of the four experts are in pairs, the others are left out
-    left_out = everything.judged - made.tokens.judged
-    assert 2 * length("d0 Write") <= left_out <= 2 * (longest + 12)
 
 
 def test_knobs_lower_what_they_say(plan: Planner) -> None:
@@ -186,7 +181,7 @@ def test_time_is_that_of_a_measured_run(plan: Planner, tiny: Tiny, tmp_path: Pat
     [
         ["method=mix"],
         ["model.tuning=lora", "discriminator.backbone=lora"],
-        ["discriminator.old_logprobs=computed"],
+        ["rollout.updates_per_rollout=2", "data.demonstrations_per_step=2"],
     ],
 )
 def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> None:

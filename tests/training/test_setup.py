@@ -8,6 +8,7 @@ from tiny import TEMPLATE, tiny_model, tiny_tokenizer
 from tiny_runs import Tiny
 
 from uniapl.config import load_config
+from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.errors import InputError
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
@@ -29,7 +30,10 @@ def talks(tiny: Tiny, tmp_path: Path) -> Config:
     file = tmp_path / "talks.jsonl"
     file.write_text("".join(json.dumps(conversation(n)) + "\n" for n in (1, 3, 2)))
     return tiny.load(
-        tmp_path / "run", f"data.demonstrations={file}", "data.held_out_demonstrations=1"
+        tmp_path / "run",
+        f"data.demonstrations={file}",
+        "data.held_out_demonstrations=1",
+        "constraint.prompts_per_step=1",
     )
 
 
@@ -37,10 +41,10 @@ def test_all_turns_are_learned_if_asked_for_but_of_no_conversation_that_is_held_
     talks: Config,
 ) -> None:
     _, chat = load_policy(talks)
-    last = load_data(talks, chat)
+    last = load_data(Recipe.of(talks), chat)
     assert [d.completion for d in last.demonstrations] == ["a0", "a2"]
     data = talks.data.model_copy(update={"trained_turns": "all"})
-    every = load_data(talks.model_copy(update={"data": data}), chat)
+    every = load_data(Recipe.of(talks.model_copy(update={"data": data})), chat)
     assert [d.completion for d in every.demonstrations] == ["a0", "a0", "a1", "a2"]
     assert [d.completion for d in every.held_out] == ["a1"]
     # what can be checked belongs to the last turn
@@ -84,30 +88,52 @@ def test_the_policy_says_where_other_tools_must_stop(tiny: Tiny, tmp_path: Path)
     assert policy.model.generation_config.eos_token_id == 4
 
 
-def one_step(config: Config) -> Trainer:
-    policy, chat = load_policy(config)
-    rewards = load_rewards(config, policy.device)
-    trainer = build_trainer(config, policy, chat, load_data(config, chat), rewards)
-    trainer.train_step()
-    return trainer
+def build(config: Config) -> Trainer:
+    recipe = Recipe.of(config)
+    policy, chat = load_policy(recipe.config)
+    rewards = load_rewards(recipe, policy.device)
+    return build_trainer(recipe, policy, chat, load_data(recipe, chat), rewards)
 
 
-@pytest.mark.parametrize(
-    ("word", "count"),
-    [
-        ("discriminator.form=likelihood", 2),
-        ("discriminator.demonstrations_per_step=null", 4),
-        ("discriminator.demonstrations_per_step=3", 3),
-        ("discriminator.form=scalar", 2),
-    ],
-)
-def test_demonstrations_that_the_discriminator_sees(
-    word: str, count: int, tiny: Tiny, tmp_path: Path
-) -> None:
-    batch = one_step(tiny.load(tmp_path / "run", word)).batch
+@pytest.mark.parametrize("method", ["uniapl", "gad", "mix"])
+def test_what_a_step_draws_is_what_the_recipe_says(method: str, tiny: Tiny, tmp_path: Path) -> None:
+    trainer = build(tiny.load(tmp_path / "run", f"method={method}"))
+    batch = trainer.train_step().rollouts
     assert batch is not None
-    assert len(batch.experts) == count
-    # those in pairs are among them, in the order of their groups
-    answered = [batch.rollouts[group * batch.group_size].prompt.id for group in range(2)]
-    assert [expert.prompt.id for expert in batch.experts[:2]] == answered
-    assert batch.num_pairs == 2
+    paired = [expert for expert in batch.experts if expert is not None]
+    assert len(paired) == trainer.recipe.num_demonstration_prompts
+    assert batch.num_groups == 4
+    # those in pairs are the first, in the order of their groups
+    for group, expert in enumerate(paired):
+        assert batch.rollouts[group * batch.group_size].prompt is expert.prompt
+
+
+def test_a_twentieth_is_held_out_where_it_is_measured(tiny: Tiny, tmp_path: Path) -> None:
+    words = ("data.held_out_demonstrations=null", "constraint.prompts_per_step=1")
+    for method, count in (("uniapl", 1), ("a-sft", 1), ("gad", 0), ("mix", 0), ("sft", 0)):
+        recipe = Recipe.of(tiny.load(tmp_path / "run", f"method={method}", *words))
+        data = load_data(recipe, load_policy(recipe.config)[1])
+        assert (len(data.demonstrations), len(data.held_out)) == (12 - count, count)
+        prompts = {d.prompt.id for d in data.demonstrations}
+        assert not prompts & {d.prompt.id for d in data.held_out}
+
+
+def test_where_a_twentieth_is_less_than_a_step_measures_as_many_as_it_measures(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    words = ("data.held_out_demonstrations=null", "constraint.prompts_per_step=5")
+    trainer = build(tiny.load(tmp_path / "run", *words))
+    assert "discriminator/margin" in trainer.train_step().metrics
+
+
+def test_the_overlong_penalty_is_a_reward(tiny: Tiny, tmp_path: Path) -> None:
+    """12 tokens at most, the last four of which cost a quarter each."""
+    trainer = build(tiny.load(tmp_path / "run", "rollout.overlong_buffer_tokens=4"))
+    result = trainer.train_step()
+    batch = result.rollouts
+    assert batch is not None
+    expected = [min(0.0, (8 - len(r.token_ids)) / 4) for r in batch.rollouts]
+    assert [reward.breakdown["overlong"] for reward in batch.rewards] == expected
+    assert min(expected) < 0
+    for reward in batch.rewards:
+        assert reward.total == sum(v or 0.0 for v in reward.breakdown.values())

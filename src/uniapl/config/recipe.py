@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the schema's checks read this module
 PAIRS_PER_STEP = 16
 """Chosen and rejected completions of a step; the loss is their mean, so more would only mean less noise."""
 HELD_OUT_SHARE = 0.05
-"""Of the demonstrations, where the config does not say how many."""
+"""Of the demonstrations, where the config does not say how many; at least what a step measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,9 @@ class Recipe:
         asked = self.config.data.held_out_demonstrations
         if asked is not None:
             return asked
-        return math.ceil(HELD_OUT_SHARE * num_demonstrations) if self.num_held_out else 0
+        if not self.num_held_out:
+            return 0
+        return max(math.ceil(HELD_OUT_SHARE * num_demonstrations), self.num_held_out)
 
     def learning_rates_at(self, step: int) -> tuple[float, float]:
         """Return the learning rates of policy and discriminator in `step` (from 0)."""

@@ -24,6 +24,7 @@ from uniapl.objective.policy_gradient import (
     sequence_ratio,
     token_ratio,
 )
+from uniapl.objective.reductions import sequence_sum
 
 DUAL_CLIP = 3.0
 """Ratio up to which a negative weight acts: PPO alone leaves it unbounded (dual clip, arXiv 1912.09729)."""
@@ -154,9 +155,14 @@ def _ratio(tokens: RolloutTokens, is_counted_T: Tensor | None, scale: Scale) -> 
     log_ratios_T = tokens.logprobs_T - tokens.old_logprobs_T.detach()
     if scale.policy_gradient != "gspo":
         return token_ratio(log_ratios_T, is_counted_T)
-    assert tokens.sequence_index_T is not None
-    everything_T = torch.ones_like(log_ratios_T, dtype=torch.bool)
-    return sequence_ratio(log_ratios_T, tokens.sequence_index_T, tokens.num_sequences, everything_T)
+    index_T, num_sequences = tokens.sequence_index_T, tokens.num_sequences
+    assert index_T is not None
+    # a completion's mean needs all its tokens, but one without any weight is left out as a whole
+    whole_T = torch.ones_like(log_ratios_T, dtype=torch.bool)
+    if is_counted_T is not None:
+        num_counted_S = sequence_sum(is_counted_T.to(log_ratios_T.dtype), index_T, num_sequences)
+        whole_T = (num_counted_S > 0)[index_T]
+    return sequence_ratio(log_ratios_T, index_T, num_sequences, whole_T)
 
 
 def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor:

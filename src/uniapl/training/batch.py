@@ -55,16 +55,8 @@ def draw_batch(
         weights: The terms' weights while the batch serves.
         state: Where the run stands, for reward functions.
     """
-    rolls_out = recipe.rolls_out(weights)
-    drawn = [
-        mixture.next_batch(
-            recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
-            recipe.num_preference_prompts if rolls_out else 0,
-            recipe.num_pairs,
-        )
-        for _ in range(recipe.config.rollout.updates_per_rollout)
-    ]
-    if not rolls_out:
+    drawn = _draw(recipe, mixture, weights)
+    if not recipe.rolls_out(weights):
         return [StepData(part) for part in drawn]
     measured = [held_out.take(recipe.num_held_out) for _ in drawn]
     asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
@@ -123,6 +115,18 @@ def _rewarded(
     logged: dict[str, float] = {}
     rewards = score(rollouts, players.rewards, players.columns, trainer_state=state, logged=logged)
     return rewards, logged
+
+
+def _draw(recipe: Recipe, mixture: Mixture, weights: TermWeights) -> list[MixedBatch]:
+    """Return what each part draws from the data."""
+    return [
+        mixture.next_batch(
+            recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
+            recipe.num_preference_prompts if recipe.rolls_out(weights) else 0,
+            recipe.num_pairs,
+        )
+        for _ in range(recipe.config.rollout.updates_per_rollout)
+    ]
 
 
 def _prompts(part: MixedBatch, num_paired: int) -> list[Prompt]:
