@@ -70,6 +70,8 @@ class EvaluationSet:
     """The expert's completion of each prompt, where the data has one."""
     metrics: Sequence[NamedReward] = field(default_factory=tuple)
     check: Check = check_soundly
+    trainer_state: TrainerState | None = None
+    """For metrics that take it; None outside a run."""
 
     def definitions(self) -> dict[str, str]:
         """Return the one-line meaning of every metric that `evaluate` returns."""
@@ -109,7 +111,6 @@ def evaluate(
     settings: Mapping[str, Any],
     policy_logprobs: MeanLogprobs | None = None,
     base_logprobs: MeanLogprobs | None = None,
-    trainer_state: TrainerState | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Sample one completion per prompt and measure it.
 
@@ -119,7 +120,6 @@ def evaluate(
         settings: Recorded with the results.
         policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
         base_logprobs: Of the model before training.
-        trainer_state: For metrics that take it; None outside a run.
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
@@ -129,7 +129,7 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.completion) for r in rollouts]
-    values, measured = _measure(rollouts, data, trainer_state)
+    values, measured = _measure(rollouts, data)
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= measured
@@ -141,7 +141,7 @@ def evaluate(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data, trainer_state)
+        results["expert"] = expert_results(data)
     results["settings"] = dict(settings)
     rows = [
         _row(r, v, e, m, near)
@@ -173,9 +173,7 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(
-    data: EvaluationSet, trainer_state: TrainerState | None = None
-) -> dict[str, Any]:
+def expert_results(data: EvaluationSet) -> dict[str, Any]:
     """Measure the expert's own completions as if a policy had written them."""
     rollouts = [
         Rollout(e.prompt, e.completion, e.token_ids, (), "stop")
@@ -186,7 +184,7 @@ def expert_results(
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
-        **_measure(rollouts, data, trainer_state)[1],
+        **_measure(rollouts, data)[1],
         "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
         **diversity([r.completion for r in rollouts]),
     }
@@ -208,7 +206,7 @@ def write_evaluation(
 
 
 def _measure(
-    rollouts: Sequence[Rollout], data: EvaluationSet, trainer_state: TrainerState | None
+    rollouts: Sequence[Rollout], data: EvaluationSet
 ) -> tuple[list[Reward], dict[str, Any]]:
     """Return what the metrics say of each rollout, and of all.
 
@@ -219,7 +217,9 @@ def _measure(
     logged: dict[str, float] = {}
     columns = column_names(data.prompts)
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        values = score(rollouts, data.metrics, columns, trainer_state=trainer_state, logged=logged)
+        values = score(
+            rollouts, data.metrics, columns, trainer_state=data.trainer_state, logged=logged
+        )
     means = {name: value if math.isfinite(value) else None for name, value in logged.items()}
     return values, {**_mean_by_name([v.breakdown for v in values]), **means}
 
