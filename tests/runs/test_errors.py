@@ -151,8 +151,8 @@ def test_kwargs_without_instructions_are_a_column_like_any_other(attempt, tmp_pa
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("raises_on_p1", "reward raises_on_p1 raised KeyError: 'no score' (tiny_functions.py:6) for "
-                         "prompt 1"),
+        ("raises_on_p1", "reward raises_on_p1 raised KeyError: 'no score' (tiny_functions.py:6) in "
+                         "a call with 16 completions of the prompts "),
         ("one_too_few", "reward one_too_few returned 15 values for 16 completions"),
         ("nan", "reward nan returned nan for prompt "),
     ],

@@ -67,6 +67,8 @@ class EvaluationSet:
     """The expert's completion of each prompt, where the data has one."""
     metrics: Sequence[NamedReward] = field(default_factory=tuple)
     check: Check = check_soundly
+    trainer_state: TrainerState | None = None
+    """For metrics that take it; None outside a run."""
 
     def definitions(self) -> dict[str, str]:
         """Return the one-line meaning of every metric that `evaluate` returns."""
@@ -106,7 +108,6 @@ def evaluate(
     settings: Mapping[str, Any],
     policy_logprobs: MeanLogprobs | None = None,
     base_logprobs: MeanLogprobs | None = None,
-    trainer_state: TrainerState | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Sample one completion per prompt and measure it.
 
@@ -116,7 +117,6 @@ def evaluate(
         settings: Recorded with the results.
         policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
         base_logprobs: Of the model before training.
-        trainer_state: For metrics that take it; None outside a run.
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
@@ -126,7 +126,7 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.answer) for r in rollouts]
-    values, measured = _measure(rollouts, data, trainer_state)
+    values, measured = _measure(rollouts, data)
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= measured
@@ -138,7 +138,7 @@ def evaluate(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data, rollouts, trainer_state)
+        results["expert"] = expert_results(data, rollouts)
     results["settings"] = dict(settings)
     rows = [
         _row(r, v, e, m, near)
@@ -171,15 +171,12 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(
-    data: EvaluationSet, policy: Sequence[Rollout], trainer_state: TrainerState | None = None
-) -> dict[str, Any]:
+def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, Any]:
     """Measure the expert's own answers as if a policy had written them.
 
     Args:
         data: Prompts, experts, metrics.
         policy: The policy's rollouts of the same prompts: they know which prompts open a thought.
-        trainer_state: What metrics receive under this name.
     """
     rollouts = [
         Rollout(e.prompt, answer_of(e, r), e.token_ids, (), "stop")
@@ -190,7 +187,7 @@ def expert_results(
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
-        **_measure(rollouts, data, trainer_state)[1],
+        **_measure(rollouts, data)[1],
         "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
         **diversity([r.completion for r in rollouts]),
     }
@@ -253,7 +250,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _measure(
-    rollouts: Sequence[Rollout], data: EvaluationSet, trainer_state: TrainerState | None
+    rollouts: Sequence[Rollout], data: EvaluationSet
 ) -> tuple[list[Reward], dict[str, Any]]:
     """Return what the metrics say of each rollout, and of all.
 
@@ -264,7 +261,9 @@ def _measure(
     logged: dict[str, float] = {}
     columns = column_names(data.prompts)
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        values = score(rollouts, data.metrics, columns, trainer_state=trainer_state, logged=logged)
+        values = score(
+            rollouts, data.metrics, columns, trainer_state=data.trainer_state, logged=logged
+        )
     means = {name: value if math.isfinite(value) else None for name, value in logged.items()}
     return values, {**_mean_by_name([v.breakdown for v in values]), **means}
 

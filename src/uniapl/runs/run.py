@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -256,6 +256,7 @@ class _Run:
     def _answer(self, data: EvaluationSet) -> Evaluated:
         """Return results and samples of the policy as it is now."""
         config = self.config.evaluation
+        data = replace(data, trainer_state=self.trainer.state)
         temperature = config.temperature
         limit = config.max_completion_tokens or self.config.rollout.max_completion_tokens
         # a generator of its own: evaluating more or less often must not change the training
@@ -274,7 +275,7 @@ class _Run:
         own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
         base = self._base_logprobs if self.trainer.step else own
         with self.policy.autocast():
-            return evaluate(generator, data, settings, own, base, self.trainer.state)
+            return evaluate(generator, data, settings, own, base)
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.
