@@ -7,13 +7,12 @@ from typing import Literal
 import pytest
 import torch
 from exact import assert_close
+from surrogates import clipped_surrogate, is_clipped
 from torch import Tensor
 
 from uniapl.objective.policy_gradient import (
     MAX_LOG_RATIO,
-    clipped_surrogate,
     importance_weights,
-    is_clipped,
     k3,
 )
 from uniapl.objective.unified import (

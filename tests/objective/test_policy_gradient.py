@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 from exact import assert_close
+from surrogates import clipped_surrogate, is_clipped
 
-from uniapl.objective.policy_gradient import clipped_surrogate, importance_weights, is_clipped, k3
+from uniapl.objective.policy_gradient import importance_weights, k3
 
 LOW, HIGH = 0.2, 0.3
 

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 from exact import assert_close
+from surrogates import clipped_surrogate
 from torch import Tensor
 
 from uniapl.errors import InputError
 from uniapl.objective.policy_gradient import (
     MAX_LOG_RATIO,
     cispo_surrogate,
-    clipped_surrogate,
     is_ratio_clipped,
     ratio_surrogate,
     sequence_ratio,

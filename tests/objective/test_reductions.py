@@ -8,7 +8,6 @@ from uniapl.objective.reductions import (
     mean_group_std,
     sequence_mean,
     sequence_sum,
-    token_mean,
 )
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -19,14 +18,6 @@ def test_sequence_sum_and_mean_take_each_sequences_own_tokens() -> None:
     index = torch.tensor([0, 2, 2, 0])
     assert_close(sequence_sum(values, index, 3), [11.0, 0.0, 6.0])
     assert_close(sequence_mean(values, index, 3), [5.5, 0.0, 3.0])
-
-
-def test_token_mean_takes_counted_tokens_and_sums_in_float64() -> None:
-    values = torch.tensor([3e7, 1.0, 1.0, 1.0, float("inf")], dtype=torch.float32)
-    is_counted = torch.tensor([True, True, True, True, False])
-    # a sum in float32 would lose the ones
-    assert token_mean(values, is_counted) == (3e7 + 3) / 4
-    assert token_mean(values, torch.zeros_like(is_counted)) is None
 
 
 def test_sequence_mean_passes_gradient() -> None:
