@@ -1,7 +1,7 @@
 """The `uniapl` command: reads the words, hands over to the library, turns errors into one line.
 
 Nothing heavy is imported before a command needs it: `uniapl --help` loads neither pydantic nor torch.
-Exit status: 0 done, 1 the run failed, 2 wrong input, 130 interrupted.
+Exit status: 0 done, 1 the run failed, 2 wrong input, 130 Ctrl-C, 128 + its number after another signal (143: SIGTERM).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from uniapl import __version__
 from uniapl.console import unfailing_streams
-from uniapl.errors import InputError, TrainingError
+from uniapl.errors import InputError, Stopped, TrainingError
 
 _HELP = """\
 usage: uniapl COMMAND ...
@@ -76,9 +76,9 @@ def _run(words: list[str]) -> int:
     try:
         _dispatch([word for word in words if word != "--debug"])
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return stop.status if isinstance(stop, Stopped) else 130
     except (InputError, TrainingError, OSError) as error:
         if debug:
             from traceback import print_exc

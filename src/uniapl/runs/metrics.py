@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import resource
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,14 @@ class MetricsFile:
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._stream = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Append a row; a metric without a definition is a bug."""
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+        """Append a row and return it; a metric without a definition is a bug."""
         unknown = metrics.keys() - set(self.names)
         assert not unknown, f"metrics without a definition: {sorted(unknown)}"
         row = {"step": step, **{name: _finite(metrics.get(name)) for name in self.names}}
         self._stream.write(json.dumps(row, allow_nan=False) + "\n")
         self._stream.flush()
+        return row
 
     def sync(self) -> None:
         """Make sure that the rows are on disk: a checkpoint must never be ahead of them."""
@@ -146,4 +147,7 @@ def peak_gib(device: torch.device) -> float:
     """Return the peak memory so far: of the device, or of the process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    import resource  # Unix alone has it
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
