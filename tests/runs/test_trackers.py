@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_runs import Tiny, rows
 
-from uniapl.config.methods import resolve
+from uniapl.config.recipe import Recipe
 from uniapl.errors import InputError
 from uniapl.runs import trackers
 from uniapl.runs.trackers import Trackers, check_installed
@@ -181,7 +181,7 @@ def test_what_is_not_installed_is_said_before_anything_is_loaded(
 def test_a_tracker_that_cannot_start_is_an_error(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "trackers").write_text("in the way")
-    config = resolve(tiny.load(tmp_path, "training.trackers=[tensorboard]"))
+    config = Recipe.of(tiny.load(tmp_path, "training.trackers=[tensorboard]")).config
     with pytest.raises(
         InputError, match=r"^training\.trackers: tensorboard cannot start: .*Not a directory"
     ):
@@ -205,7 +205,7 @@ def test_a_tracker_that_fails_is_left_out(
     tiny.train(run_folder, "training.trackers=[tensorboard]", "evaluation.prompts=null")
     assert [row["step"] for row in rows(run_folder)] == [1, 2, 3, 4]
     assert set(told_tensorboard(run_folder)) == {1}
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "tensorboard" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "tensorboard" in line]
     assert len(warnings) == 1
     assert "warning: tensorboard has failed and is left out (the line is dead)" in warnings[0]
 

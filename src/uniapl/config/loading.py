@@ -36,7 +36,7 @@ _PATH_KEYS = (
 _RELATIVE = ("./", "../")
 
 
-ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
+ConfigSource = str | Path | Mapping[str, Any] | Config
 """What a config is made of: a YAML file, the name of a packaged one, a dictionary of its sections, or a config."""
 
 
@@ -62,12 +62,9 @@ def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Config:
     if isinstance(source, Mapping):
         name, folder = "config", Path.cwd()
         data = cast("dict[str, Any]", _plain(source))
-    elif isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        data, folder = _read_file(name)
     else:
-        kind = type(source).__name__
-        raise InputError(f"config: must be a file, a name, a dictionary or a Config, got {kind}")
+        name = _file_name(source)
+        data, folder = _read_file(name)
     _anchor_paths(data, folder)
     problems: list[str] = []
     applied: list[str] = []
@@ -90,6 +87,13 @@ def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def _file_name(source: object) -> str:
+    if isinstance(source, (str, Path)):
+        return str(source)
+    kind = type(source).__name__
+    raise InputError(f"config: must be a file, a name, a dictionary or a Config, got {kind}")
+
+
 def _read_file(name: str) -> tuple[dict[str, Any], Path]:
     """Return what a YAML file says, and the folder that it lies in."""
     file = _find(name)
@@ -110,7 +114,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in items}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in cast("Sequence[Any]", value)]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    return str(value) if isinstance(value, Path) else value
 
 
 def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:

@@ -34,7 +34,7 @@ def _named(reward: LiveReward, place: str) -> NamedReward:
         raise InputError(f"{place}: a reward model needs a path; name it in the config's rewards")
     if not isinstance(reward, str) and not callable(reward):
         raise InputError(f"{place}: must be a function, got {type(reward).__name__}")
-    return build_reward(reward)
+    return build_reward(reward, name=None if isinstance(reward, str) else _name(reward))
 
 
 def _entry(reward: NamedReward, given: LiveReward) -> dict[str, Any]:
@@ -48,8 +48,10 @@ def _entry(reward: NamedReward, given: LiveReward) -> dict[str, Any]:
 
 
 def _address(function: Callable[..., Any]) -> str:
-    """Return `module:name`, as words: `<lambda>` is `lambda`."""
-    name = getattr(function, "__name__", type(function).__name__)
+    """Return `module:name`, of words alone: `<lambda>` is `lambda`."""
     module = getattr(function, "__module__", None) or "__main__"
-    words = re.sub(r"[^\w.]", "", module), re.sub(r"\W", "", name)
-    return ":".join(words)
+    return f"{module}:{_name(function)}"
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return re.sub(r"\W", "", getattr(function, "__name__", type(function).__name__))
