@@ -72,7 +72,7 @@ def test_a_path_a_dictionary_and_a_config_train_the_same(tiny: Tiny, tmp_path: P
 
 
 def test_an_override_that_the_method_ignores_is_an_error(run_of, run_folder: Path):
-    with pytest.raises(InputError, match="method sft: has no rollout; remove rollout.group_size"):
+    with pytest.raises(InputError, match=r"has no rollout; remove rollout\.group_size"):
         run_of(*SFT, "rollout.group_size=2")
     with pytest.raises(InputError, match="method sft: has no rewards; remove rewards"):
         run_of(*SFT, rewards=[commas])
@@ -193,7 +193,9 @@ def test_a_run_and_a_model_are_evaluated(tiny: Tiny, run_of, run_folder: Path, t
     assert two.results["prompt_level_strict_acc"] == one.results["prompt_level_strict_acc"]
 
 
-@pytest.mark.parametrize("error", [InputError("a: b\n  c"), TrainingError("a: b\n  c"), Stopped(15)])
+@pytest.mark.parametrize(
+    "error", [InputError("a: b\n  c"), TrainingError("a: b\n  c"), Stopped(15)]
+)
 def test_a_notebook_shows_one_line_and_a_debugger_all(error: Any, monkeypatch: pytest.MonkeyPatch):
     """IPython calls this method of an exception, if it has one, in place of its own traceback."""
     try:
