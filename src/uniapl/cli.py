@@ -23,7 +23,7 @@ demonstrations and preferences in one stage.
 
 commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
-      --preview                       show what the first step would learn from
+      --preview, --quiet, --json      first data alone; fewer words; JSON lines
   plan CONFIG [key=value ...]         memory, tokens and time of a run
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
