@@ -59,6 +59,14 @@ def test_functions_are_short_and_take_few_arguments(path: Path):
         assert count <= MAX_ARGUMENTS, f"{where} takes {count} arguments"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_what_windows_lacks_is_imported_where_it_is_used(path: Path):
+    top = ast.parse(path.read_text(encoding="utf-8")).body
+    imported = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module}
+    assert not imported & {"curses", "fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
+
+
 def test_every_folder_is_a_package():
     for folder in {path.parent for path in MODULES}:
         assert (folder / "__init__.py").is_file(), folder

@@ -1,6 +1,7 @@
 """The command as its user meets it: a subprocess, its texts and its exit status."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from uniapl import cli
-from uniapl.errors import TrainingError
+from uniapl.errors import Stopped, TrainingError
 
 CONFIG = """\
 output_dir: runs/test
@@ -172,6 +173,9 @@ def test_a_full_disk_is_one_line():
             "error: step 3: the loss is not finite\n",
         ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Stopped(signal.SIGINT), 130, "interrupted\n"),
+        (Stopped(signal.SIGTERM), 143, "interrupted\n"),
+        (Stopped(signal.SIGHUP), 129, "interrupted\n"),
         (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
     ],
 )
@@ -186,40 +190,69 @@ def test_a_failed_run(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_train", fail)
+    monkeypatch.setattr("uniapl.config.load_config", fail)
     assert cli.main(["train", str(config)]) == status
     assert capsys.readouterr().err == text
 
 
-def test_train_receives_config_overrides_and_preview(config: Path, monkeypatch: pytest.MonkeyPatch):
-    import uniapl.training
+def test_train_receives_config_overrides_and_options(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import uniapl.runs
 
     calls: list[tuple[object, ...]] = []
 
-    def train(config: object, *, overridden: frozenset[str], preview: bool) -> Path:
-        calls.append((config, overridden, preview))
-        return Path("run")
+    def train(config: object, *, overridden: frozenset[str], quiet: bool, json: bool) -> None:
+        calls.append((config, overridden, quiet, json))
 
-    monkeypatch.setattr(uniapl.training, "train", train)
+    monkeypatch.setattr(uniapl.runs, "train", train)
+    monkeypatch.setattr(uniapl.runs, "preview", lambda *words: calls.append(words))
     # Overrides on both sides of an option are overrides all the same.
     assert cli.main(["train", str(config), "seed=1", "--preview", "method=mix"]) == 0
+    assert cli.main(["train", str(config), "--json", "seed=1", "--quiet"]) == 0
     assert cli.main(["train", str(config)]) == 0
+    assert cli.main(["train", str(config), "--json", "--preview"]) == 2
+    assert "--json has no effect with --preview" in capsys.readouterr().err
     from uniapl.config import load_config
 
     assert calls == [
-        (load_config(config, ["seed=1", "method=mix"]), frozenset({"seed", "method"}), True),
-        (load_config(config), frozenset(), False),
+        (load_config(config, ["seed=1", "method=mix"]), frozenset({"seed", "method"})),
+        (load_config(config, ["seed=1"]), frozenset({"seed"}), True, True),
+        (load_config(config), frozenset(), False, False),
     ]
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "uniapl", "--version"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, uniapl("--version").stdout)
+
+
+def test_without_locks_train_ends_in_one_line_and_the_rest_works(config: Path):
+    """Without `fcntl`, which Windows lacks; here it is hidden from our own modules."""
+    hidden = "import sys, uniapl.runs; sys.modules['fcntl'] = None; "
+    call = f"from uniapl.cli import main; sys.exit(main(['train', {str(config)!r}]))"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + call],
+        capture_output=True,
+        text=True,
+        cwd=config.parent,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: output_dir: this system cannot lock a run folder")
+    assert [path.name for path in config.parent.iterdir()] == [config.name]
 
 
 def test_compare_receives_plan_folder_and_jobs(config: Path, monkeypatch: pytest.MonkeyPatch):
     """Overrides reach the config wherever they stand, even after options that take many words."""
-    import uniapl.training
+    import uniapl.comparing
     from uniapl.comparing import read_plan
     from uniapl.config import load_config
 
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(uniapl.training, "compare", lambda *words: calls.append(words))
+    monkeypatch.setattr(uniapl.comparing, "compare", lambda *words: calls.append(words))
     options = ["--methods", "sft,mix", "--seeds", "0,1", "mix:0,1,2", "training.steps=9"]
     grid = ["--grid", "sft:optimizer.beta1=0,0.9", "mix:optimizer.beta1=0,0.9", "model.path=x"]
     assert cli.main(["compare", str(config), *options, *grid, "--jobs", "2"]) == 0

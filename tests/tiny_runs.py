@@ -50,7 +50,7 @@ class Tiny:
         return load_config(self.config, [f"output_dir={folder}", *words])
 
     def train(self, folder: Path, *words: str) -> Path:
-        return train(self.load(folder, *words), overridden=overridden_keys(words))
+        return train(self.load(folder, *words), overridden=overridden_keys(words)).folder
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """UniAPL: learn from an expert's demonstrations and from preferences in one training stage.
 
-    from uniapl import load_config, train
+    import uniapl
 
-    run_folder = train(load_config("miniature", ["output_dir=runs/first"]))
+    run = uniapl.train("miniature", ["output_dir=runs/first"])
+    print(run.results["prompt_level_strict_acc"], run.policy)
 
 Importing the package loads nothing heavy; each name below is imported when it is first used.
 """
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from uniapl.config import Config, load_config
     from uniapl.errors import InputError, TrainingError
-    from uniapl.evaluation import evaluate, evaluate_benchmark
+    from uniapl.evaluation import Decoding, evaluate_benchmark
+    from uniapl.evaluation.benchmark import evaluate_model as evaluate
     from uniapl.evaluation.pairs import evaluate_pairs
-    from uniapl.runs import train
+    from uniapl.rewards import NamedReward
+    from uniapl.runs import Run, train
     from uniapl.types import (
         Demonstration,
         Generator,
@@ -31,15 +34,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Config",
+    "Decoding",
     "Demonstration",
     "Generator",
     "InputError",
     "MixedBatch",
+    "NamedReward",
     "PreferencePair",
     "Prompt",
     "Reward",
     "RewardFunction",
     "Rollout",
+    "Run",
     "TrainingError",
     "__version__",
     "evaluate",
@@ -53,19 +59,24 @@ _HOMES = {
     "InputError": "uniapl.errors",
     "TrainingError": "uniapl.errors",
     "Config": "uniapl.config",
-    "evaluate": "uniapl.evaluation",
+    "Decoding": "uniapl.evaluation",
+    "NamedReward": "uniapl.rewards",
+    "Run": "uniapl.runs",
+    "evaluate": "uniapl.evaluation.benchmark",
     "evaluate_benchmark": "uniapl.evaluation",
     "evaluate_pairs": "uniapl.evaluation.pairs",
     "load_config": "uniapl.config",
     "train": "uniapl.runs",
 }
 """Where a public name is defined, if not in `uniapl.types`."""
+_NAMES_AT_HOME = {"evaluate": "evaluate_model"}
+"""How it is called there, if otherwise."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'uniapl' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "uniapl.types")), name)
+    return getattr(import_module(_HOMES.get(name, "uniapl.types")), _NAMES_AT_HOME.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
 """The `uniapl` command: reads the words, hands over to the library, turns errors into one line.
 
 Nothing heavy is imported before a command needs it: `uniapl --help` loads neither pydantic nor torch.
-Exit status: 0 done, 1 the run failed, 2 wrong input, 130 interrupted.
+Exit status: 0 done, 1 the run failed, 2 wrong input, 130 Ctrl-C, 128 + its number after another signal (143: SIGTERM).
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from uniapl import __version__
 from uniapl.console import unfailing_streams
-from uniapl.errors import InputError, TrainingError
+from uniapl.errors import InputError, Stopped, TrainingError
 
 _HELP = """\
 usage: uniapl COMMAND ...
@@ -23,7 +23,7 @@ demonstrations and preferences in one stage.
 
 commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
-      --preview                       show what the first step would learn from
+      --preview, --quiet, --json      first data alone; fewer words; JSON lines
   plan CONFIG [key=value ...]         memory, tokens and time of a run
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
@@ -76,9 +76,9 @@ def _run(words: list[str]) -> int:
     try:
         _dispatch([word for word in words if word != "--debug"])
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return stop.status if isinstance(stop, Stopped) else 130
     except (InputError, TrainingError, OSError) as error:
         if debug:
             from traceback import print_exc

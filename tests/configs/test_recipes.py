@@ -71,7 +71,7 @@ def test_a_recipe_trains(recipe: str, tmp_path: Path) -> None:
             *SMALLER,
         ],
     )
-    run = train(config)
+    run = train(config).folder
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["optimizer/moved_fraction"] > 0.1 for row in rows)

@@ -168,11 +168,61 @@ def test_time_is_that_of_a_measured_run(plan: Planner, tiny: Tiny, tmp_path: Pat
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokens = made.tokens
     seconds = tokens.sampled * 0.01 + tokens.trained * 0.04 + tokens.judged * 0.06
-    assert f"{seconds:.3g} seconds a step" in plan_lines(made, run)[-1]
+    line = plan_lines(made, run)[-1]
+    assert f"time: at most {seconds * 4 / 60:.2g} minutes, {seconds:.3g} seconds a step" in line
+    long = dataclasses.replace(made, config=plan("training.steps=40000").config)
+    assert f"time: at most {seconds * 40000 / 3600:.2g} hours" in plan_lines(long, run)[-1]
     with pytest.raises(InputError, match=r"--measured: .* has model\.tuning full, the config lora"):
         plan_lines(plan("model.tuning=lora"), run)
     with pytest.raises(InputError, match="is not a run folder"):
         plan_lines(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=mix",),
+        ("method=uniapl", "model.dtype=bfloat16"),
+        ("method=uniapl", "model.tuning=lora", "discriminator.backbone=lora", "lora.rank=64"),
+        ("method=uniapl", "discriminator.form=scalar", "training.evaluate_every=1"),
+    ],
+)
+def test_disk_is_that_of_a_run(plan: Planner, tiny: Tiny, tmp_path: Path, words: tuple[str, ...]):
+    words = (*words, "training.checkpoint_every=1", "training.keep_checkpoints=1")
+    made = plan(*words)
+    run = tiny.train(tmp_path / "run", *words)
+
+    def size(*folders: Path) -> int:
+        files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+        return sum(f.stat().st_size for f in files if f.suffix in (".safetensors", ".pt", ".bin"))
+
+    (newest,) = run.glob("checkpoints/step_000004")
+    assert made.checkpoint == pytest.approx(size(newest), rel=0.1)
+    assert made.results == pytest.approx(
+        size(*(run / name for name in ("policy", "adapter", "discriminator"))), rel=0.1
+    )
+    assert made.num_checkpoints == 3
+    assert made.disk >= size(run / "checkpoints") + made.results * 0.9
+
+
+def test_the_number_of_checkpoints_is_that_of_those_there_at_once(plan: Planner):
+    def at_once(*words: str) -> int:
+        return plan("training.steps=8", *words).num_checkpoints
+
+    assert at_once("training.checkpoint_every=0") == 1
+    assert at_once("training.checkpoint_every=4", "training.keep_checkpoints=5") == 3
+    assert at_once("training.checkpoint_every=1", "training.keep_checkpoints=2") == 4
+    assert at_once("training.checkpoint_every=1", "evaluation.prompts=null") == 3
+
+
+def test_disk_says_what_to_do_where_it_does_not_fit(plan: Planner, tmp_path: Path):
+    made = plan("method=mix")
+    (line,) = [line for line in plan_lines(made) if line.startswith("disk")]
+    assert "fits the " in line
+    assert "does not" not in line
+    huge = dataclasses.replace(made, num_weights=2**60)
+    (line,) = [line for line in plan_lines(huge) if line.startswith("disk")]
+    assert line.endswith(": lower training.keep_checkpoints (2)")
 
 
 @pytest.mark.slow

@@ -152,9 +152,9 @@ def test_warnings_go_on_as_if_the_run_had_never_stopped(
     monkeypatch.setattr(instruction_watch, "CHECKED_EVERY", 1)
     words = ("evaluation.prompts=null",)
     tiny.train(tmp_path / "run", *words, "training.steps=2")
-    assert capsys.readouterr().out.count("say it once") == 1
+    assert capsys.readouterr().err.count("say it once") == 1
     tiny.train(tmp_path / "run", *words, "training.steps=4", "training.resume=auto")
-    assert "say it once" not in capsys.readouterr().out
+    assert "say it once" not in capsys.readouterr().err
     tiny.train(tmp_path / "straight", *words)
     states = [
         load_state(tmp_path / name / "checkpoints" / "step_000004") for name in ("run", "straight")

@@ -20,7 +20,7 @@ from uniapl.evaluation import evaluate
 from uniapl.evaluation.evaluate import INSTRUCTION_DEFINITIONS
 from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.rollout import TransformersGenerator
-from uniapl.runs import train
+from uniapl.runs import preview, train
 from uniapl.runs.evaluation_before import FOLDER
 from uniapl.runs.metrics import DEFINITIONS
 from uniapl.runs.model_card import model_card
@@ -408,7 +408,7 @@ def test_fixed_buffers_sample_the_same_rollouts(runs: Runs):
 def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, capsys):
     words = ("method=mix",)
     config = tiny.load(tmp_path / "run", *words)
-    train(config, overridden=overridden_keys(words), preview=True)
+    preview(config, overridden_keys(words))
     shown = capsys.readouterr().out
     assert "demonstration 0: 11 prompt tokens, 6 completion tokens" in shown
     assert "  <|user|>d0 Write<|end|><|assistant|>" in shown
@@ -420,17 +420,18 @@ def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, cap
 
 def test_a_learning_rate_without_effect_is_said(tiny: Tiny, tmp_path: Path, capsys):
     tiny.train(tmp_path / "run", "training.steps=1", "optimizer.learning_rate=1e-13")
-    (line,) = [w for w in capsys.readouterr().out.splitlines() if "moved_fraction" in w]
-    assert line.startswith("warning: optimizer/moved_fraction 0.0")
+    (line,) = [w for w in capsys.readouterr().err.splitlines() if "moved_fraction" in w]
+    assert " WARNING optimizer/moved_fraction 0.0" in line
 
 
 def test_the_output_says_what_happens(tiny: Tiny, tmp_path: Path, capsys):
     tiny.train(tmp_path / "run", "training.steps=2")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("uniapl, seed 0: ")
-    assert not any("moved_fraction" in line for line in lines)
-    assert "10 demonstrations, 12 prompts" in lines[0]  # two are held out
-    assert lines[1].startswith("step 0: prompt_level_strict_acc ")
+    out, err = capsys.readouterr()
+    notes, lines = [line for line in err.splitlines() if " INFO " in line], out.splitlines()
+    assert " INFO uniapl, seed 0: " in notes[0]
+    assert "moved_fraction" not in err
+    assert "10 demonstrations, 12 prompts" in notes[0]  # two are held out
+    assert " INFO step 0: prompt_level_strict_acc " in notes[1]
     assert lines[-1] == f"policy: {tmp_path / 'run' / 'policy'}"
     header = next(line for line in lines if "before" in line)
     assert header.split() == ["before", "after", "expert"]

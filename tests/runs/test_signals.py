@@ -1,4 +1,4 @@
-"""Ctrl-C: the step is finished and saved, and the run that goes on is the run that was never stopped."""
+"""Signals: the step is finished and saved, and the run that goes on is the run that was never stopped."""
 
 import os
 import signal
@@ -9,23 +9,40 @@ from typing import Any
 import pytest
 from tiny_runs import Tiny, assert_same_run, rows
 
+from uniapl.errors import Stopped
 from uniapl.runs import run as run_module
 from uniapl.runs.checkpoint import checkpoint_steps
-from uniapl.runs.signals import interrupts
+from uniapl.runs.signals import STOPPING, interrupts
 from uniapl.training.step import Trainer
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_the_first_signal_is_a_flag_the_second_stops(number: signal.Signals, capsys):
     before = signal.getsignal(number)
     with interrupts() as interrupt:
         assert not interrupt.is_set
         signal.raise_signal(number)
         assert interrupt.is_set
-        assert "press Ctrl-C again to stop at once" in capsys.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
+        shown = capsys.readouterr().err
+        if number == signal.SIGINT:
+            assert "press Ctrl-C again to stop at once" in shown
+        else:
+            assert f"\n{number.name}: finishing the step, then saving; a second signal" in shown
+        with pytest.raises(Stopped) as caught:
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
+    assert caught.value.status == 128 + number
+    assert isinstance(caught.value, KeyboardInterrupt)
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.is_set
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_given_back_after_an_error():
@@ -79,8 +96,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(
         interrupt_in_step(patch, 3, Trainer, "_apply")
         with pytest.raises(KeyboardInterrupt):
             tiny.train(tmp_path / "stopped", *words)
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        f"saved step {saved}; go on with training.resume=auto"
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(f" INFO saved step {saved}; go on with training.resume=auto")
     )
     assert checkpoint_steps(tmp_path / "stopped" / "checkpoints") == [saved]
     assert len(rows(tmp_path / "stopped")) == saved

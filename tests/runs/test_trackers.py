@@ -205,7 +205,7 @@ def test_a_tracker_that_fails_is_left_out(
     tiny.train(run_folder, "training.trackers=[tensorboard]", "evaluation.prompts=null")
     assert [row["step"] for row in rows(run_folder)] == [1, 2, 3, 4]
     assert set(told_tensorboard(run_folder)) == {1}
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "tensorboard" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "tensorboard" in line]
     assert len(warnings) == 1
     assert "warning: tensorboard has failed and is left out (the line is dead)" in warnings[0]
 

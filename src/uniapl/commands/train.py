@@ -3,6 +3,7 @@
 import argparse
 
 from uniapl.commands.common import add_config
+from uniapl.errors import InputError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +12,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preview", action="store_true", help="show the first step's data, train nothing"
     )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but warnings and results")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="a line of JSON per step, evaluation and result on standard output",
+    )
     parser.set_defaults(handler=_train)
 
 
@@ -18,6 +25,15 @@ def _train(options: argparse.Namespace) -> None:
     from uniapl.config import load_config, overridden_keys
 
     config = load_config(options.config, options.overrides)
+    overridden = overridden_keys(options.overrides)
+    if options.preview:
+        for name in ("quiet", "json"):
+            if getattr(options, name):
+                raise InputError(f"--{name} has no effect with --preview")
+        from uniapl.runs import preview
+
+        preview(config, overridden)
+        return
     from uniapl.runs import train  # after the config: a typo is reported before torch loads
 
-    train(config, overridden=overridden_keys(options.overrides), preview=options.preview)
+    train(config, overridden=overridden, quiet=options.quiet, json=options.json)

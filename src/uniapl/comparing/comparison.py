@@ -30,15 +30,15 @@ from uniapl.files import write_text
 from uniapl.runs.checkpoint import POLICY, step_name
 from uniapl.runs.evaluation_before import FOLDER
 from uniapl.runs.metrics import read_rows
-from uniapl.runs.progress import output_console
+from uniapl.runs.progress import console_on
 from uniapl.runs.run_folder import MAY_CHANGE, changed_settings
 
 FORMAT = 1
 """Version of `comparison.json` and of the files in `arms/`."""
 NAME_CHARACTERS = 120
 """Of the settings in a file's name."""
-WRONG_INPUT, INTERRUPTED = 2, 130
-"""Exit statuses of `uniapl train`."""
+WRONG_INPUT, SIGNALLED = 2, 128
+"""Exit statuses of `uniapl train`; one above the second: a signal stopped it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class _Comparison:
         self.plan = plan
         self.folder = folder
         self.jobs = jobs
-        self.console: Console = output_console()
+        self.console: Console = console_on(sys.stdout)
 
     def tune(self) -> tuple[dict[str, Setting], dict[str, list[dict[str, Any]]]]:
         """Return the best setting of every arm, and all settings with their value."""
@@ -212,7 +212,7 @@ class _Comparison:
             words = _last_line(command.log).removeprefix("error: ")
             if status == WRONG_INPUT:
                 raise InputError(f"{job.name}: {words}")
-            if status == INTERRUPTED:
+            if status > SIGNALLED:
                 raise KeyboardInterrupt
             errors[job.name] = f"{words} (see {command.log})"
             self._say(f"{job.name} failed: {errors[job.name]}")

@@ -50,7 +50,7 @@ def run_all(
         variables: Added to the environment.
 
     Raises:
-        KeyboardInterrupt: Asked to stop; all commands have ended.
+        Stopped: A signal asked to stop; all commands have ended.
     """
     waiting = list(reversed(commands))
     running: dict[Command, Process] = {}
@@ -68,7 +68,7 @@ def run_all(
                 if interrupt.is_set:
                     _signal(running.values(), signal.SIGINT)
                     _wait_all(running.values())
-                    raise KeyboardInterrupt
+                    raise interrupt.stopped()
     finally:  # a second Ctrl-C, or the reader of our results has failed
         _signal(running.values(), signal.SIGKILL)
         _wait_all(running.values())

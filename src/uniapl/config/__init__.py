@@ -1,6 +1,7 @@
 """Every option of a run: the schema, loading a YAML file with overrides, and the generated reference."""
 
 from uniapl.config.loading import (
+    ConfigSource,
     dump_chosen,
     dump_config,
     dump_published,
@@ -14,6 +15,7 @@ from uniapl.config.schema import Config
 
 __all__ = [
     "Config",
+    "ConfigSource",
     "config_reference",
     "dump_chosen",
     "dump_config",

@@ -1,17 +1,17 @@
-"""From a YAML file and `key=value` words to a `Config`, and back to YAML.
+"""From a YAML file or a dictionary and `key=value` words to a `Config`, and back to YAML.
 
 Everything that is wrong is reported at once, one line each, in a single `InputError`.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from uniapl.config.checks import keys_without_effect
 from uniapl.config.keys import section_of
@@ -39,27 +39,35 @@ _ARGUMENTS = "arguments"
 """The key whose value goes to the user's own function as it is written, lists as lists."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+ConfigSource = str | Path | Mapping[str, Any] | Config
+"""What a config is made of: a YAML file, the name of a packaged one, a dictionary of its sections, or a config."""
+
+
+def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Config:
     """Read a config and apply overrides to it.
 
     Args:
-        path: A YAML file, or the name of a packaged config (`miniature`). File and folder names in it that
-            begin with `./` or `../` are relative to the file; all others to the working directory. Functions
-            are looked for beside the file first.
+        source: A YAML file, the name of a packaged config (`miniature`), a dictionary with the same keys, or a
+            config. File and folder names in a file that begin with `./` or `../` are relative to it; all others to
+            the working directory. Functions are looked for beside the file first.
         overrides: Words `section.key=value`, the value in YAML; later words win. Lists are replaced whole
             (`evaluation.metrics=[a:b]`) or changed in one entry (`rewards.0.weight=2`).
 
     Raises:
         InputError: Names every problem of file and overrides, one line each.
     """
-    file = _find(path)
-    content = load_yaml(_read(file), str(path))
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must be a mapping of keys, got {type(content).__name__}")
-    data = cast("dict[str, Any]", content)
-    folder = file.resolve().parent
+    if isinstance(source, Config):
+        if not overrides:
+            return source
+        source = source.model_dump(mode="json", exclude_unset=True)
+    if isinstance(overrides, str):
+        raise InputError(f"overrides: must be a list of key=value words, got '{overrides}'")
+    if isinstance(source, Mapping):
+        name, folder = "config", Path.cwd()
+        data = cast("dict[str, Any]", _plain(source))
+    else:
+        name = _file_name(source)
+        data, folder = _read_file(name)
     _anchor_paths(data, folder)
     _anchor_functions(data, folder, is_in_file=True)
     problems: list[str] = []
@@ -80,8 +88,38 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         problems += describe_problems(error, data)
     if config is None or problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
-        raise InputError(f"{path}: {len(problems)} problem(s){lines}")
+        raise InputError(f"{name}: {len(problems)} problem(s){lines}")
     return config
+
+
+def _file_name(source: object) -> str:
+    if isinstance(source, (str, Path)):
+        return str(source)
+    kind = type(source).__name__
+    raise InputError(f"config: must be a file, a name, a dictionary or a Config, got {kind}")
+
+
+def _read_file(name: str) -> tuple[dict[str, Any], Path]:
+    """Return what a YAML file says, and the folder that it lies in."""
+    file = _find(name)
+    content = load_yaml(_read(file), name)
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(f"{name}: must be a mapping of keys, got {type(content).__name__}")
+    return cast("dict[str, Any]", content), file.resolve().parent
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy of a Python value as YAML would give it: dictionaries, lists, and paths as text."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        return {str(key): _plain(item) for key, item in items}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in cast("Sequence[Any]", value)]
+    return str(value) if isinstance(value, Path) else value
 
 
 def overridden_keys(overrides: Iterable[str]) -> frozenset[str]:

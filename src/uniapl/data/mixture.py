@@ -4,9 +4,11 @@ Each kind of data is a stream of its own, so that runs which draw as many of one
 at the same seed, whatever they draw of the other.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -74,6 +76,7 @@ class Stream(Generic[T]):
         return {
             "seed": self._seed,
             "size": len(self._items),
+            "contents": self._contents,
             "epoch": self._epoch,
             "position": self._position,
             "head": list(self._head),
@@ -83,7 +86,7 @@ class Stream(Generic[T]):
         """Go where a saved stream stood.
 
         Raises:
-            InputError: it was saved with another seed or another number of items.
+            InputError: it was saved with another seed, or with other items, if only in another order.
         """
         now = {"seed": self._seed, "size": len(self._items)}
         for key, meaning in (("size", "number"), ("seed", "seed")):
@@ -91,15 +94,39 @@ class Stream(Generic[T]):
                 raise InputError(
                     f"cannot resume: the {meaning} of {self.name} was {state[key]} and is now {now[key]}"
                 )
+        if state.get("contents", self._contents) != self._contents:
+            raise InputError(
+                f"cannot resume: the {self.name} are not those that the checkpoint knows, or stand in another order; "
+                "bring them back, or start a new run in another output_dir, with the checkpoint's policy as model.path"
+            )
         self._epoch, self._position = state["epoch"], state["position"]
         self._head = list(state["head"])
         self._order = self._permutation()
+
+    @cached_property
+    def _contents(self) -> str:
+        """What changes with the items and their order: tokens, texts and columns, but no ids, which may be paths."""
+        found = hashlib.sha256()
+        for item in self._items:
+            found.update(repr(_content(item)).encode("utf-8", "surrogatepass"))
+        return found.hexdigest()
 
     def _permutation(self) -> list[int]:
         """Return the order of the current epoch: the head, then the rest as the seed has it."""
         order = permutation(len(self._items), self._seed, self.name, self._epoch)
         first = set(self._head)
         return self._head + [index for index in order if index not in first]
+
+
+def _content(item: object) -> object:
+    """Return what an item teaches, as values whose text is the same in every process."""
+    if isinstance(item, Prompt):
+        return item.token_ids, sorted(item.columns.items(), key=lambda column: column[0])
+    if isinstance(item, Demonstration):
+        return _content(item.prompt), item.token_ids
+    if isinstance(item, PreferencePair):
+        return _content(item.prompt), item.chosen_ids, item.rejected_ids
+    return item
 
 
 def random_words(count: int, seed: int, name: str, number: int) -> Any:
@@ -169,7 +196,7 @@ class Mixture:
         """Go where a saved mixture stood.
 
         Raises:
-            InputError: it was saved with another seed or other numbers of items.
+            InputError: it was saved with another seed or other items.
         """
         self._demonstrations.load_state_dict(state["demonstrations"])
         self._prompts.load_state_dict(state["prompts"])

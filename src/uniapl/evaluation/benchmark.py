@@ -4,6 +4,7 @@ Output: `samples.jsonl` and `results.json` (docs/evaluation.md). Nothing loads t
 """
 
 import math
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,6 +167,38 @@ def evaluate_benchmark(
     results["versions"] = {"python": platform.python_version(), **versions}
     write_evaluation(folder, results, rows)
     return BenchmarkResult(results, folder, num_unknown)
+
+
+def evaluate_model(
+    model: str | os.PathLike[str],
+    prompts: str | os.PathLike[str],
+    *,
+    benchmark: BenchmarkName = "ifeval",
+    reading: Reading | None = None,
+    output: str | os.PathLike[str] | None = None,
+    decoding: Decoding | None = None,
+) -> BenchmarkResult:
+    """Let a model answer prompts and check the answers: `uniapl evaluate MODEL --benchmark NAME --prompts FILE`.
+
+    Args:
+        model: A run, a run folder, a model folder or a hub id.
+        prompts: A file in IFEval's format, or a hub id.
+        benchmark: `ifeval`, `ifbench`, or `custom` for prompts of one's own.
+        reading: As `evaluate_benchmark`'s.
+        output: As `evaluate_benchmark`'s.
+        decoding: As `evaluate_benchmark`'s.
+
+    Raises:
+        InputError: Something given is wrong or missing; nothing has been written.
+    """
+    return evaluate_benchmark(
+        benchmark,
+        os.fspath(model),
+        prompts=os.fspath(prompts),
+        output=None if output is None else os.fspath(output),
+        reading=reading,
+        decoding=decoding,
+    )
 
 
 def check_prompts(prompts: Sequence[Prompt], check: Check, source: str | Path) -> None:

@@ -109,6 +109,34 @@ class RunPlan:
         return self.resident + self.phases[self.worst_phase].needed
 
     @property
+    def checkpoint(self) -> int:
+        """Bytes of one on disk: the weights that learn, and AdamW's numbers; what is frozen is in no checkpoint."""
+        return sum(role.trained + role.optimizer for role in self.roles.values())
+
+    @property
+    def num_checkpoints(self) -> int:
+        """Most of them that are there at the same time: those that are kept, the best one and one being written."""
+        training, has_best = self.config.training, self.config.evaluation.prompts is not None
+        made = 1 + sum(
+            training.steps // every
+            for every in (training.checkpoint_every, has_best * training.evaluate_every)
+            if every
+        )
+        return min(made, training.keep_checkpoints + has_best + 1)
+
+    @property
+    def results(self) -> int:
+        """Bytes of the model folders at the end of the run: the policy's, its adapter's, the discriminator's."""
+        model = self.num_weights * getattr(torch, self.config.model.dtype).itemsize
+        adapter = self.roles["policy"].trained if self.config.model.tuning == "lora" else 0
+        return model * (2 if "discriminator" in self.roles else 1) + adapter
+
+    @property
+    def disk(self) -> int:
+        """Bytes that the run folder may take, logs aside."""
+        return self.num_checkpoints * self.checkpoint + self.results
+
+    @property
     def heap(self) -> int:
         """Bytes that are freed by then and not given back."""
         return int(HEAP_SHARE * self.tensors) if self.device == "cpu" else 0

@@ -1,5 +1,6 @@
 """What `uniapl plan` prints: memory by player and phase, tokens, work, and time where a run has measured it."""
 
+import shutil
 from pathlib import Path
 
 from uniapl.config import load_config
@@ -23,7 +24,7 @@ def plan_lines(plan: RunPlan, measured: Path | None = None) -> list[str]:
     Raises:
         InputError: That run is of another model, or has no steps.
     """
-    return [*_memory(plan), "", *_tokens(plan), _time(plan, measured)]
+    return [*_memory(plan), _disk(plan), "", *_tokens(plan), _time(plan, measured)]
 
 
 def _memory(plan: RunPlan) -> list[str]:
@@ -53,6 +54,29 @@ def _memory(plan: RunPlan) -> list[str]:
         f"peak {_gib(plan.peak)} GiB, in {plan.worst_phase}: {_verdict(plan)}",
     ]
     return lines
+
+
+def _disk(plan: RunPlan) -> str:
+    """Say what the run folder takes, and whether there is room where it will be."""
+    config = plan.config
+    folder = Path(config.output_dir).expanduser().absolute()
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(folder).free
+    if plan.disk <= free:
+        verdict = f"fits the {_size(free)} that are free in {folder}"
+    else:
+        keep = config.training.keep_checkpoints
+        knob = f"lower training.keep_checkpoints ({keep})" if keep > 1 else "set model.tuning=lora"
+        verdict = f"does not fit the {_size(free)} that are free in {folder}: {knob}"
+    return (
+        f"disk {_size(plan.disk)}: {plan.num_checkpoints} × {_size(plan.checkpoint)} of checkpoints "
+        f"(training.keep_checkpoints={config.training.keep_checkpoints}, the best one, one being written), "
+        f"{_size(plan.results)} of models at the end; {verdict}"
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / GIB:.3g} GiB" if size >= GIB / 10 else f"{size / 2**20:.3g} MiB"
 
 
 def _verdict(plan: RunPlan) -> str:
@@ -138,9 +162,10 @@ def _time(plan: RunPlan, measured: Path | None) -> str:
         + tokens.trained * seconds_per_token("update", done["trained"])
         + tokens.judged * seconds_per_token("discriminator", done["trained"])
     )
-    hours = per_step * own.training.steps / 3600
+    minutes = per_step * own.training.steps / 60
+    total = f"{minutes:.2g} minutes" if minutes < 100 else f"{minutes / 60:.2g} hours"
     return (
-        f"time: at most {hours:.2g} hours, {per_step:.3g} seconds a step, at the speed of {measured}; "
+        f"time: at most {total}, {per_step:.3g} seconds a step, at the speed of {measured}; "
         "evaluations not counted"
     )
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import resource
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,20 +129,18 @@ class MetricsFile:
         self.names += new
         return new
 
-    def write(self, step: int, metrics: Mapping[str, float | None]) -> list[str]:
-        """Append a row; a metric that has no definition and that no reward logs is a bug.
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+        """Append a row and return it; a metric that has no definition and that no reward logs is a bug.
 
-        Returns:
-            The names that rewards log and that are new.
+        Names that rewards log are added to `logged`.
         """
-        new = self._take_up(metrics)
-        self.logged += new
+        self.logged += self._take_up(metrics)
         unknown = metrics.keys() - set(self.names)
         assert not unknown, f"metrics without a definition: {sorted(unknown)}"
         row = {"step": step, **{name: _finite(metrics.get(name)) for name in self.names}}
         self._stream.write(json.dumps(row, allow_nan=False) + "\n")
         self._stream.flush()
-        return new
+        return row
 
     def sync(self) -> None:
         """Make sure that the rows are on disk: a checkpoint must never be ahead of them."""
@@ -175,4 +173,7 @@ def peak_gib(device: torch.device) -> float:
     """Return the peak memory so far: of the device, or of the process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    import resource  # Unix alone has it
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

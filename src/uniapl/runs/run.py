@@ -1,12 +1,11 @@
 """`train(config)`: one run, one run folder. Builds the players, drives the loop, saves, evaluates."""
 
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
+from json import loads
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,15 +13,17 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
+from uniapl.config import ConfigSource, load_config, overridden_keys
 from uniapl.config.recipe import Recipe
-from uniapl.config.schema import Config
 from uniapl.cpu.heap import tuned_heap
-from uniapl.data.preview import preview as preview_text
+from uniapl.errors import InputError
 from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
 from uniapl.files import json_line, write_text
 from uniapl.health import HealthWatch
+from uniapl.models.fingerprint import weights_fingerprint
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
+from uniapl.rewards import NamedReward
 from uniapl.rollout import TransformersGenerator
 from uniapl.runs.checkpoint import (
     ADAPTER,
@@ -34,72 +35,82 @@ from uniapl.runs.checkpoint import (
 )
 from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.runs.instruction_watch import InstructionWatch
+from uniapl.runs.live_rewards import LiveReward, read_rewards
 from uniapl.runs.metrics import MetricsFile, definitions, logged_definition, peak_gib
 from uniapl.runs.model_card import model_card
 from uniapl.runs.progress import RunProgress, results_table
+from uniapl.runs.result import Run
 from uniapl.runs.rollout_log import logged_rows
 from uniapl.runs.run_folder import RunFolder, open_run_folder
-from uniapl.runs.signals import interrupts
+from uniapl.runs.signals import Interrupt, interrupts
 from uniapl.runs.trackers import Trackers, check_installed
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.training.step import StepResult
 from uniapl.types import Demonstration, Rollout
 
-PREVIEWED = 2
-"""Examples of each kind that `--preview` shows."""
+OnStep = Callable[[StepResult], object]
+"""Called after every step; the run stops and saves itself where it returns False."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run takes besides its config: nothing here changes what is written into the run folder's config."""
+
+    rewards: Sequence[NamedReward] | None = None
+    """Functions in the place of the config's rewards."""
+    on_step: OnStep | None = None
+    quiet: bool = False
+    json: bool = False
 
 
 def train(
-    config: Config, *, overridden: frozenset[str] = frozenset(), preview: bool = False
-) -> Path:
-    """Run a config to its last step and return the run folder.
+    config: ConfigSource,
+    overrides: Sequence[str] = (),
+    *,
+    rewards: Sequence[LiveReward] | None = None,
+    on_step: OnStep | None = None,
+    overridden: frozenset[str] = frozenset(),
+    quiet: bool = False,
+    json: bool = False,
+) -> Run:
+    """Run a config to its last step (docs/python.md).
 
     Args:
-        config: As loaded.
-        overridden: Keys given on the command line; one that the method ignores is an error.
-        preview: Only show the first tokenised examples with their masks.
+        config: A YAML file, the name of a packaged config, a dictionary or a config.
+        overrides: As `load_config`'s; a key that the method ignores is an error.
+        rewards: In the place of the config's: functions with TRL's signature, `NamedReward`s for a weight or a limit
+            of time, `instructions` or `module:function`.
+        on_step: Called with every step's `StepResult` once its metrics are written. Where it returns False, the run
+            saves itself as after Ctrl-C, and `train` returns; `training.resume=auto` goes on.
+        overridden: Keys of overrides that the config contains already.
+        quiet: Say nothing but warnings and results.
+        json: Print a line of JSON per step, evaluation and result on standard output.
 
     Raises:
         InputError: Something in the config or the data is wrong; nothing has been trained.
         TrainingError: The run cannot go on; its last checkpoint is kept.
-        KeyboardInterrupt: Ctrl-C; the step was finished and saved.
+        Stopped: Ctrl-C or another signal; the step was finished and saved. It is a KeyboardInterrupt.
+        Exception: Whatever `on_step` has raised; the last checkpoint is kept.
     """
+    config, live = load_config(config, overrides), None
+    overridden |= overridden_keys(overrides)
+    if rewards is not None:
+        config, live = read_rewards(config, rewards)
+        overridden |= {"rewards"}
     recipe = Recipe.of(config, overridden)
     config = recipe.config
     check_installed(config.training.trackers)
-    if preview:
-        _preview(recipe)
-        return Path(config.output_dir)
     folder = open_run_folder(config)
     try:
         with _deterministic():
-            run = _Run(recipe, folder)
+            run = _Run(recipe, folder, Options(live, on_step, quiet, json))
             try:
                 run.go()
             finally:
                 run.metrics.close()
     finally:
         folder.close()
-    return folder.path
-
-
-def _preview(recipe: Recipe) -> None:
-    """Show the first examples as the model will see them."""
-    _, chat = load_policy(recipe.config)
-    data = load_data(recipe, chat)
-    parts = [preview_text(data.demonstrations, chat.tokenizer, PREVIEWED)]
-    for prompt in data.prompts[:PREVIEWED]:
-        text = str(chat.tokenizer.decode(list(prompt.token_ids))).replace("\n", "\n  ")
-        parts.append(
-            f"preference prompt {prompt.id}: {len(prompt.token_ids)} prompt tokens\n  {text}"
-        )
-    for pair in data.pairs[:PREVIEWED]:
-        parts.append(
-            f"pair {pair.prompt.id}: {len(pair.prompt.token_ids)} prompt tokens\n  {pair.prompt.text}\n"
-            f"chosen: {len(pair.chosen_ids)} tokens\n  {pair.chosen}\n"
-            f"rejected: {len(pair.rejected_ids)} tokens\n  {pair.rejected}"
-        )
-    sys.stdout.write("\n\n".join(parts) + "\n")
+    return Run(folder.path)
 
 
 @contextmanager
@@ -124,19 +135,22 @@ def _deterministic() -> Iterator[None]:
 class _Run:
     """One call of `train`: the trainer, its files, and the evaluations around it."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, recipe: Recipe, folder: RunFolder, options: Options) -> None:
+        self.folder, self.options = folder, options
         config = recipe.config
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
         self.data = load_data(recipe, self.chat)
         self.before = EvaluationBefore(config)
         self.config = config
-        rewards = load_rewards(recipe, self.policy.device)
+        rewards = load_rewards(recipe, self.policy.device, options.rewards)
         self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards)
         self.best: dict[str, Any] | None = None
         self.health, self.instructions = HealthWatch(), InstructionWatch()
+        learning = self.policy.trainable_parameters() if self.policy.role else ()
+        self.base_weights = weights_fingerprint(self.policy.model, learning)
         if folder.state and folder.checkpoint:
+            self._check_base(folder.state)
             self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
             self.best = folder.state["best"]
@@ -147,48 +161,75 @@ class _Run:
         self.trackers = Trackers(config, folder.path, folder.run_id)
         folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
-        self._define(self.metrics.logged)
+        self._define()
+
+    def _check_base(self, state: dict[str, Any]) -> None:
+        """Refuse to go on from other weights than the run's: an adapter is nothing without them, nor a reference."""
+        if state.get("base_weights", self.base_weights) != self.base_weights:
+            raise InputError(
+                f"cannot resume: model.path {self.config.model.path} holds other weights than when the run "
+                "began; bring them back, or start a new run in another output_dir"
+            )
 
     def go(self) -> None:
-        """Train to the last step."""
-        config, trainer = self.config, self.trainer
+        """Train to the last step, or until somebody asks to stop."""
+        config, trainer, options = self.config, self.trainer, self.options
+        steps = config.training.steps
         with (
             self._heap(),
-            RunProgress(config.training.steps, trainer.step) as progress,
+            RunProgress(steps, trainer.step, quiet=options.quiet, json=options.json) as progress,
             interrupts() as interrupt,
-            self.trackers.reporting_to(progress.say),
+            self.trackers.reporting_to(progress.warn),
         ):
             self._announce(progress)
             self.trackers.tell_again(self.folder.path, self.folder.step)
             if trainer.step == 0:
                 self._evaluate(progress)
-            while trainer.step < config.training.steps:
-                done = trainer.train_step()
-                metrics = done.metrics
-                metrics["memory/peak_gib"] = peak_gib(self.policy.device)
-                self._define(self.metrics.write(trainer.step, metrics))
-                self.trackers.log(trainer.step, metrics)
-                self._log_rollouts(done)
-                progress.step(trainer.step, metrics)
-                warm = 2 * config.discriminator.warmup_steps
-                warnings = self.health.warnings(trainer.step, metrics, warm)
-                if done.rollouts is not None:
-                    warnings += self.instructions.warnings(trainer.step, done.rollouts.rollouts)
-                for line in warnings:
-                    progress.say(f"warning: {line}")
-                is_last = trainer.step == config.training.steps
+            is_asked_to_stop = False
+            while trainer.step < steps:
+                is_asked_to_stop |= self._take_step(progress)
+                is_last = trainer.step == steps
                 is_best = self._is_due(config.training.evaluate_every) or is_last
                 is_best = is_best and self._evaluate(progress)
-                stops = interrupt.is_set and trainer.is_between_batches
+                stops = (is_asked_to_stop or interrupt.is_set) and trainer.is_between_batches
                 if is_best or is_last or stops or self._is_due(config.training.checkpoint_every):
                     self._save()
                 if stops and not is_last:
-                    progress.say(f"saved step {trainer.step}; go on with training.resume=auto")
-                    raise KeyboardInterrupt
+                    self._stop(progress, interrupt)
+                    return
             self._finish(progress)
 
-    def _define(self, logged: Iterable[str]) -> None:
+    def _define(self) -> None:
+        logged = self.metrics.logged
         self.folder.define({name: logged_definition(name) for name in logged})
+
+    def _take_step(self, progress: RunProgress) -> bool:
+        """Train a step and tell everybody; return whether `on_step` has asked to stop."""
+        trainer = self.trainer
+        done = trainer.train_step()
+        metrics = done.metrics
+        metrics["memory/peak_gib"] = peak_gib(self.policy.device)
+        num_logged = len(self.metrics.logged)
+        row = self.metrics.write(trainer.step, metrics)
+        if len(self.metrics.logged) > num_logged:
+            self._define()
+        self.trackers.log(trainer.step, metrics)
+        self._log_rollouts(done)
+        progress.step(trainer.step, row)
+        warm = 2 * self.config.discriminator.warmup_steps
+        warnings = self.health.warnings(trainer.step, metrics, warm)
+        if done.rollouts is not None:
+            warnings += self.instructions.warnings(trainer.step, done.rollouts.rollouts)
+        for line in warnings:
+            progress.warn(line)
+        on_step = self.options.on_step
+        return on_step is not None and on_step(done) is False
+
+    def _stop(self, progress: RunProgress, interrupt: Interrupt) -> None:
+        """Say that the run is saved and not finished; pass on the signal, if it was one."""
+        progress.stopped(self.trainer.step)
+        if interrupt.is_set:
+            raise interrupt.stopped()
 
     def _heap(self) -> AbstractContextManager[None]:
         """Return the context that suits the run's memory: who trains an adapter wants little of it."""
@@ -212,14 +253,17 @@ class _Run:
         for line in data.notes:
             progress.say(line)
         for line in self.chat.warnings():
-            progress.say(f"warning: {line}")
+            progress.warn(line)
         if self.folder.step:
             progress.say(f"going on from step {self.folder.step}")
+        for line in self.folder.changes:
+            progress.warn(line)
 
     def _save(self) -> None:
         self.metrics.sync()
         state = self.trainer.state_dict() | {
             "best": self.best,
+            "base_weights": self.base_weights,
             "health_watch": asdict(self.health),
             "instructions": asdict(self.instructions),
         }
@@ -246,8 +290,7 @@ class _Run:
         write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
         self.trackers.log_evaluation(step, results)
         value = results.get(config.best_metric)
-        if isinstance(value, float):
-            progress.say(f"step {step}: {config.best_metric} {value:.3f}")
+        progress.evaluation(results, config.best_metric)
         if value is None or step == 0 or (self.best and self.best["value"] >= value):
             return False
         self.best = {"step": step, "metric": config.best_metric, "value": value}
@@ -331,18 +374,17 @@ class _Run:
         if role := self.policy.role:
             write_model_folder(self.folder.path / ADAPTER, role.save)
         self._save_discriminator(progress)
+        table = None
         if columns and self.data.evaluation:
             table = results_table(columns, self.data.evaluation.headline)
-            if table is not None:
-                progress.console.print(table)
-        progress.say(f"policy: {self.folder.path / POLICY}")
+        progress.result(table, self.folder.path / POLICY)
 
     def _write_policy(self, folder: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
         self.policy.save(folder, self.chat.tokenizer, getattr(torch, self.config.model.dtype))
         data = self.data
         card = model_card(
             self.config,
-            json.loads((self.folder.path / "environment.json").read_text()),
+            loads((self.folder.path / "environment.json").read_text()),
             {
                 "data.demonstrations": len(data.demonstrations) + len(data.held_out),
                 "data.prompts": len(data.prompts),
@@ -359,7 +401,7 @@ class _Run:
         for title, step in (("before", 0), ("after", self.config.training.steps)):
             file = self.folder.path / "evaluations" / step_name(step) / "results.json"
             if file.exists():
-                columns[title] = json.loads(file.read_text())
+                columns[title] = loads(file.read_text())
         if columns:
             columns["expert"] = next(iter(columns.values())).get("expert", {})
         return columns

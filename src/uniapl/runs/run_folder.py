@@ -1,7 +1,7 @@
 """The run folder: who may write into it, what a resumed run keeps of it, and where the run came from."""
 
-import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -63,6 +63,8 @@ class RunFolder:
     state: dict[str, Any] | None
     """That checkpoint's."""
     _lock: IO[str]
+    changes: list[str] = field(default_factory=list)
+    """What a run that goes on does otherwise than it would have done, one line each."""
     _run_id: str = ""
 
     @property
@@ -156,10 +158,11 @@ def open_run_folder(config: Config) -> RunFolder:
             raise InputError(
                 f"training.steps {config.training.steps}: {checkpoint} has done {state['step']} already"
             )
+        changes = _stretched(checkpoint, config, state["step"]) if checkpoint and state else []
     except BaseException:
         RunFolder(path, None, None, lock).close()
         raise
-    return RunFolder(path, checkpoint, state, lock)
+    return RunFolder(path, checkpoint, state, lock, changes)
 
 
 def _check_free(path: Path) -> None:
@@ -173,6 +176,13 @@ def _check_free(path: Path) -> None:
 
 
 def _lock(path: Path) -> IO[str]:
+    try:
+        import fcntl
+    except ImportError:
+        raise InputError(
+            "output_dir: this system cannot lock a run folder (Python has no fcntl here); train on Linux or macOS, "
+            "on Windows inside WSL"
+        ) from None
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("w")
@@ -219,6 +229,32 @@ def _check_settings(key: str, run: Path, config: Config) -> None:
     old = Recipe.of(saved.model_copy(update={"training": training})).config
     if changed := changed_settings(old, resolved(config), MAY_CHANGE):
         raise InputError(f"{key}: {run} holds a run with other settings: {'; '.join(changed)}")
+
+
+def _stretched(checkpoint: Path, config: Config, step: int) -> list[str]:
+    """Say which schedules go on elsewhere than they stood: they are fractions of `training.steps`."""
+    old = Recipe.of(load_config(checkpoint.parent.parent / "config.yaml"))
+    new = Recipe.of(config)
+    before, now = old.config.training.steps, new.config.training.steps
+    if before == now or step == now:
+        return []
+    values = {
+        "optimizer.learning_rate": [recipe.learning_rates_at(step)[0] for recipe in (old, new)],
+        "discriminator.learning_rate": [recipe.learning_rates_at(step)[1] for recipe in (old, new)],
+    }
+    if not new.has_discriminator:
+        del values["discriminator.learning_rate"]
+    for term in ("sft", "grpo", "adversarial", "kl"):
+        key = "kl_coef" if term == "kl" else f"{term}_weight"
+        values[f"objective.{key}"] = [
+            getattr(recipe.weights_at(step), term) for recipe in (old, new)
+        ]
+    return [
+        f"training.steps was {before}, is {now}: this stretches the schedule of {key}, which goes on at {b:.3g} "
+        f"where it had come to {a:.3g}"
+        for key, (a, b) in values.items()
+        if not math.isclose(a, b)
+    ]
 
 
 def changed_settings(saved: Config, config: Config, may_change: Set[str]) -> list[str]:

@@ -132,7 +132,7 @@ class Trackers:
         except Exception as error:  # as above; no tracker is worth a run
             del self._running[name]
             self._say(
-                f"warning: {name} has failed and is left out ({_reason(error)}); metrics.jsonl has all "
+                f"{name} has failed and is left out ({_reason(error)}); metrics.jsonl has all "
                 "that it misses, and a resumed run tells it again"
             )
 

@@ -79,15 +79,24 @@ def _lora_shape(config: Config) -> LoraShape:
     return LoraShape(config.lora.rank, config.lora.alpha, config.lora.target_modules)
 
 
-def load_rewards(recipe: Recipe, device: torch.device) -> list[NamedReward]:
+def load_rewards(
+    recipe: Recipe, device: torch.device, live: Sequence[NamedReward] | None = None
+) -> list[NamedReward]:
     """Load the reward functions, and the reward models onto the policy's device.
 
     Where the method samples nothing, no reward model takes up memory.
+
+    Args:
+        recipe: Of the run.
+        device: The policy's.
+        live: Rewards that are functions already, in the place of the config's.
 
     Raises:
         InputError: One of them is not there, or is not what it should be.
     """
     specs: list[dict[str, Any]] = []
+    if live is not None:
+        return [*live, *_overlong(recipe)]
     for index, reward in enumerate(recipe.config.rewards):
         spec = reward.model_dump(exclude={"path"})
         if reward.path is not None:

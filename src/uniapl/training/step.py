@@ -37,6 +37,8 @@ from uniapl.types import Demonstration, RolloutBatch
 class StepResult:
     """What a step did."""
 
+    step: int
+    """Updates done, this one included."""
     metrics: Metrics
     rollouts: RolloutBatch | None
     tokens: StepTokens | None
@@ -108,9 +110,8 @@ class Trainer:
 
         self.step += 1
         metrics |= self._progress(data, int(metrics.pop("trained_tokens") or 0))
-        return StepResult(
-            metrics | clock.seconds(), data.rollouts, tokens, judgement, old_logprobs_T
-        )
+        metrics |= clock.seconds()
+        return StepResult(self.step, metrics, data.rollouts, tokens, judgement, old_logprobs_T)
 
     @property
     def state(self) -> TrainerState:
