@@ -125,6 +125,7 @@ def _build_parser(command: str) -> argparse.ArgumentParser:
 
 
 _COMMANDS: dict[str, tuple[str, ...]] = {
+    "init": (),
     "train": (),
     "plan": (),
     "compare": (),
