@@ -132,6 +132,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "prompts": (),
     "collect": (),
+    "chat": (),
     "report": (),
     "config": ("show", "reference"),
 }
