@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
 
 def _prints_its_result(words: Sequence[str]) -> bool:
     """Return whether what a command prints is what it was asked for; the others write files."""
-    return next(iter(words), "") in ("config", "plan")
+    return next(iter(words), "") in ("config", "env", "plan")
 
 
 def _dispatch(words: list[str]) -> None:
@@ -135,6 +135,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "chat": (),
     "report": (),
     "config": ("show", "reference"),
+    "env": (),
 }
 """Command → its actions; each command has a file of its name in `commands/`."""
 
