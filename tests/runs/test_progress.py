@@ -75,7 +75,7 @@ def test_a_terminal_gets_one_live_line(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_results_are_a_table_of_what_was_measured():
     columns = {
-        "before": {"accuracy": 0.25, "n": 4, "expert": {}},
+        "before": {"accuracy": 0.25, "accuracy_stderr": 0.125, "n": 4, "expert": {}},
         "after": {"accuracy": 0.5, "fluency": None},
         "expert": {"fluency": 1.0},
     }
@@ -83,5 +83,5 @@ def test_results_are_a_table_of_what_was_measured():
     table = results_table(columns, meanings)
     assert table is not None
     cells = [list(column.cells) for column in table.columns]
-    assert cells == [["accuracy", "fluency"], ["0.250", ""], ["0.500", ""], ["", "1.000"]]
+    assert cells == [["accuracy", "fluency"], ["0.250 ± 0.125", ""], ["0.500", ""], ["", "1.000"]]
     assert results_table({"before": {"n": 4}}, meanings) is None
