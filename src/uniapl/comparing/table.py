@@ -62,9 +62,7 @@ def _cost(result: Mapping[str, Any]) -> Table:
     for arm, found in result["arms"].items():
         numbers = (f"{found['cost'][name]:,.0f}" for name in found["cost"])
         table.add_row(" ".join([arm, *found["setting"]]), str(len(found["seeds"])), *numbers)
-    table.caption = (
-        f"* {FEWEST_SEEDS} shared seeds or more, and the interval of the difference excludes 0"
-    )
+    table.caption = f"* {FEWEST_SEEDS} shared seeds or more, and the interval excludes 0"
     table.caption_justify = "left"
     return table
 
