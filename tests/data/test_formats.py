@@ -146,5 +146,5 @@ def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "data.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
     assert error_of(tmp_path / "data.parquet.gz") == (
-        "data.parquet.gz: reading Parquet needs pyarrow: pip install pyarrow"
+        "data.parquet.gz: reading Parquet needs pyarrow: pip install 'uniapl[data]'"
     )

@@ -90,10 +90,10 @@ def test_packages_that_are_missing_come_with_their_install_line(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "datasets", None)
     (tmp_path / "data.parquet").touch()
     assert error_of(tmp_path / "data.parquet", tmp_path) == (
-        "data.parquet: reading Parquet needs pyarrow: pip install pyarrow"
+        "data.parquet: reading Parquet needs pyarrow: pip install 'uniapl[data]'"
     )
     assert error_of("owner/name", tmp_path) == (
-        "owner/name: no such file; reading it from the hub needs datasets: pip install datasets"
+        "owner/name: no such file; reading it from the hub needs datasets: pip install 'uniapl[data]'"
     )
 
 

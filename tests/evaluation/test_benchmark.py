@@ -158,8 +158,13 @@ def test_a_model_answers(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["evaluate", str(tiny.model), "--benchmark", "custom", "--prompts", tiny.task["test"]]
     folder = tmp_path / "answers"
     assert cli.main([*words, "--max-tokens", "12", "--output", str(folder)]) == 0
-    assert "12 of 12 prompts answered" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "12 of 12 prompts answered" in err
     results, rows = read(folder)
+    cut, error = results["truncated_fraction"], results["truncated_fraction_stderr"]
+    assert f"truncated_fraction      {cut:.4f} ± {error:.4f}\n" in out
+    length, error = results["completion_tokens_mean"], results["completion_tokens_mean_stderr"]
+    assert f"completion_tokens_mean  {length:.4f} ± {error:.4f} tokens\n" in out
     assert results["n"] == len(rows) == 12
     assert results["settings"]["temperature"] == 0
     assert results["settings"]["max_completion_tokens"] == 12
@@ -176,6 +181,37 @@ def test_a_model_answers(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixtu
     for name in ("prompt_level_strict_acc", "inst_level_loose_acc"):
         assert again.results[name] == results[name]
     assert 0 < results["inst_level_strict_acc"] < 1 or len({r["response"] for r in rows}) > 1
+
+
+def test_a_limit_takes_the_first_prompts_and_is_recorded(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["evaluate", str(tiny.model), "--benchmark", "custom", "--prompts", tiny.task["test"]]
+    words += ["--max-tokens", "4", "--output", str(tmp_path / "few")]
+    assert cli.main([*words, "--limit", "3"]) == 0
+    assert "prompts                 3 (the first 3)" in capsys.readouterr().out
+    results, rows = read(tmp_path / "few")
+    assert [row["key"] for row in rows] == [0, 1, 2]
+    assert results["settings"]["limit"] == 3
+    # results of other prompts are not replaced, in either direction, also where they knew no limit yet
+    assert cli.main(words) == 2
+    assert "limit was 3 and is None" in capsys.readouterr().err
+    del results["settings"]["limit"]
+    (tmp_path / "few/results.json").write_text(json.dumps(results))
+    assert cli.main([*words, "--limit", "3"]) == 2
+    assert "limit was None and is 3" in capsys.readouterr().err
+    assert cli.main([*words, "--limit", "0"]) == 2
+    assert "--limit must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_responses_beyond_the_limit_are_neither_scored_nor_unknown(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert score(*files, tmp_path / "two", "--limit", "2") == 0
+    out, err = capsys.readouterr()
+    assert "prompts                 2 (the first 2)" in out
+    assert err == ""
+    assert [row["key"] for row in read(tmp_path / "two")[1]] == [1, "b"]
 
 
 def test_a_run_is_its_policy(tiny: Tiny, tmp_path: Path):

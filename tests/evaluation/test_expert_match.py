@@ -138,6 +138,25 @@ def test_the_match_of_all_prompts():
         "expert_bigram_f1": 0.25,
         "distinct_1": 8 / 12,
         "distinct_2": 6 / 9,
+        # over prompts: lengths 6, 4, 2 have a variance of 4, and so on
+        "completion_tokens_mean_stderr": math.sqrt(4 / 3),
+        "expert_completion_tokens_mean_stderr": 1,  # 5, 3
+        "logprob_mean_stderr": math.sqrt(
+            (0.7 / 3 - 0.1) ** 2 / 6 + (0.1 / 3) ** 2 / 6 + (0.5 / 3) ** 2 / 6
+        ),
+        "expert_logprob_mean_stderr": 0.5,
+        "base_logprob_mean_stderr": math.sqrt(
+            (0.7 / 3 - 0.1) ** 2 / 6 + (0.1 / 3) ** 2 / 6 + (0.5 / 3) ** 2 / 6
+        ),
+        "expert_base_logprob_mean_stderr": 0.5,
+        # linearised: numerators .6 .8 .8 of 12 tokens at 2.2 / 12
+        "entropy_stderr": math.sqrt(
+            ((0.6 - 1.1) ** 2 + (0.8 - 8.8 / 12) ** 2 + (0.8 - 4.4 / 12) ** 2) * 3 / 2
+        )
+        / 12,
+        "expert_nll_stderr": math.sqrt(2 * (6 - 11 / 8 * 3) ** 2 * 2) / 8,
+        "repetition_fraction_stderr": 0.5 / 3,
+        "expert_bigram_f1_stderr": 0.25,
     }
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -146,7 +165,8 @@ def test_the_match_of_all_prompts():
 
 def test_without_models_or_experts_there_is_less():
     found = match_results(match_rows(ROLLOUTS, [None] * 3, None, None), ["a"])
-    assert set(found) == {"completion_tokens_mean", "repetition_fraction", "distinct_1"}
+    names = {"completion_tokens_mean", "repetition_fraction"}
+    assert set(found) == {*names, *(f"{name}_stderr" for name in names), "distinct_1"}
     with_policy = match_results(
         match_rows(ROLLOUTS, [None] * 3, lambda s: [-1.0] * len(s), None), []
     )

@@ -98,6 +98,15 @@ def test_a_reward_model(
     assert lines[2].split() == ["b", f"{right[2]:.4f}", "n", "1"]
 
 
+def test_a_limit_takes_the_first_pairs(pairs: Path, tmp_path: Path) -> None:
+    model = save_tiny_reward_model(tmp_path / "model")
+    done = evaluate_pairs(model, pairs, tmp_path / "out", limit=2)
+    assert done.results["n"] == 2
+    assert done.results["settings"]["limit"] == 2
+    with pytest.raises(InputError, match="--limit must be at least 1"):
+        evaluate_pairs(model, pairs, tmp_path / "none", limit=0)
+
+
 def test_ties_count_half(pairs: Path, tmp_path: Path) -> None:
     model = tiny_reward_model()
     torch.nn.init.zeros_(model.score.weight)

@@ -85,6 +85,15 @@ def test_page_refers_to_nothing_outside(finished_run):
     assert policy.startswith("default-src 'none'")
 
 
+def test_without_plotly_one_line_says_what_to_install(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(InputError, match=r"needs plotly: pip install 'uniapl\[report\]'"):
+        build_report([finished_run], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_every_metric_is_shown_with_its_meaning(finished_run):
     data = embedded(page_of(finished_run), "chart-data")
     rows = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]

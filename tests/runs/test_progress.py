@@ -126,7 +126,7 @@ def test_a_handler_of_the_programs_own_gets_the_notes(capsys: pytest.CaptureFixt
 
 def test_results_are_a_table_of_what_was_measured():
     columns = {
-        "before": {"accuracy": 0.25, "n": 4, "expert": {}},
+        "before": {"accuracy": 0.25, "accuracy_stderr": 0.125, "n": 4, "expert": {}},
         "after": {"accuracy": 0.5, "fluency": None},
         "expert": {"fluency": 1.0},
     }
@@ -134,5 +134,5 @@ def test_results_are_a_table_of_what_was_measured():
     table = results_table(columns, meanings)
     assert table is not None
     cells = [list(column.cells) for column in table.columns]
-    assert cells == [["accuracy", "fluency"], ["0.250", ""], ["0.500", ""], ["", "1.000"]]
+    assert cells == [["accuracy", "fluency"], ["0.250 ± 0.125", ""], ["0.500", ""], ["", "1.000"]]
     assert results_table({"before": {"n": 4}}, meanings) is None

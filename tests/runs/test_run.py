@@ -17,8 +17,7 @@ from uniapl.config.methods import METHODS
 from uniapl.config.schema import Config, MethodName
 from uniapl.data.readers import load_prompts
 from uniapl.evaluation import evaluate
-from uniapl.evaluation.evaluate import INSTRUCTION_DEFINITIONS
-from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
+from uniapl.known_metrics import COMPLETION_METRICS, INSTRUCTION_METRICS
 from uniapl.rollout import TransformersGenerator
 from uniapl.runs import preview, train
 from uniapl.runs.evaluation_before import FOLDER
@@ -122,7 +121,7 @@ def test_an_adapter_run_leaves_the_merged_model_and_the_adapter(runs: Runs, tiny
 def test_metrics_are_exactly_those_defined(runs: Runs):
     run = runs(of_method("uniapl"))
     defined = json.loads((run / "definitions.json").read_text()).keys()
-    evaluated = INSTRUCTION_DEFINITIONS.keys() | MATCH_DEFINITIONS.keys()
+    evaluated = {*INSTRUCTION_METRICS, *COMPLETION_METRICS}
     assert evaluated < defined
     keys = [list(row) for row in rows(run)]
     assert set(keys[0]) == {"step"} | (defined - evaluated)

@@ -23,6 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="DIR", help="default: evaluations/BENCHMARK, in the run if it is one"
     )
+    parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts or pairs")
     parser.add_argument(
         "--partial", action="store_true", help="leave out prompts that have no response"
     )
@@ -69,6 +70,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         is_partial=options.partial,
         reading=options.reading,
         decoding=Decoding(**given) if given else None,
+        limit=options.limit,
     )
     if done.num_unknown:
         print(f"warning: {done.num_unknown} responses answer none of the prompts", file=sys.stderr)
@@ -94,4 +96,5 @@ def _evaluate_pairs(options: argparse.Namespace) -> None:
         raise InputError("--pairs needs a model: a reward model, or a run with a discriminator")
     from uniapl.evaluation.pairs import evaluate_pairs
 
-    print("\n".join(evaluate_pairs(options.model, options.pairs, options.output).lines()))
+    done = evaluate_pairs(options.model, options.pairs, options.output, options.limit)
+    print("\n".join(done.lines()))

@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Any
 from uniapl.config.methods import CONFIGURED, METHODS
 from uniapl.config.recipe import Recipe
 from uniapl.config.schedules import is_ever_positive
+from uniapl.known_metrics import INSTRUCTION_METRICS
 
 if TYPE_CHECKING:  # the schema imports this module
     from uniapl.config.schema import Config, RewardConfig, Sources
 
 LEAST_WEIGHT, GREATEST_WEIGHT = 0.01, 1.0
 """Between them a constraint moves λ; the least is above 0 so that λ can grow again."""
-
-INSTRUCTION_METRICS = (
-    "prompt_level_strict_acc",
-    "inst_level_strict_acc",
-    "prompt_level_loose_acc",
-    "inst_level_loose_acc",
-)
-"""What every evaluation measures; higher is better."""
-
 
 COLUMN_NAMES = (
     "messages",

@@ -14,6 +14,15 @@ if TYPE_CHECKING:  # the schema's checks read this module
 
 PAIRS_PER_STEP = 16
 """Chosen and rejected completions of a step; the loss is their mean, so more would only mean less noise."""
+_TERMS = {
+    "sft": "objective.sft_weight",
+    "grpo": "objective.grpo_weight",
+    "adversarial": "λ (objective.adversarial_weight)",
+}
+"""Fields of `TermWeights` that methods are made of → how a message names them."""
+_MAY_REST = (0, UNTIL_WARM)
+"""Weights by which a method promises no term: without a warm-up there is nothing to do until then."""
+
 HELD_OUT_SHARE = 0.05
 """Of the demonstrations, where the config does not say how many; at least what a step measures."""
 
@@ -161,6 +170,32 @@ class Recipe:
         own = self.config.discriminator.learning_rate
         return optimizer.learning_rate * factor, (own or optimizer.learning_rate) * factor
 
+    def idle_terms(self) -> list[str]:
+        """Return a line for each term that the method promises and that acts in no step of this run."""
+        steps = range(self.config.training.steps)
+        strength = 1.0 if self.moves_lambda else None  # a controlled λ is never 0 before the ramp
+        acting = {
+            term
+            for term in _TERMS
+            if any(getattr(self.weights_at(step, strength), term) > 0 for step in steps)
+        }
+        like = next((n for n, row in METHODS.items() if _constant_terms(row) == acting), None)
+        rest = f"; the run trains as {like} does" if like and like != self.config.method else ""
+        promised = {
+            t for t, w in _weights(METHODS[self.config.method]).items() if w not in _MAY_REST
+        }
+        return [
+            f"{_TERMS[term]} is 0 in {_every(len(steps))}{self._why_idle(term)}{rest}"
+            for term in _TERMS
+            if term in promised - acting
+        ]
+
+    def _why_idle(self, term: str) -> str:
+        warm, last = self.config.discriminator.warmup_steps, self.config.training.steps - 1
+        if term == "adversarial" and self.has_discriminator and not self._ramp(last):
+            return f": discriminator.warmup_steps is {warm}, and λ acts after it"
+        return ""
+
     def _ramp(self, step: int) -> float:
         """Share of λ that acts in `step`: 0 during the discriminator's warm-up, then linear to 1."""
         warm = self.config.discriminator
@@ -189,6 +224,18 @@ def _filled_in(config: "Config", row: Method) -> "Config":
     if row.form:
         discriminator = discriminator.model_copy(update={"form": row.form})
     return config.model_copy(update={"objective": objective, "discriminator": discriminator})
+
+
+def _constant_terms(row: Method) -> set[str] | None:
+    """Return the terms of a method that keeps them all the time; None of one that changes them on its way."""
+    weights = _weights(row)
+    if any(weight not in (0, 1, CONFIGURED) for weight in weights.values()):
+        return None
+    return {term for term, weight in weights.items() if weight}
+
+
+def _every(steps: int) -> str:
+    return "the run's only step" if steps == 1 else f"every one of the {steps} steps"
 
 
 def _weights(row: Method) -> dict[str, object]:

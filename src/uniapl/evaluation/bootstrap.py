@@ -9,6 +9,7 @@ With few seeds the interval is a little too wide where prompts make most of the 
 where seeds make far more of it than prompts do.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,29 @@ def _greatest_gap(values: Array, others: Array) -> float:
     points = np.concatenate([first, second])
     gaps = np.searchsorted(first, points, "right") - np.searchsorted(second, points, "right")
     return float(np.abs(gaps).max() / len(first))
+
+
+def standard_error(
+    numerators: Sequence[float], denominators: Sequence[float] | None = None
+) -> float | None:
+    """Return the standard error of a mean over prompts, or of sum over sum, if other prompts had been drawn.
+
+    Args:
+        numerators: One value per prompt.
+        denominators: What the sum is divided by, such as tokens; None: the number of prompts. The ratio is then
+            linearised: a prompt's part is its numerator minus the ratio times its denominator.
+
+    Returns:
+        None for fewer than two prompts.
+    """
+    n = len(numerators)
+    if n < 2:
+        return None
+    parts = [1.0] * n if denominators is None else denominators
+    total = math.fsum(parts)
+    centre = math.fsum(numerators) / total
+    squares = math.fsum((a - centre * b) ** 2 for a, b in zip(numerators, parts, strict=True))
+    return math.sqrt(squares * n / (n - 1)) / total
 
 
 @dataclass(frozen=True, slots=True)

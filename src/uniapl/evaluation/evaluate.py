@@ -12,28 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from uniapl.errors import InputError, TrainingError
-from uniapl.evaluation.expert_match import DEFINITIONS as MATCH_DEFINITIONS
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
     answer_of,
     diversity,
     match_results,
     match_rows,
+    mean_and_error,
 )
 from uniapl.experts import repetition_fraction, words
 from uniapl.files import check_outputs, write_rows, write_text
 from uniapl.instructions import Summary, Verdict, aggregate, verify
+from uniapl.known_metrics import COMPLETION_METRICS, INSTRUCTION_METRICS, KNOWN
 from uniapl.rewards import NamedReward, TrainerState, build_reward, column_names, score
 from uniapl.thoughts import without_thoughts
 from uniapl.types import Demonstration, Generator, Prompt, Reward, Rollout
-
-INSTRUCTION_DEFINITIONS = {
-    "prompt_level_strict_acc": "Share of prompts all of whose instructions are followed.",
-    "inst_level_strict_acc": "Share of all instructions that are followed.",
-    "prompt_level_loose_acc": "As prompt_level_strict_acc, if dropping the first or last line or the "
-    "asterisks may help.",
-    "inst_level_loose_acc": "As inst_level_strict_acc, read loosely.",
-}
 
 SAMPLES, RESULTS = "samples.jsonl", "results.json"
 
@@ -76,12 +69,13 @@ class EvaluationSet:
             m.name: (m.function.__doc__ or "").strip().split("\n")[0] or f"Mean of {m.name}."
             for m in self.metrics
         }
-        return {**INSTRUCTION_DEFINITIONS, **MATCH_DEFINITIONS, **own}
+        known = (*INSTRUCTION_METRICS, *COMPLETION_METRICS)
+        return {**{name: KNOWN[name].definition for name in known}, **own}
 
     @property
     def headline(self) -> tuple[str, ...]:
         """The metrics that fit a terminal; the report shows all."""
-        return (*INSTRUCTION_DEFINITIONS, *(m.name for m in self.metrics), *MATCH_HEADLINE)
+        return (*INSTRUCTION_METRICS, *(m.name for m in self.metrics), *MATCH_HEADLINE)
 
 
 def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
@@ -97,7 +91,7 @@ def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
     names = [m.name for m in metrics]
     if duplicates := {n for n in names if names.count(n) > 1}:
         raise InputError(f"evaluation.metrics: two metrics are named {', '.join(duplicates)}")
-    if taken := set(names) & {*INSTRUCTION_DEFINITIONS, *MATCH_DEFINITIONS, *OTHER_RESULTS}:
+    if taken := set(names) & {*INSTRUCTION_METRICS, *COMPLETION_METRICS, *OTHER_RESULTS}:
         raise InputError(f"evaluation.metrics: {', '.join(taken)} is the name of another result")
     return metrics
 
@@ -130,7 +124,7 @@ def evaluate(
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= measured
-    results["truncated_fraction"] = sum(r.is_truncated for r in rollouts) / len(rollouts)
+    results |= mean_and_error("truncated_fraction", [float(r.is_truncated) for r in rollouts])
     match = match_rows(rollouts, data.experts, policy_logprobs, base_logprobs)
     results |= match_results(match, [r.answer for r in rollouts])
     if not all(math.isfinite(results.get(name, 0.0)) for name in ("expert_nll", "entropy")):
@@ -188,7 +182,7 @@ def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, 
     return {
         **_instruction_results(verdicts),
         **_measure(rollouts, data)[1],
-        "repetition_fraction": sum(map(repetition_fraction, texts)) / len(texts),
+        **mean_and_error("repetition_fraction", [repetition_fraction(text) for text in texts]),
         **diversity([r.completion for r in rollouts]),
     }
 
@@ -200,6 +194,16 @@ def write_evaluation(
     text = json.dumps(results, indent=2, allow_nan=False) + "\n"
     write_rows(folder / SAMPLES, rows)
     write_text(folder / RESULTS, text)
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a number of prompts that is none.
+
+    Raises:
+        InputError: It is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit must be at least 1, got {limit}")
 
 
 def check_folder(folder: Path, inputs: Mapping[str, str | Path]) -> None:
@@ -232,7 +236,8 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        # results of earlier versions knew no limit
+        before = {"limit": None} | json.loads(path.read_text(encoding="utf-8"))["settings"]
         other = [name for name in settings if name in before and before[name] != settings[name]]
         kind = [name for name in before if name not in settings]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -288,11 +293,7 @@ def _mean_by_name(breakdowns: Sequence[Mapping[str, float | None]]) -> dict[str,
         if not numbers:
             results[name] = None
             continue
-        mean = sum(numbers) / len(numbers)
-        results[name] = mean
-        if len(numbers) > 1:
-            variance = sum((v - mean) ** 2 for v in numbers) / (len(numbers) - 1)
-            results[f"{name}_stderr"] = math.sqrt(variance / len(numbers))
+        results |= mean_and_error(name, numbers)
     return results
 
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
-from uniapl.evaluation.bootstrap import kolmogorov_smirnov
+from uniapl.evaluation.bootstrap import kolmogorov_smirnov, standard_error, wasserstein
 from uniapl.experts import ngrams, repetition_fraction, words
 from uniapl.thoughts import CLOSING, without_thoughts
 from uniapl.types import Demonstration, Rollout
@@ -22,33 +21,6 @@ MeanLogprobs = Callable[[Sequence[Demonstration | Rollout]], list[float]]
 """Mean log-prob per token of each completion under some model, nats."""
 
 Row = dict[str, Any]
-
-DEFINITIONS = {
-    "completion_tokens_mean": "Mean length of the policy's completions, tokens with the end of turn.",
-    "expert_completion_tokens_mean": "Mean length of the expert's completions, tokens.",
-    "completion_tokens_w1": "Wasserstein-1 distance of the two length distributions, tokens; 0 = the same.",
-    "completion_tokens_ks": "Kolmogorov-Smirnov distance of the two length distributions: 0 = the same, "
-    "1 = no overlap.",
-    "expert_nll": "Negative log-likelihood of the expert's completions under the policy, nats per token.",
-    "truncated_fraction": "Share of completions cut off by the token limit.",
-    "logprob_mean": "Log-prob per token that the policy gives its own completions, mean over completions, nats.",
-    "expert_logprob_mean": "Log-prob per token that the policy gives the expert's completions, mean over "
-    "completions, nats.",
-    "logprob_w1": "Wasserstein-1 distance of those two distributions over completions, nats.",
-    "logprob_ks": "Kolmogorov-Smirnov distance of those two distributions.",
-    "base_logprob_mean": "As logprob_mean, but under the model before training: how far the policy has moved.",
-    "expert_base_logprob_mean": "As expert_logprob_mean, but under the model before training.",
-    "base_logprob_w1": "As logprob_w1, but under the model before training: do both surprise it alike?",
-    "base_logprob_ks": "As logprob_ks, but under the model before training.",
-    "entropy": "Mean -log π of the policy's own tokens, nats per token: an estimate of its entropy if "
-    "evaluation.temperature is 1.",
-    "repetition_fraction": "Share of a completion's word 3-grams that it had before, mean over completions.",
-    "distinct_1": "Different words over all words of all completions; depends on how much text there is.",
-    "distinct_2": "Different word pairs over all word pairs of all completions.",
-    "expert_bigram_f1": "Overlap of a completion's word pairs with those of the expert's completion of the "
-    "same prompt (ROUGE-2 F1), mean over prompts.",
-}
-"""One line per metric, as the report prints it."""
 
 
 def match_rows(
@@ -85,16 +57,17 @@ def answer_of(expert: Demonstration, rollout: Rollout) -> str:
 
 
 def match_results(rows: Sequence[Row], completions: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of `DEFINITIONS` that the rows allow, all but `truncated_fraction`.
+    """Return the metrics of `known_metrics.COMPLETION_METRICS` that the rows allow, all but `truncated_fraction`.
 
-    Distances compare samples of two distributions, not pairs: over the prompts that have an expert.
+    Means have a `_stderr` over prompts. Distances compare samples of two distributions, not pairs: over the prompts
+    that have an expert.
     """
     results: dict[str, float] = dict(diversity(completions))
     for name in ("completion_tokens", "repetition_fraction", "expert_bigram_f1"):
         values = [row[name] for row in rows if row[name] is not None]
         if values:
             is_length = name == "completion_tokens"
-            results[f"{name}_mean" if is_length else name] = float(np.mean(values))
+            results |= mean_and_error(f"{name}_mean" if is_length else name, values)
     for name, mean_name in (
         ("completion_tokens", "expert_completion_tokens_mean"),
         ("logprob", "expert_logprob_mean"),
@@ -105,9 +78,9 @@ def match_results(rows: Sequence[Row], completions: Sequence[str]) -> dict[str, 
         own = [value for value, expert in pairs if None not in (value, expert)]
         expert = [expert for value, expert in pairs if None not in (value, expert)]
         if name != "completion_tokens" and pairs[0][0] is not None:
-            results[own_name] = float(np.mean([value for value, _ in pairs]))
+            results |= mean_and_error(own_name, [value for value, _ in pairs])
         if own:
-            results[mean_name] = float(np.mean(expert))
+            results |= mean_and_error(mean_name, expert)
             results |= distances(name, own, expert)
     results |= _per_token("entropy", rows, "logprob_mean", "completion_tokens")
     results |= _per_token("expert_nll", rows, "expert_logprob_mean", "expert_completion_tokens")
@@ -118,9 +91,10 @@ def distances(name: str, own: Sequence[float], expert: Sequence[float]) -> dict[
     """Return Wasserstein-1 and Kolmogorov-Smirnov distance of two samples of one size."""
     if not all(map(math.isfinite, (*own, *expert))):  # the policy's weights have diverged
         return {f"{name}_w1": math.nan, f"{name}_ks": math.nan}
+    samples = np.asarray(own, np.float64), np.asarray(expert, np.float64)
     return {
-        f"{name}_w1": float(wasserstein_distance(own, expert)),
-        f"{name}_ks": float(kolmogorov_smirnov(np.asarray(own), np.asarray(expert))),
+        f"{name}_w1": float(wasserstein(*samples)),
+        f"{name}_ks": float(kolmogorov_smirnov(*samples)),
     }
 
 
@@ -143,4 +117,15 @@ def _per_token(name: str, rows: Sequence[Row], logprob: str, tokens: str) -> dic
     known = [(row[logprob] * row[tokens], row[tokens]) for row in rows if row[logprob] is not None]
     if not known:
         return {}
-    return {name: -sum(total for total, _ in known) / sum(count for _, count in known)}
+    totals, counts = zip(*known, strict=True)
+    error = standard_error(totals, counts)
+    return {
+        name: -sum(totals) / sum(counts),
+        **({} if error is None else {f"{name}_stderr": error}),
+    }
+
+
+def mean_and_error(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Return the mean over prompts and, of two or more, its standard error as `NAME_stderr`."""
+    error = standard_error(values)
+    return {name: float(np.mean(values)), **({} if error is None else {f"{name}_stderr": error})}

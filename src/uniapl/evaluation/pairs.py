@@ -19,7 +19,9 @@ from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.sources import Problems
 from uniapl.errors import InputError, TrainingError
-from uniapl.evaluation.evaluate import check_folder, check_settings, write_evaluation
+from uniapl.evaluation.bootstrap import standard_error
+from uniapl.evaluation.evaluate import check_folder, check_limit, check_settings, write_evaluation
+from uniapl.evaluation.expert_match import mean_and_error
 from uniapl.evaluation.reward_model import LikelihoodRatio, Scorer, load_reward_model
 from uniapl.files import content_hash, fingerprint
 from uniapl.models.devices import find_device
@@ -48,7 +50,10 @@ class PairsResult:
 
 
 def evaluate_pairs(
-    model: str | Path, pairs: str | Path, output: str | Path | None = None
+    model: str | Path,
+    pairs: str | Path,
+    output: str | Path | None = None,
+    limit: int | None = None,
 ) -> PairsResult:
     """Score both completions of every pair and compare.
 
@@ -56,18 +61,21 @@ def evaluate_pairs(
         model: A reward model (folder or hub id), or a run folder, whose `discriminator/` then scores.
         pairs: A file of pairs in any shape that `load_pairs` knows, or a hub id.
         output: Folder for the two files; default: `evaluations/pairs`, inside the run folder if the model is one.
+        limit: Only the first so many pairs.
 
     Raises:
         InputError: Something given is wrong; nothing has been written.
         TrainingError: The model gives a completion no finite score.
     """
+    check_limit(limit)
     run = Path(model).expanduser()
     is_run = (run / "config.yaml").is_file()
     folder = Path(output) if output else (run if is_run else Path()) / "evaluations" / "pairs"
     check_folder(folder, {"--pairs": pairs})
     settings = {"model": str(model), "pairs": str(pairs), "pairs_sha256": content_hash(pairs)}
+    settings["limit"] = limit
     config = load_config(run / "config.yaml") if is_run else None
-    loaded = load_pairs(pairs, None)
+    loaded = load_pairs(pairs, None)[:limit]
     device = find_device()
     scorer = (
         load_discriminator(run, config, device) if config else load_reward_model(str(model), device)
@@ -79,7 +87,7 @@ def evaluate_pairs(
     right = pair_accuracy(*torch.tensor(scores, dtype=torch.float64).unbind(1)).tolist()
     results: dict[str, Any] = {
         **_accuracy(right),
-        "margin_mean": sum(chosen - rejected for chosen, rejected in scores) / len(scores),
+        **mean_and_error("margin_mean", [chosen - rejected for chosen, rejected in scores]),
         "by_subset": _by_subset(loaded, right),
         "settings": settings,
         "versions": {
@@ -149,10 +157,11 @@ def _by_subset(pairs: Sequence[PreferencePair], right: Sequence[float]) -> dict[
 def _accuracy(right: Sequence[float]) -> dict[str, Any]:
     """Return the mean, its standard error (null for a single pair) and the number of pairs."""
     n = len(right)
-    mean = sum(right) / n
-    variance = sum((value - mean) ** 2 for value in right) / (n - 1) if n > 1 else None
-    error = None if variance is None else math.sqrt(variance / n)
-    return {"pairs_accuracy": mean, "pairs_accuracy_stderr": error, "n": n}
+    return {
+        "pairs_accuracy": sum(right) / n,
+        "pairs_accuracy_stderr": standard_error(right),
+        "n": n,
+    }
 
 
 def _row(pair: PreferencePair, scores: tuple[float, float], right: float) -> dict[str, Any]:

@@ -25,6 +25,17 @@ class Matched:
     unknown: list[str]
     """Places of the responses that answer none of the prompts."""
 
+    def of(self, prompts: Sequence[Prompt]) -> "Matched":
+        """Return what the file says about some of the prompts."""
+        wanted = {prompt.id for prompt in prompts}
+        kept = [n for n, prompt in enumerate(self.prompts) if prompt.id in wanted]
+        return Matched(
+            prompts=[self.prompts[n] for n in kept],
+            responses=[self.responses[n] for n in kept],
+            missing=[id_ for id_ in self.missing if id_ in wanted],
+            unknown=self.unknown,
+        )
+
 
 def match_responses(prompts: Sequence[Prompt], source: str | Path) -> Matched:
     """Read responses and join them to prompts.

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from uniapl.health import BANDS
+from uniapl.known_metrics import BETTER, Direction
 from uniapl.report.arms import Arm, curve, ends
 from uniapl.report.reading import Run
 from uniapl.report.results import (
-    BETTER,
-    Direction,
     EvaluationMetric,
     expert_value,
     measured,

@@ -241,8 +241,15 @@ def _embedded(value: object) -> str:
 
 
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # slow to import, so only where a page is made
+    """Return the source of the charts' library.
 
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs  # slow to import, so only where a page is made
+    except ImportError as error:
+        raise InputError("a report needs plotly: pip install 'uniapl[report]'") from error
     return get_plotlyjs()
 
 

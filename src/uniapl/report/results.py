@@ -6,66 +6,17 @@ Numbers come from `results.json`; texts for the template and plain lists for the
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from uniapl.health import student_factor
+from uniapl.known_metrics import BETTER, FEWEST_SEEDS, KNOWN, Direction, direction_of, is_sure
 from uniapl.report.arms import Arm, evaluation_at, mean
 from uniapl.report.reading import Evaluation, Run, setting
 
 MINUS = "−"
 
-Direction = Literal["higher", "lower", "neither"]
-
-BETTER = {"higher": "higher is better", "lower": "lower is better", "neither": "neither is better"}
-
 NORMAL_95 = 1.96
 """Standard errors of a 95 % interval over many prompts."""
-FEWEST_SEEDS = 3
-"""Of an arm, before one that differs is called better: what one seed says, another may take back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the report knows of a metric beside the meaning that the run wrote."""
-
-    label: str
-    unit: str
-    direction: Direction
-
-
-KNOWN = {
-    "prompt_level_strict_acc": Known("Prompts followed, strict", "%", "higher"),
-    "inst_level_strict_acc": Known("Instructions followed, strict", "%", "higher"),
-    "prompt_level_loose_acc": Known("Prompts followed, loose", "%", "higher"),
-    "inst_level_loose_acc": Known("Instructions followed, loose", "%", "higher"),
-    "pairs_accuracy": Known("Pairs ranked right", "%", "higher"),
-    "completion_tokens_w1": Known("Length distance to the expert, W1", "tokens", "lower"),
-    "expert_nll": Known("Surprise at the expert", "nats per token", "lower"),
-    "truncated_fraction": Known("Cut off by the token limit", "%", "lower"),
-    "completion_tokens_mean": Known("Completion length", "tokens", "neither"),
-    "completion_tokens_ks": Known("Length distance to the expert, KS", "of 1", "lower"),
-    "logprob_mean": Known("Log-prob of own completions", "nats per token", "neither"),
-    "expert_logprob_mean": Known(
-        "Log-prob of the expert's completions", "nats per token", "higher"
-    ),
-    "logprob_w1": Known("Log-prob distance to the expert, W1", "nats per token", "lower"),
-    "logprob_ks": Known("Log-prob distance to the expert, KS", "of 1", "lower"),
-    "base_logprob_mean": Known(
-        "Log-prob of own completions before training", "nats per token", "neither"
-    ),
-    "expert_base_logprob_mean": Known(
-        "Log-prob of the expert's before training", "nats per token", "neither"
-    ),
-    "base_logprob_w1": Known("Distance in the base's log-prob, W1", "nats per token", "lower"),
-    "base_logprob_ks": Known("Distance in the base's log-prob, KS", "of 1", "lower"),
-    "entropy": Known("Entropy, estimated", "nats per token", "neither"),
-    "repetition_fraction": Known("Repeated 3-grams", "%", "neither"),
-    "distinct_1": Known("Distinct words", "%", "neither"),
-    "distinct_2": Known("Distinct word pairs", "%", "neither"),
-    "expert_bigram_f1": Known("Word pairs shared with the expert, F1", "of 1", "higher"),
-    "margin_mean": Known("Margin, chosen minus rejected", "", "higher"),
-}
-"""Label, unit and direction of every metric whose name uniapl gives; a page reads them here alone."""
 
 NOT_METRICS = ("n", "step", "num_missing", "expert_completion_tokens_mean")
 
@@ -148,7 +99,7 @@ class EvaluationMetric:
         """
         if self.direction == "neither":
             return ""
-        if low is None or high is None or low <= 0 <= high or num_seeds < FEWEST_SEEDS:
+        if low is None or not is_sure(low, high, num_seeds):
             return "cannot tell"
         return "better" if (low > 0) == (self.direction == "higher") else "worse"
 
@@ -210,13 +161,10 @@ def described_metrics(
 def _described(
     name: str, values: Sequence[float], definitions: Mapping[str, str]
 ) -> EvaluationMetric:
-    meaning = definitions.get(name, "")
     if known := KNOWN.get(name):
-        return EvaluationMetric(name, known.label, meaning, known.unit, known.direction)
-    is_fraction = all(0 <= value <= 1 for value in values)
-    direction: Direction = "higher" if is_fraction else "neither"
-    if BETTER["lower"] in meaning:
-        direction = "lower"
+        return EvaluationMetric(name, known.label, known.meaning, known.unit, known.direction)
+    meaning, is_fraction = definitions.get(name, ""), all(0 <= value <= 1 for value in values)
+    direction = direction_of(name, meaning, is_fraction=is_fraction)
     label = name.replace("_", " ").capitalize()
     return EvaluationMetric(name, label, meaning, "%" if is_fraction else "", direction)
 

@@ -6,10 +6,10 @@ Input: arms and their evaluations; output: texts for the template.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uniapl.known_metrics import KNOWN
 from uniapl.report.arms import Arm, evaluation_at
 from uniapl.report.reading import Row, Run, setting
 from uniapl.report.results import (
-    KNOWN,
     EvaluationMetric,
     arm_change,
     arm_value,

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uniapl.known_metrics import FEWEST_SEEDS
 from uniapl.report.arms import Arm
 from uniapl.report.results import (
-    FEWEST_SEEDS,
     EvaluationMetric,
     Measured,
     arm_value,

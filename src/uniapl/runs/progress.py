@@ -171,7 +171,7 @@ class RunProgress:
 
 
 def results_table(columns: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> Table | None:
-    """Return metrics as rows and evaluations as columns; None where no evaluation has any."""
+    """Return metrics as rows and evaluations as columns, ± standard errors; None where no evaluation has any."""
     names = [n for n in metrics if any(isinstance(r.get(n), float) for r in columns.values())]
     if not names:
         return None
@@ -180,9 +180,16 @@ def results_table(columns: Mapping[str, Mapping[str, Any]], metrics: Iterable[st
     for title in columns:
         table.add_column(title, justify="right")
     for name in names:
-        values = [results.get(name) for results in columns.values()]
-        table.add_row(name, *("" if v is None else f"{v:.3f}" for v in values))
+        table.add_row(name, *(_with_error(results, name) for results in columns.values()))
     return table
+
+
+def _with_error(results: Mapping[str, Any], name: str) -> str:
+    """Return a value and, where it is known, its standard error over prompts."""
+    value, error = results.get(name), results.get(f"{name}_stderr")
+    if value is None:
+        return ""
+    return f"{value:.3f}{'' if error is None else f' ± {error:.3f}'}"
 
 
 def _clock(seconds: float) -> str:

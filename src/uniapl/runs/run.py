@@ -252,7 +252,7 @@ class _Run:
         )
         for line in data.notes:
             progress.say(line)
-        for line in self.chat.warnings():
+        for line in [*self.trainer.recipe.idle_terms(), *self.chat.warnings()]:
             progress.warn(line)
         if self.folder.step:
             progress.say(f"going on from step {self.folder.step}")

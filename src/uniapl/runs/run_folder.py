@@ -3,25 +3,20 @@
 import json
 import math
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import uuid
 from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from uniapl import __version__
 from uniapl.config import dump_config, load_config, resolved
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.errors import InputError
 from uniapl.files import remove_leftovers, write_text
+from uniapl.machine import environment
 from uniapl.runs.checkpoint import (
     checkpoint_steps,
     drop_after,
@@ -286,41 +281,6 @@ def flat(data: Any, prefix: str = "") -> dict[str, Any]:
         for name, part in data.items()
         for key, value in flat(part, f"{prefix}.{name}" if prefix else name).items()
     }
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Return what a run's numbers depend on besides its config."""
-    import torch
-
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "uniapl": __version__,
-            **{name: version(name) for name in ("torch", "transformers", "numpy")},
-        },
-        "platform": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def _git_commit() -> str | None:
-    folder = Path(__file__).parent
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
