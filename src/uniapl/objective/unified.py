@@ -90,7 +90,7 @@ class Objective:
     terms: dict[str, Tensor]
     """`sft`, `grpo`, `adversarial`, `kl` where they act, each with the other terms left out. They sum to `loss` where
     nothing is clipped: the clip looks at the whole weight, so beyond it no part belongs to one term."""
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Sums over tokens without gradient, float64; a step's metrics are their totals over counts."""
 
 
