@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.measuring import print_table, spread
 from uniapl.config import load_config
+from uniapl.config.recipe import Recipe
 from uniapl.data.readers import expert_demonstration, load_prompts
 from uniapl.errors import InputError
 from uniapl.evaluation import load_metrics
@@ -73,7 +74,8 @@ def measure(run: Path, num_prompts: int) -> dict[str, float | None]:
     )
     columns = column_names(prompts)
     totals = [
-        reward.total for reward in score(rollouts, load_rewards(config, policy.device), columns)
+        reward.total
+        for reward in score(rollouts, load_rewards(Recipe.of(config), policy.device), columns)
     ]
     metrics = load_metrics(config.evaluation.metrics)
     measured = score(rollouts, metrics, columns) if metrics else []

@@ -191,6 +191,11 @@ def trainer_of(name: str, ours: Ours) -> Trainer:
     return ours.trainer("uniapl", num_prompts + num_paired, form)
 
 
+def metrics_of_a_step(trainer: Trainer) -> dict[str, float | None]:
+    """Take a step of one of our contestants."""
+    return trainer.train_step().metrics
+
+
 def take_turn(options: argparse.Namespace, name: str) -> Measurement:
     """Take a contestant's steps and return what the last one took; for a process of its own.
 
@@ -204,14 +209,11 @@ def take_turn(options: argparse.Namespace, name: str) -> Measurement:
         if name == "trl":  # its heap is glibc's, as when a user starts it
             from benchmarks.trl_steps import TrlSteps
 
-            step = context.enter_context(TrlSteps(work, LEARNING_RATE)).step
+            step: Callable[[], Any] = context.enter_context(TrlSteps(work, LEARNING_RATE)).step
         else:
             if options.device == "cpu":  # as a run does
                 context.enter_context(tuned_heap(for_speed=True))
-            trainer = trainer_of(name, Ours(work))
-
-            def step() -> dict[str, float | None]:
-                return trainer.train_step().metrics
+            step = partial(metrics_of_a_step, trainer_of(name, Ours(work)))
 
         def contestant() -> int:
             found.update(step() or {})

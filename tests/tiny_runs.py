@@ -1,7 +1,7 @@
 """Runs on the tiny model: how tests configure, start and compare them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(model, task, config)
 
 
-def run_here(commands: Sequence[Command], jobs: int) -> Iterator[tuple[Command, int]]:
+def run_here(
+    commands: Sequence[Command], jobs: int, variables: Mapping[str, str]
+) -> Iterator[tuple[Command, int]]:
     """What `run_all` does, in this process: loading torch takes longer than a tiny run."""
     assert jobs >= 1
     for command in commands:
         assert command.words[1:3] == ("-m", "uniapl.cli")
-        with command.log.open("a") as log, redirect_stderr(log), redirect_stdout(log):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            command.log.open("a") as log,
+            redirect_stderr(log),
+            redirect_stdout(log),
+        ):
+            for name, value in variables.items():
+                patch.setenv(name, value)
             status = cli.main(command.words[3:])
         yield command, status
 

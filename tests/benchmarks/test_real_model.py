@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import uniapl
 from benchmarks import real_model
 from benchmarks.real_model import Piece, Slice
 from uniapl.errors import InputError
@@ -129,7 +130,8 @@ from benchmarks.real_model import Piece, Slice, _interrupt
 signal.signal(signal.SIGINT, _interrupt)
 Slice(Path({str(tmp_path)!r}), 5).run(Piece("slow", ("steps", "slow", {str(tmp_path / "made")!r})))
 """
-    roots = [str(Path(real_model.__file__).parents[1]), os.environ["PYTHONPATH"]]
+    modules = (real_model.__file__, uniapl.__file__)
+    roots = [*(str(Path(module).parents[1]) for module in modules), os.environ["PYTHONPATH"]]
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def test_what_is_finished_is_never_run_again(
 ):
     folder, result = compared
 
-    def refuse(commands: list[object], jobs: int) -> list[object]:
+    def refuse(commands: list[object], jobs: int, variables: Mapping[str, str]) -> list[object]:
         assert commands == []
         return []
 
@@ -178,10 +178,12 @@ def test_a_failed_run_is_named_and_tried_again(
 ):
     config, plan = tiny.load(tmp_path, "training.steps=1"), read_plan("sft", ["0,1"])
 
-    def fail_once(commands: Sequence[Command], jobs: int) -> Iterator[tuple[Command, int]]:
+    def fail_once(
+        commands: Sequence[Command], jobs: int, variables: Mapping[str, str]
+    ) -> Iterator[tuple[Command, int]]:
         if not commands:  # nothing to tune
             return
-        yield from run_here(commands[:1], jobs)
+        yield from run_here(commands[:1], jobs, variables)
         commands[1].log.write_text("step 1\nerror: the loss is not finite\n")
         yield commands[1], 1
 
@@ -197,12 +199,14 @@ def test_a_failed_run_is_named_and_tried_again(
 def test_a_setting_that_fails_is_not_chosen(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail_first(commands: Sequence[Command], jobs: int) -> Iterator[tuple[Command, int]]:
+    def fail_first(
+        commands: Sequence[Command], jobs: int, variables: Mapping[str, str]
+    ) -> Iterator[tuple[Command, int]]:
         if any("tuning" in command.log.name for command in commands):
             commands[0].log.write_text("error: the loss is not finite\n")
             yield commands[0], 1
             commands = commands[1:]
-        yield from run_here(commands, jobs)
+        yield from run_here(commands, jobs, variables)
 
     monkeypatch.setattr("uniapl.comparing.comparison.run_all", fail_first)
     plan = read_plan("sft", ["0"], ["sft:optimizer.learning_rate=1e9,1e-3"])

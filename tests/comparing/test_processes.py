@@ -31,7 +31,7 @@ commands = [
     Command((sys.executable, "-c", {WAIT!r}, str(folder / name)), folder / (name + ".log"))
     for name in ("a", "b")
 ]
-for _ in run_all(commands, 1):
+for _ in run_all(commands, 1, dict()):
     pass
 """
 
@@ -49,24 +49,26 @@ def wait_for(file: Path) -> None:
 
 def test_every_command_ends_with_its_status_and_its_words(tmp_path: Path):
     commands = [python(f"print({n}); raise SystemExit({n})", tmp_path / str(n)) for n in range(3)]
-    found = {command.log.name: status for command, status in run_all(commands, 2)}
+    found = {command.log.name: status for command, status in run_all(commands, 2, {})}
     assert found == {"0": 0, "1": 1, "2": 2}
     assert (tmp_path / "2").read_text() == "2\n"
 
 
 def test_never_more_at_once_than_asked(tmp_path: Path):
     code = "import time; print(time.time()); time.sleep(0.3); print(time.time())"
-    list(run_all([python(code, tmp_path / str(n)) for n in range(3)], 1))
+    list(run_all([python(code, tmp_path / str(n)) for n in range(3)], 1, {}))
     times = [list(map(float, (tmp_path / str(n)).read_text().split())) for n in range(3)]
     assert times[0][1] <= times[1][0] <= times[1][1] <= times[2][0]
 
 
-def test_jobs_share_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_jobs_share_the_threads_and_what_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert [threads_per_job(n) for n in (1, 2, 3, 8)] == [4, 2, 1, 1]
-    show = "import os; print(os.environ['OMP_NUM_THREADS'])"
-    list(run_all([python(show, tmp_path / "log")], 2))
-    assert (tmp_path / "log").read_text() == "2\n"
+    show = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['SHARED'])"
+    list(run_all([python(show, tmp_path / "log")], 2, {"SHARED": "a folder"}))
+    assert (tmp_path / "log").read_text() == "2 a folder\n"
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert threads_per_job(1) == len(os.sched_getaffinity(0))
 
