@@ -200,7 +200,7 @@ class ObjectiveConfig(Section):
     """Weight of the negative log-likelihood of the expert's completions."""
     grpo_weight: Weight = 1.0
     """Weight of the reward advantage."""
-    adversarial_weight: Weight = 0.1
+    adversarial_weight: Weight = 0.3
     """λ, weight of the adversarial advantage (its start, if `constraint.target` moves it)."""
     kl_coef: Weight = 0.0
     """Weight of the k3 estimate of KL(policy ‖ reference) on rollouts."""
