@@ -5,7 +5,7 @@ Output: `samples.jsonl` and `results.json` (docs/evaluation.md). Nothing loads t
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -149,8 +149,8 @@ def evaluate_benchmark(
         raise InputError(f"--benchmark {benchmark} needs --prompts: {_SOURCES[benchmark]}")
     if benchmark != "ifbench" and reading is None:
         reading = "sound" if benchmark == "custom" else "official"
-    settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading}
-    settings["limit"] = limit
+    settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts)}
+    settings |= {"reading": reading, "limit": limit}
     check = _check(benchmark, reading)
     folder = _folder(benchmark, output, model)
     inputs = {"--prompts": prompts, **({} if responses is None else {"--responses": responses})}
@@ -169,11 +169,9 @@ def evaluate_benchmark(
         if decoding is not None:
             raise InputError("decoding options have no effect on responses that exist already")
         matched = _match(prompts, responses, check, is_partial, limit)
-        data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
         settings["responses"] = str(responses)
         check_settings(folder, settings)
-        results, rows = evaluate_responses(data, matched.responses, settings)
-        results["num_missing"] = len(matched.missing)
+        results, rows = _scored(matched, check, settings)
         num_unknown = len(matched.unknown)
     versions = {name: version(name) for name in packages}
     results["versions"] = {"python": platform.python_version(), **versions}
@@ -258,6 +256,14 @@ def _match(
             "--partial scores the others alone"
         )
     return matched
+
+
+def _scored(
+    matched: Matched, check: Check, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
+    results, rows = evaluate_responses(data, matched.responses, settings)
+    return {**results, "num_missing": len(matched.missing)}, rows
 
 
 def _named(ids: Sequence[str], total: int) -> str:
