@@ -143,16 +143,14 @@ def evaluate_benchmark(
     Raises:
         InputError: Something given is wrong or missing; nothing has been written.
     """
-    _check_options(benchmark, model, responses, reading, is_partial)
+    _check_options(benchmark, model, responses, reading, is_partial, decoding)
     check_limit(limit)
     if prompts is None:
         raise InputError(f"--benchmark {benchmark} needs --prompts: {_SOURCES[benchmark]}")
     if benchmark != "ifbench" and reading is None:
         reading = "sound" if benchmark == "custom" else "official"
-    settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts)}
-    settings |= {"reading": reading, "limit": limit}
-    check = _check(benchmark, reading)
-    folder = _folder(benchmark, output, model)
+    settings = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading, "limit": limit}
+    check, folder = _check(benchmark, reading), _folder(benchmark, output, model)
     inputs = {"--prompts": prompts, **({} if responses is None else {"--responses": responses})}
     check_folder(folder, inputs)
     settings |= {f"{name.strip('-')}_sha256": content_hash(path) for name, path in inputs.items()}
@@ -166,8 +164,6 @@ def evaluate_benchmark(
         results, rows = answer_benchmark(model, prompts, check, decoding, settings, folder)
         packages += ["torch", "transformers"]
     else:
-        if decoding is not None:
-            raise InputError("decoding options have no effect on responses that exist already")
         matched = _match(prompts, responses, check, is_partial, limit)
         settings["responses"] = str(responses)
         check_settings(folder, settings)
@@ -202,6 +198,7 @@ def _check_options(
     responses: str | Path | None,
     reading: Reading | None,
     is_partial: bool,
+    decoding: Decoding | None,
 ) -> None:
     """Refuse what cannot be meant."""
     if benchmark not in BENCHMARKS:
@@ -210,6 +207,8 @@ def _check_options(
         raise InputError("give a model, or --responses to score; one of the two")
     if benchmark == "ifbench" and reading is not None:
         raise InputError("--reading has no effect on ifbench: its checkers have one reading")
+    if responses is not None and decoding is not None:
+        raise InputError("decoding options have no effect on responses that exist already")
     if is_partial and model is not None:
         raise InputError("--partial is for --responses: a model answers every prompt")
 
