@@ -12,7 +12,7 @@ from tiny_runs import Tiny
 
 from uniapl import cli
 from uniapl.errors import InputError
-from uniapl.evaluation import Decoding, evaluate_benchmark
+from uniapl.evaluation import Decoding, Selection, evaluate_benchmark
 
 NO_COMMA, QUOTES, WORDS = (
     "punctuation:no_comma",
@@ -129,7 +129,10 @@ def test_the_reading_decides_what_a_keyword_is(tmp_path: Path):
         ({}, "give a model, or --responses"),
         ({"model": "m", "responses": "r"}, "give a model, or --responses"),
         ({"model": "m"}, r"--benchmark ifeval needs --prompts: .*google/IFEval"),
-        ({"model": "m", "prompts": "p", "is_partial": True}, "--partial is for --responses"),
+        (
+            {"model": "m", "prompts": "p", "selection": Selection(is_partial=True)},
+            "--partial is for --responses",
+        ),
         ({"responses": "r", "prompts": "p", "decoding": Decoding()}, "decoding options"),
         ({"responses": "r", "prompts": "no.jsonl"}, "no such file: no.jsonl"),
         ({"benchmark": "ifbench", "responses": "r", "reading": "sound"}, "--reading has no effect"),

@@ -51,7 +51,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.pairs is not None:
         _evaluate_pairs(options)
         return
-    from uniapl.evaluation.benchmark import Decoding, evaluate_benchmark
+    from uniapl.evaluation.benchmark import Decoding, Selection, evaluate_benchmark
 
     given = {
         "temperature": options.temperature,
@@ -67,10 +67,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         prompts=options.prompts,
         responses=options.responses,
         output=options.output,
-        is_partial=options.partial,
+        selection=Selection(options.limit, options.partial),
         reading=options.reading,
         decoding=Decoding(**given) if given else None,
-        limit=options.limit,
     )
     if done.num_unknown:
         print(f"warning: {done.num_unknown} responses answer none of the prompts", file=sys.stderr)

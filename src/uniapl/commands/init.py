@@ -227,7 +227,7 @@ def _training_lines(chosen: _Chosen) -> list[str]:
         "objective:",
         "  sft_weight: 0.3                # learn the expert's answers",
         "  grpo_weight: 1.0               # learn from rewards",
-        "  adversarial_weight: 0.1        # λ: stay close to the expert",
+        "  adversarial_weight: 0.3        # λ: stay close to the expert",
         "",
         *few,
         "optimizer:",

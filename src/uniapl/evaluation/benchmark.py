@@ -6,7 +6,7 @@ Output: `samples.jsonl` and `results.json` (docs/evaluation.md). Nothing loads t
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -91,6 +91,24 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which of the prompts are scored."""
+
+    limit: int | None = None
+    """Only the first so many."""
+    is_partial: bool = False
+    """Only those that have a response; without it, a prompt that has none is an error."""
+
+    def __post_init__(self) -> None:
+        """Check the limit.
+
+        Raises:
+            InputError: It is below 1.
+        """
+        check_limit(self.limit)
+
+
+@dataclass(frozen=True, slots=True)
 class BenchmarkResult:
     """What came out, and where it was written."""
 
@@ -123,10 +141,9 @@ def evaluate_benchmark(
     prompts: str | Path | None = None,
     responses: str | Path | None = None,
     output: str | Path | None = None,
-    is_partial: bool = False,
+    selection: Selection | None = None,
     reading: Reading | None = None,
     decoding: Decoding | None = None,
-    limit: int | None = None,
 ) -> BenchmarkResult:
     """Let a model answer a benchmark, or take responses that exist, and score them.
 
@@ -136,24 +153,22 @@ def evaluate_benchmark(
         responses: Rows of `key` or `prompt`, and `response`; instead of a model.
         output: Folder for the two files; default: `evaluations/BENCHMARK`, inside the run folder if
             the model is one. Results of another model or of other settings are not replaced.
-        is_partial: Score the prompts that have a response and leave the others out.
+        selection: Which prompts are scored; default: all.
         reading: How IFEval's types are checked; default `official`, for `custom` `sound`.
         decoding: Only with a model.
-        limit: Only the first so many prompts.
 
     Raises:
         InputError: Something given is wrong or missing; nothing has been written.
     """
-    _check_options(benchmark, model, responses, reading, is_partial)
-    check_limit(limit)
+    selection = selection or Selection()
+    _check_options(benchmark, model, responses, reading, selection, decoding)
     if prompts is None:
         raise InputError(f"--benchmark {benchmark} needs --prompts: {_SOURCES[benchmark]}")
     if benchmark != "ifbench" and reading is None:
         reading = "sound" if benchmark == "custom" else "official"
-    settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts), "reading": reading}
-    settings["limit"] = limit
-    check = _check(benchmark, reading)
-    folder = _folder(benchmark, output, model)
+    settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts)}
+    settings |= {"reading": reading, "limit": selection.limit}
+    check, folder = _check(benchmark, reading), _folder(benchmark, output, model)
     inputs = {"--prompts": prompts, **({} if responses is None else {"--responses": responses})}
     check_folder(folder, inputs)
     settings |= {f"{name.strip('-')}_sha256": content_hash(path) for name, path in inputs.items()}
@@ -167,17 +182,12 @@ def evaluate_benchmark(
         results, rows = answer_benchmark(model, prompts, check, decoding, settings, folder)
         packages += ["torch", "transformers"]
     else:
-        if decoding is not None:
-            raise InputError("decoding options have no effect on responses that exist already")
-        matched = _match(prompts, responses, check, is_partial, limit)
-        data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
+        matched = _match(prompts, responses, check, selection)
         settings["responses"] = str(responses)
         check_settings(folder, settings)
-        results, rows = evaluate_responses(data, matched.responses, settings)
-        results["num_missing"] = len(matched.missing)
+        results, rows = _scored(matched, check, settings)
         num_unknown = len(matched.unknown)
-    versions = {name: version(name) for name in packages}
-    results["versions"] = {"python": platform.python_version(), **versions}
+    results["versions"] = _versions(packages)
     write_evaluation(folder, results, rows)
     return BenchmarkResult(results, folder, num_unknown)
 
@@ -236,7 +246,8 @@ def _check_options(
     model: str | Path | None,
     responses: str | Path | None,
     reading: Reading | None,
-    is_partial: bool,
+    selection: Selection,
+    decoding: Decoding | None,
 ) -> None:
     """Refuse what cannot be meant."""
     if benchmark not in BENCHMARKS:
@@ -245,7 +256,9 @@ def _check_options(
         raise InputError("give a model, or --responses to score; one of the two")
     if benchmark == "ifbench" and reading is not None:
         raise InputError("--reading has no effect on ifbench: its checkers have one reading")
-    if is_partial and model is not None:
+    if responses is not None and decoding is not None:
+        raise InputError("decoding options have no effect on responses that exist already")
+    if selection.is_partial and model is not None:
         raise InputError("--partial is for --responses: a model answers every prompt")
 
 
@@ -277,20 +290,32 @@ def _folder(benchmark: BenchmarkName, output: str | Path | None, model: str | Pa
 
 
 def _match(
-    prompts: str | Path, responses: str | Path, check: Check, is_partial: bool, limit: int | None
+    prompts: str | Path, responses: str | Path, check: Check, selection: Selection
 ) -> Matched:
-    loaded = load_prompts(prompts, None)
+    loaded, limit = load_prompts(prompts, None), selection.limit
     check_prompts(loaded[:limit], check, prompts)
     # all of them: a response to one beyond the limit is not unknown
     matched = match_responses(loaded, responses).of(loaded[:limit])
     if not matched.prompts:
         raise InputError(f"{responses}: answers none of the prompts of {prompts}")
-    if matched.missing and not is_partial:
+    if matched.missing and not selection.is_partial:
         raise InputError(
             f"{responses}: no response to {_named(matched.missing, len(loaded[:limit]))} of {prompts}; "
             "--partial scores the others alone"
         )
     return matched
+
+
+def _scored(
+    matched: Matched, check: Check, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    data = EvaluationSet(matched.prompts, [None] * len(matched.prompts), check=check)
+    results, rows = evaluate_responses(data, matched.responses, settings)
+    return {**results, "num_missing": len(matched.missing)}, rows
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _named(ids: Sequence[str], total: int) -> str:
