@@ -217,6 +217,7 @@ def config(**sections: Any) -> Config:
         "data": {"demonstrations": "d", "prompts": "p"},
         "training": {"steps": 10},
         "optimizer": {"max_grad_norm": 1e9},
+        "objective": {"adversarial_weight": 0.1},
     }
     for name, value in sections.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value

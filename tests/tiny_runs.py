@@ -31,7 +31,7 @@ constraint: {{prompts_per_step: 2}}
 rollout: {{group_size: 4, max_completion_tokens: 12}}
 discriminator: {{warmup_steps: 1, learning_rate: 3e-3}}
 optimizer: {{learning_rate: 1e-3}}
-training: {{steps: 4, checkpoint_every: 2, threads: 1, rollouts_logged_per_step: 3}}
+training: {{steps: 4, checkpoint_every: 2, rollouts_logged_per_step: 3}}
 evaluation: {{prompts: {test}, limit: 6}}
 """
 UNREPEATABLE = ("time/", "memory/")
