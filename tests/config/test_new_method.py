@@ -44,7 +44,7 @@ def test_one_more_row_is_one_more_method(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["objective/sft_weight"] for row in rows] == [0.25, 0.25]
-    assert rows[-1]["objective/adversarial_weight"] == 0.1
+    assert rows[-1]["objective/adversarial_weight"] == 0.3
     assert rows[-1]["discriminator/accuracy"] is not None  # it ranks, as the row says
     wrong = run(tmp_path, "train", *words, "objective.sft_weight=0.5")
     assert "method gentle: fixes objective.sft_weight to 0.25" in wrong.stderr
