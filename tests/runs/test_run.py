@@ -418,7 +418,7 @@ def test_preview_shows_masks_and_touches_nothing(tiny: Tiny, tmp_path: Path, cap
 
 
 def test_a_learning_rate_without_effect_is_said(tiny: Tiny, tmp_path: Path, capsys):
-    tiny.train(tmp_path / "run", "training.steps=1", "optimizer.learning_rate=1e-13")
+    tiny.train(tmp_path / "run", "training.steps=3", "optimizer.learning_rate=1e-13")
     (line,) = [w for w in capsys.readouterr().err.splitlines() if "moved_fraction" in w]
     assert " WARNING optimizer/moved_fraction 0.0" in line
 
