@@ -166,7 +166,5 @@ def test_only_a_line_break_ends_a_line_of_text(tmp_path):
 )
 def test_text_that_no_file_can_hold_is_refused(tmp_path, row):
     (tmp_path / "s.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(
-        InputError, match=r"s.jsonl:1: the (prompt|completion) holds half a surrogate pair"
-    ):
+    with pytest.raises(InputError, match=r"s.jsonl:1: .* holds half a surrogate pair"):
         read_seeds(tmp_path / "s.jsonl")

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(path: Path | str) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
-    return load_language_model(str(path), torch.float32, CPU, 64)
+    return load_language_model(str(path), torch.float32, CPU)
 
 
 def refusal(path: Path | str, loader: Callable[[Path | str], object] = load) -> str:
@@ -304,7 +304,7 @@ from uniapl.errors import InputError
 {before}
 start = time.monotonic()
 try:
-    load_language_model({path!r}, torch.float32, torch.device("cpu"), 64)
+    load_language_model({path!r}, torch.float32, torch.device("cpu"))
 except InputError as error:
     print(time.monotonic() - start, error)
 """

@@ -212,7 +212,6 @@ def test_beyond_the_bound_the_ratio_stands_still(dtype: torch.dtype) -> None:
     torch.testing.assert_close(value, expected)
     assert gradient[0] == value[0]
     assert gradient[1:].tolist() == [0.0, 0.0]
-    assert is_clipped(logprobs, old, weights, LOW, HIGH).tolist() == [False, True, True]
     value, gradient = value_and_gradient(k3, old, logprobs)
     assert value.isfinite().all()
     assert (value > 0).all()

@@ -87,7 +87,7 @@ def rows_file(path: Path, *changes: dict[str, Any]) -> Path:
         (["data.max_prompt_tokens=12"], "the prompt has 15 tokens, more than max_prompt_tokens 12 (and"),
         (["rollout.max_completion_tokens=500"], "does not fit the model's context of 512"),
         (["evaluation.max_completion_tokens=500"], "does not fit the model's context of 512"),
-        (["training.device=cuda"], "training.device: there is no CUDA device here"),
+        (["training.device=cuda"], "training.device: there is no cuda here (0 CUDA devices)"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_said_before_anything_is_written(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_runs import Tiny, assert_same_run, rows
 
 import uniapl
@@ -207,8 +206,3 @@ def test_a_notebook_shows_one_line_and_a_debugger_all(error: Any, monkeypatch: p
     text = "stopped by SIGTERM" if isinstance(error, Stopped) else "a: b\n  c"
     assert "\n".join(shown) == f"{type(error).__name__}: {text}"
     assert debugged[0].startswith("Traceback")
-
-
-def test_the_number_of_threads_is_that_of_the_config(run_of):
-    run_of(*SFT, "training.threads=1", "evaluation.prompts=null", quiet=True)
-    assert torch.get_num_threads() == 1

@@ -83,7 +83,8 @@ def test_other_base_weights_are_refused(own: Tiny, run_folder: Path, tuning: str
 def test_the_same_weights_go_on_with_other_threads(own: Tiny, run_folder: Path):
     lora = (*WORDS, "model.tuning=lora")
     own.train(run_folder, *lora, "training.steps=1")
-    own.train(run_folder, *lora, "training.steps=2", "training.resume=auto", "training.threads=2")
+    torch.set_num_threads(2)
+    own.train(run_folder, *lora, "training.steps=2", "training.resume=auto")
     torch.set_num_threads(1)
     assert len(rows(run_folder)) == 2
 

@@ -207,7 +207,7 @@ def test_a_tracker_that_fails_is_left_out(
     assert set(told_tensorboard(run_folder)) == {1}
     warnings = [line for line in capsys.readouterr().err.splitlines() if "tensorboard" in line]
     assert len(warnings) == 1
-    assert "warning: tensorboard has failed and is left out (the line is dead)" in warnings[0]
+    assert "tensorboard has failed and is left out (the line is dead)" in warnings[0]
 
 
 def test_without_trackers_nothing_of_them_is_loaded(tiny: Tiny, run_folder: Path) -> None:

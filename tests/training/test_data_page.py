@@ -10,6 +10,7 @@ import pytest
 from tiny_runs import Tiny
 
 from uniapl.config import load_config
+from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import load_demonstrations, load_prompts
@@ -67,7 +68,7 @@ def loaded(name: str, tiny: Tiny) -> Data:
         "training: {steps: 1}\nrewards: []\n"
     )
     config = load_config(name)
-    return load_data(config, load_policy(config)[1])
+    return load_data(Recipe.of(config), load_policy(config)[1])
 
 
 def test_the_page_has_its_examples():

@@ -49,7 +49,7 @@ def read_hub(source: str) -> Iterator[Row]:
             ) from error
         raise InputError(
             f"{source}: no such file, and not a data set that could be loaded as owner/name/subset:split "
-            f"({type(error).__name__}: {one_line(error)})"
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
     for number, values in enumerate(data, start=1):
         yield Row(number, f"{source} row {number}", values)

@@ -2,8 +2,6 @@
 
 import sys
 
-import torch
-
 from uniapl.config import ConfigSource, load_config
 from uniapl.config.recipe import Recipe
 from uniapl.data.preview import preview as preview_text
@@ -20,8 +18,6 @@ def preview(config: ConfigSource, overridden: frozenset[str] = frozenset()) -> N
         InputError: Something in the config or the data is wrong.
     """
     recipe = Recipe.of(load_config(config), overridden)
-    if recipe.config.training.threads:
-        torch.set_num_threads(recipe.config.training.threads)
     _, chat = load_policy(recipe.config)
     data = load_data(recipe, chat)
     parts = [preview_text(data.demonstrations, chat.tokenizer, PREVIEWED)]

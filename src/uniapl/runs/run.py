@@ -1,6 +1,6 @@
 """`train(config)`: one run, one run folder. Builds the players, drives the loop, saves, evaluates."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -161,7 +161,7 @@ class _Run:
         self.trackers = Trackers(config, folder.path, folder.run_id)
         folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
         self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
-        self._define()
+        self._define(self.metrics.logged)
 
     def _check_base(self, state: dict[str, Any]) -> None:
         """Refuse to go on from other weights than the run's: an adapter is nothing without them, nor a reference."""
@@ -199,8 +199,7 @@ class _Run:
                     return
             self._finish(progress)
 
-    def _define(self) -> None:
-        logged = self.metrics.logged
+    def _define(self, logged: Iterable[str]) -> None:
         self.folder.define({name: logged_definition(name) for name in logged})
 
     def _take_step(self, progress: RunProgress) -> bool:
@@ -212,7 +211,7 @@ class _Run:
         num_logged = len(self.metrics.logged)
         row = self.metrics.write(trainer.step, metrics)
         if len(self.metrics.logged) > num_logged:
-            self._define()
+            self._define(self.metrics.logged)
         self.trackers.log(trainer.step, metrics)
         self._log_rollouts(done)
         progress.step(trainer.step, row)
