@@ -192,7 +192,6 @@ def test_a_failed_run(
 
 
 def test_train_receives_config_overrides_and_preview(config: Path, monkeypatch: pytest.MonkeyPatch):
-    import uniapl.training
 
     calls: list[tuple[object, ...]] = []
 
@@ -200,7 +199,7 @@ def test_train_receives_config_overrides_and_preview(config: Path, monkeypatch: 
         calls.append((config, overridden, preview))
         return Path("run")
 
-    monkeypatch.setattr(uniapl.training, "train", train)
+    monkeypatch.setattr("uniapl.runs.train", train)
     # Overrides on both sides of an option are overrides all the same.
     assert cli.main(["train", str(config), "seed=1", "--preview", "method=mix"]) == 0
     assert cli.main(["train", str(config)]) == 0
@@ -214,14 +213,18 @@ def test_train_receives_config_overrides_and_preview(config: Path, monkeypatch: 
 
 def test_compare_receives_plan_folder_and_jobs(config: Path, monkeypatch: pytest.MonkeyPatch):
     """Overrides reach the config wherever they stand, even after options that take many words."""
-    import uniapl.training
     from uniapl.comparing import read_plan
     from uniapl.config import load_config
 
     calls: list[tuple[object, ...]] = []
-    monkeypatch.setattr(uniapl.training, "compare", lambda *words: calls.append(words))
+    monkeypatch.setattr("uniapl.comparing.compare", lambda *words: calls.append(words))
     options = ["--methods", "sft,mix", "--seeds", "0,1", "mix:0,1,2", "training.steps=9"]
-    grid = ["--grid", "sft:optimizer.beta1=0,0.9", "mix:optimizer.beta1=0,0.9", "model.path=x"]
+    grid = [
+        "--grid",
+        "sft:optimizer.weight_decay=0,0.9",
+        "mix:optimizer.weight_decay=0,0.9",
+        "model.path=x",
+    ]
     assert cli.main(["compare", str(config), *options, *grid, "--jobs", "2"]) == 0
     assert cli.main(["compare", str(config), *options, "--output", "o", "--baseline", "mix"]) == 0
     plan = read_plan("sft,mix", ["0,1", "mix:0,1,2"], grid[1:3])

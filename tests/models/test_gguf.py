@@ -115,7 +115,7 @@ ROW = torch.tensor([[1, 3, 4, 2, 5, 0]])
 def test_a_file_is_a_model_like_any_other(
     tiny_llama: LlamaForCausalLM, file: Path, tmp_path: Path
 ) -> None:
-    policy, tokenizer = load_language_model(str(file), torch.float32, torch.device("cpu"), 64)
+    policy, tokenizer = load_language_model(str(file), torch.float32, torch.device("cpu"))
     policy.model.set_attn_implementation("sdpa")
     expected = tiny_llama(ROW).logits
     torch.testing.assert_close(policy.model(ROW).logits, expected)
@@ -166,7 +166,7 @@ def test_what_is_wrong_is_one_line(
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\x03\0\0\0" + b"\0" * 20)
     with pytest.raises(InputError, match=r"^model.path: cannot load .*broken\.gguf'"):
-        load_language_model(str(broken), torch.float32, torch.device("cpu"), 64)
+        load_language_model(str(broken), torch.float32, torch.device("cpu"))
     with pytest.raises(InputError, match=r"broken\.gguf: cannot be read: "):
         convert(broken, tmp_path / "kept")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -368,7 +368,7 @@ def test_attention_that_packing_does_not_know_is_refused() -> None:
 def test_saved_model_is_an_ordinary_one_and_loads_back_bit_for_bit(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float32)
     policy, _ = load_language_model(
-        str(save_tiny_model(tmp_path / "base")), torch.float32, torch.device("cpu"), 7
+        str(save_tiny_model(tmp_path / "base")), torch.float32, torch.device("cpu")
     )
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -400,7 +400,7 @@ def test_unloadable_folders_are_input_errors(tmp_path: Path, what: str) -> None:
     if what == "empty":
         folder.mkdir()
     with pytest.raises(InputError, match=r"model\.path: cannot load") as error:
-        load_language_model(str(folder), torch.float32, torch.device("cpu"), 7)
+        load_language_model(str(folder), torch.float32, torch.device("cpu"))
     assert ("no such folder" in str(error.value)) == (what == "missing")
     assert "\n" not in str(error.value)
 

@@ -182,7 +182,6 @@ def test_time_is_that_of_a_measured_run(plan: Planner, tiny: Tiny, tmp_path: Pat
     [
         ["method=mix"],
         ["model.tuning=lora", "discriminator.backbone=lora"],
-        ["rollout.updates_per_rollout=2", "data.demonstrations_per_step=2"],
     ],
 )
 def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> None:

@@ -36,10 +36,8 @@ SCENARIOS = {
     ),
     "two-threads": (["training.threads=2"], [["during_step", 6]]),
     "bfloat16": (["model.dtype=bfloat16"], [["after_row", 3]]),
-    "sft-grpo": (["method=sft-grpo"], [["after_row", 3]]),
-    "gad": (["method=gad"], [["after_row", 3]]),
-    "pairs": (
-        ["discriminator.form=scalar", "data.pairs=PAIRS", "data.pairs_per_step=3"],
+    "gad": (
+        ["method=gad", "data.pairs=PAIRS", "data.pairs_per_step=3"],
         [["after_row", 3]],
     ),
     "constraint": (
