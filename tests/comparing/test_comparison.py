@@ -236,7 +236,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tiny: Tiny, tmp_path: Path):
     out = tmp_path / "out"
     command = [
         *(sys.executable, "-m", "uniapl.cli", "compare", str(tiny.config), "--methods", "sft"),
-        *("--seeds", "0,1", "training.steps=40", "--output", str(out)),
+        *("--seeds", "0,1", "training.steps=16", "--output", str(out)),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -259,6 +259,6 @@ def test_a_killed_comparison_goes_on_where_it_was(tiny: Tiny, tmp_path: Path):
     assert "going on from step" in log
     result = json.loads((out / "comparison.json").read_text())
     straight = compare(
-        tiny.load(tmp_path, "training.steps=40"), read_plan("sft", ["0,1"]), tmp_path / "straight"
+        tiny.load(tmp_path, "training.steps=16"), read_plan("sft", ["0,1"]), tmp_path / "straight"
     )
     assert result["arms"]["sft"]["metrics"] == straight["arms"]["sft"]["metrics"]

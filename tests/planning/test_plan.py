@@ -232,7 +232,6 @@ def test_disk_says_what_to_do_where_it_does_not_fit(plan: Planner, tmp_path: Pat
     [
         ["method=mix"],
         ["model.tuning=lora", "discriminator.backbone=lora"],
-        ["rollout.updates_per_rollout=2", "data.demonstrations_per_step=2"],
     ],
 )
 def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> None:

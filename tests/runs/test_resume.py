@@ -36,12 +36,7 @@ SCENARIOS = {
         ],
     ),
     "bfloat16": (["model.dtype=bfloat16"], [["after_row", 3]]),
-    "sft-grpo": (["method=sft-grpo"], [["after_row", 3]]),
-    "gad": (["method=gad"], [["after_row", 3]]),
-    "pairs": (
-        ["discriminator.form=scalar", "data.pairs=PAIRS"],
-        [["after_row", 3]],
-    ),
+    "gad": (["method=gad", "data.pairs=PAIRS"], [["after_row", 3]]),
     "constraint": (
         [
             "constraint.target=0.6",

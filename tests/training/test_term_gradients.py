@@ -181,7 +181,7 @@ def test_a_method_has_the_gradients_of_its_terms(
 
 @pytest.mark.parametrize(
     ("every", "steps"),
-    [(1, [1, 3, 5, 7]), (2, [1, 3, 5, 7]), (3, [1, 5, 7]), (4, [1, 5]), (5, [1, 7])],
+    [(1, [1, 3, 5, 7]), (3, [1, 5, 7]), (4, [1, 5])],
 )
 def test_only_first_passes_are_measured(
     tiny: Tiny, tmp_path: Path, every: int, steps: list[int]

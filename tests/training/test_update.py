@@ -60,7 +60,7 @@ def plain_old(batch: RolloutBatch) -> list[Tensor]:
     return [plain_logprobs(model, s, 0.7).detach() for s in sequences_of(batch)]
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [1, 30, 10_000])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 10_000])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_first_update_equals_separately_written_losses(
     options: dict[str, Any], micro_batch_tokens: int
@@ -73,14 +73,11 @@ def test_first_update_equals_separately_written_losses(
     assert_same_gradients(step.gradients, total(expected))
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [25, 10_000])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_later_update_equals_separately_written_losses(
-    options: dict[str, Any], micro_batch_tokens: int
-) -> None:
+def test_later_update_equals_separately_written_losses(options: dict[str, Any]) -> None:
     """The policy has moved since it sampled."""
     batch = mixed_batch()
-    step = Step(batch, moves=True, recipe_=recipe(micro_batch_tokens, **options))
+    step = Step(batch, moves=True, recipe_=recipe(25, **options))
     old = plain_old(batch)
     step()
     now = step.policy.trainable_copy()
