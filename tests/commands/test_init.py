@@ -60,7 +60,7 @@ def test_the_users_files_train_from_where_the_user_is(
     capsys.readouterr()
     quick = ["training.steps=1", "rollout.max_completion_tokens=8", "rollout.group_size=2"]
     assert uniapl("train", "configs/own.yaml", *quick) == 0
-    assert "12 prompts → runs/own" in capsys.readouterr().out
+    assert "12 prompts → runs/own" in capsys.readouterr().err
     assert (here / "runs/own/policy/model.safetensors").exists()
 
 
