@@ -10,9 +10,9 @@ def test_a_term_that_never_acts_is_named_before_the_first_step(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     tiny.train(tmp_path / "run", "training.steps=1", "evaluation.limit=1")
-    lines = capsys.readouterr().out.splitlines()
-    (place,) = [i for i, line in enumerate(lines) if line.startswith("warning: λ ")]
+    lines = capsys.readouterr().err.splitlines()
+    (place,) = [i for i, line in enumerate(lines) if " WARNING λ " in line]
     assert lines[place].endswith(
         "is 0 in the run's only step: discriminator.warmup_steps is 1, and λ acts after it; the run trains as mix does"
     )
-    assert place < next(i for i, line in enumerate(lines) if line.startswith("step "))
+    assert place < next(i for i, line in enumerate(lines) if " INFO step " in line)

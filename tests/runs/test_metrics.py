@@ -109,10 +109,12 @@ def test_peak_memory_of_the_process():
 def test_what_a_reward_logs_becomes_a_key_when_it_first_comes(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path, ("reward/mean", "reward/f"), 0)
-    assert file.write(1, {"reward/f": 1.0}) == []
-    assert file.write(2, {"reward/f/accuracy": 0.5}) == ["reward/f/accuracy"]
-    assert file.write(3, {"reward/f/accuracy": math.nan}) == []
-    assert file.write(4, {"reward/f": 1.0}) == []
+    assert file.write(1, {"reward/f": 1.0}) == {"step": 1, "reward/mean": None, "reward/f": 1.0}
+    assert file.logged == []
+    assert file.write(2, {"reward/f/accuracy": 0.5})["reward/f/accuracy"] == 0.5
+    assert file.write(3, {"reward/f/accuracy": math.nan})["reward/f/accuracy"] is None
+    file.write(4, {"reward/f": 1.0})
+    assert file.logged == ["reward/f/accuracy"]
     with pytest.raises(AssertionError, match=r"\['reward/g/accuracy'\]"):
         file.write(5, {"reward/g/accuracy": 0.5})
     file.close()
@@ -122,7 +124,8 @@ def test_what_a_reward_logs_becomes_a_key_when_it_first_comes(tmp_path: Path):
     # a run that goes on knows it
     resumed = MetricsFile(path, ("reward/mean", "reward/f"), 3)
     assert resumed.logged == ["reward/f/accuracy"]
-    assert resumed.write(4, {"reward/f/accuracy": 0.25}) == []
+    resumed.write(4, {"reward/f/accuracy": 0.25})
+    assert resumed.logged == ["reward/f/accuracy"]
     resumed.close()
     assert logged_definition("reward/f/accuracy") == (
         "accuracy, as f logs it: the mean over its calls."
