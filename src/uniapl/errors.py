@@ -36,7 +36,7 @@ class Stopped(_OneLine, KeyboardInterrupt):
         return 128 + self.number
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
+def one_line(error: BaseException, limit: int = 1000) -> str:
     """Return the first line of what an error says, or its type if it says nothing; cut after `limit` characters."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line if len(line) <= limit else line[: limit - 1] + "…"

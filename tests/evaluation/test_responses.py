@@ -82,7 +82,5 @@ def test_half_a_surrogate_pair_is_refused_where_it_is_read(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text('{"key": 1, "response": "A sea \\ud83c"}\n')
     prompt = Prompt("1", ({"role": "user", "content": "Write"},), ())
-    with pytest.raises(
-        InputError, match=r"r.jsonl:1: `response` holds half a surrogate pair at character 6"
-    ):
+    with pytest.raises(InputError, match=r"r.jsonl:1: `response` holds half a surrogate pair"):
         match_responses([prompt], path)
