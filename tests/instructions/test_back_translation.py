@@ -3,12 +3,12 @@
 import random
 
 import pytest
+from compatible import are_compatible
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniapl.instructions import follows, strict
 from uniapl.instructions.back_translation import derive_instructions
-from uniapl.instructions.conflicts import are_compatible
 from uniapl.instructions.making import Recipe, back_translate
 from uniapl.types import Prompt
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compatible import are_compatible
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uniapl.errors import InputError
 from uniapl.instructions import INSTRUCTION_IDS, follows, strict, validate
-from uniapl.instructions.conflicts import are_compatible, conflicting
+from uniapl.instructions.conflicts import conflicting
 from uniapl.instructions.constructing import construct
 from uniapl.instructions.contamination import Overlaps
 from uniapl.instructions.drawing import NOUNS, draw_kwargs, suits

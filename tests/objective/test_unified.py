@@ -227,3 +227,8 @@ def test_micro_batches_sum_to_the_step(policy_gradient: Any) -> None:
     assert_close(sum(p.loss.item() for p in parts), whole.loss.item())
     for name, value in whole.sums.items():
         assert_close(sum(p.sums[name].item() for p in parts if name in p.sums), value)
+
+
+def test_a_wide_clip_is_no_error_and_leaves_the_dual_clip_out() -> None:
+    assert Scale(clip_high=0.28).dual_clip == 3.0
+    assert Scale(clip_high=4.0).dual_clip is None

@@ -4,8 +4,6 @@ Two types conflict where no response follows both, or where one would only by an
 checkers (a JSON document of a single key has no comma).
 """
 
-from collections.abc import Iterable
-
 from uniapl.instructions.table import INSTRUCTIONS
 
 CAPITAL = "change_case:english_capital"
@@ -86,9 +84,3 @@ def conflicting(instruction_id: str) -> frozenset[str]:
         elif instruction_id not in fitting:
             found.add(one)
     return frozenset(found)
-
-
-def are_compatible(instruction_ids: Iterable[str]) -> bool:
-    """Return whether no two of the types conflict; a type conflicts with itself."""
-    ids = list(instruction_ids)
-    return all(b not in conflicting(a) for n, a in enumerate(ids) for b in ids[n + 1 :])

@@ -80,6 +80,11 @@ class Scale:
     importance_cap: float | None = None
     """Truncated importance weights min(π_old / π_sampled, cap) on every w_t; None: none."""
 
+    @property
+    def dual_clip(self) -> float | None:
+        """Bound of the ratio for negative weights; None where the clip itself reaches beyond it."""
+        return DUAL_CLIP if 1 + self.clip_high < DUAL_CLIP else None
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -171,7 +176,7 @@ def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor
     if scale.policy_gradient == "cispo":
         return cispo_surrogate(tokens.logprobs_T, tokens.old_logprobs_T, weights_T, *clip)
     ratio_T = _ratio(tokens, weights_T != 0, scale)
-    return ratio_surrogate(ratio_T, weights_T, *clip, DUAL_CLIP)
+    return ratio_surrogate(ratio_T, weights_T, *clip, scale.dual_clip)
 
 
 def _measured(
@@ -180,7 +185,9 @@ def _measured(
     """Sums over the micro-batch's tokens that tell how the update goes."""
     ratio_T = _ratio(tokens, None, scale).detach()
     counts_T, old_T = tokens.is_penalised_T, tokens.old_logprobs_T
-    is_clipped_T = is_ratio_clipped(ratio_T, weights_T, scale.clip_low, scale.clip_high, DUAL_CLIP)
+    is_clipped_T = is_ratio_clipped(
+        ratio_T, weights_T, scale.clip_low, scale.clip_high, scale.dual_clip
+    )
     sums = {
         "grpo": -(ratio_T * tokens.reward_advantages_T)[tokens.is_rewarded_T].sum(),
         "ratio": ratio_T[counts_T].sum(),
