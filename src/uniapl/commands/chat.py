@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from uniapl.commands.common import add_decoding, given_decoding
 from uniapl.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,17 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="the model before training answers too; of a run"
     )
-    parser.add_argument(
-        "--temperature", type=float, help="default: the run's evaluation.temperature; of a model 0"
-    )
-    parser.add_argument("--max-tokens", type=int, help="of an answer; default: 512")
-    parser.add_argument("--seed", type=int, help="of the sampling; default: 0")
-    parser.add_argument(
-        "--no-thinking",
-        dest="is_thinking",
-        action="store_const",
-        const=False,
-        help="pass enable_thinking=False to the chat template",
+    add_decoding(
+        parser, temperature="the run's evaluation.temperature; of a model 0", max_tokens="512"
     )
     parser.set_defaults(handler=_chat)
 
@@ -37,13 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _chat(options: argparse.Namespace) -> None:
     from uniapl.evaluation.conversation import load_conversations
 
-    given = {
-        "temperature": options.temperature,
-        "max_completion_tokens": options.max_tokens,
-        "seed": options.seed,
-        "is_thinking": options.is_thinking,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
+    given = given_decoding(options)
     conversations = load_conversations(options.model, given, compares=options.compare)
     first = next(iter(conversations.values()))
     _tell(f"{options.model} at temperature {first.decoding.temperature:g}")

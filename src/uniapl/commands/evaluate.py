@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from uniapl.commands.common import add_decoding, given_decoding
 from uniapl.errors import InputError
 
 
@@ -32,18 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("official", "sound"),
         help="IFEval's own verdicts, or a reward's; default: official, for custom sound",
     )
-    # No defaults here: one that is given without a model is an error.
-    parser.add_argument("--temperature", type=float, help="default: 0, greedy")
-    parser.add_argument("--max-tokens", type=int, help="of an answer; default: 1280 or the context")
+    add_decoding(parser, temperature="0, greedy", max_tokens="1280 or the context")
     parser.add_argument("--max-rows", type=int, help="answers decoded at once; default: 64")
-    parser.add_argument("--seed", type=int, help="of the sampling; default: 0")
-    parser.add_argument(
-        "--no-thinking",
-        dest="is_thinking",
-        action="store_const",
-        const=False,
-        help="pass enable_thinking=False to the chat template",
-    )
     parser.set_defaults(handler=_evaluate)
 
 
@@ -53,14 +44,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     from uniapl.evaluation.benchmark import Decoding, Selection, evaluate_benchmark
 
-    given = {
-        "temperature": options.temperature,
-        "max_completion_tokens": options.max_tokens,
-        "max_rows": options.max_rows,
-        "seed": options.seed,
-        "is_thinking": options.is_thinking,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
+    given = given_decoding(options)
     done = evaluate_benchmark(
         options.benchmark,
         options.model,
