@@ -38,7 +38,7 @@ class Multiplier:
     @property
     def is_closed(self) -> bool:
         """Whether λ is 0 because the discriminator is wrong."""
-        return self.recipe.form == "likelihood" and self.margin is not None and self.margin <= 0
+        return self.margin is not None and self.margin <= 0
 
     def observe(self, step: int, health: Mapping[str, float | None]) -> dict[str, float | None]:
         """Take in a step's `discriminator/*` metrics; return the `constraint/*` metrics.
@@ -50,8 +50,10 @@ class Multiplier:
         if not self.recipe.has_discriminator:
             return {}
         config = self.recipe.config.constraint
+        # before the discriminator has learned anything, its margin and its distance are noise
+        has_learned = step >= max(self.recipe.config.discriminator.warmup_steps, 1)
         margin = health.get("discriminator/margin")
-        if margin is not None:
+        if margin is not None and has_learned:
             self.margin = smooth(self.margin, margin, SMOOTHING)
         metrics: dict[str, float | None] = {"constraint/margin": self.margin}
         if self.strength is None or config.target is None:
@@ -61,8 +63,7 @@ class Multiplier:
         distance = health.get("discriminator/held_out_accuracy") if is_ranking else None
         if not is_ranking and ratio is not None:
             distance = -ratio
-        # before the discriminator has learned anything it measures no distance
-        if distance is not None and step >= self.recipe.config.discriminator.warmup_steps:
+        if distance is not None and has_learned:
             self.distance = smooth(self.distance, distance, SMOOTHING)
         is_wrong = self.distance is not None and is_ranking and self.distance < 0.5
         bounds = (LEAST_WEIGHT, GREATEST_WEIGHT)
