@@ -88,6 +88,8 @@ class Rollout:
     finish_reason: FinishReason
     begins_thinking: bool = False
     """Whether the prompt ends with `<think>`, so that the completion begins inside a thought."""
+    is_expert: bool = False
+    """Whether this is the expert's completion in the place of a sample: the policy did not say it."""
 
     @property
     def is_truncated(self) -> bool:
@@ -141,9 +143,14 @@ class RolloutBatch:
         return len(self.experts)
 
     @property
+    def sampled(self) -> tuple[Rollout, ...]:
+        """Those that the policy said, without the expert's among them."""
+        return tuple(rollout for rollout in self.rollouts if not rollout.is_expert)
+
+    @property
     def num_tokens(self) -> int:
         """Sampled tokens, those of truncated rollouts included."""
-        return sum(len(rollout.token_ids) for rollout in self.rollouts)
+        return sum(len(rollout.token_ids) for rollout in self.sampled)
 
 
 class Generator(Protocol):

@@ -115,7 +115,7 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
         (
             "objective.kl_coef=[[0, 1], [2, 1]]",
             "objective.kl_coef: must be a number ≥ 0 or points [[fraction, value], …] "
-            "with fractions from 0 to 1, got [[0, 1], [2, 1]]",
+            "with fractions from 0 to 1 or {start, peak, end, warmup, decay}, got [[0, 1], [2, 1]]",
         ),
     ],
 )

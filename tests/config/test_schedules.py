@@ -3,7 +3,13 @@ from typing import Any
 
 import pytest
 
-from uniapl.config.schedules import is_ever_positive, learning_rate_factor, weight_at
+from uniapl.config.schedules import (
+    HalfCosine,
+    is_ever_positive,
+    learning_rate_factor,
+    rest_of,
+    weight_at,
+)
 from uniapl.config.schema import OptimizerConfig
 
 
@@ -47,9 +53,39 @@ def test_a_jump_at_the_start_or_the_end() -> None:
     assert values(((1.0, 1.0), (1.0, 0.0)), 3) == [1.0] * 3
 
 
+def test_half_a_cosine_by_hand() -> None:
+    """CHORD's μ: a line to the peak in 3 of 8 steps, half a cosine in 4, then the end."""
+    got = values(HalfCosine(peak=0.9, end=0.1, warmup=3 / 8, decay=4 / 8), 8)
+    diagonal = (1 + math.cos(math.pi / 4)) / 2
+    falling = (0.9, 0.1 + 0.8 * diagonal, 0.5, 0.1 + 0.8 * (1 - diagonal), 0.1)
+    assert got == pytest.approx([0.0, 0.3, 0.6, *falling])
+
+
+def test_half_a_cosine_without_a_warm_up_or_a_decay() -> None:
+    assert values(HalfCosine(warmup=0, decay=0.5), 4) == pytest.approx([0.5, 0.26, 0.02, 0.02])
+    assert values(HalfCosine(warmup=0.5, decay=0), 4) == pytest.approx([0.0, 0.25, 0.02, 0.02])
+    assert values(HalfCosine(start=1, peak=0.3, end=0.3, warmup=0, decay=0), 3) == [0.3] * 3
+
+
+@pytest.mark.parametrize(
+    "weight", [0.3, 1, ((0.0, 1.0), (0.5, 0.25), (0.5, 0.0)), HalfCosine(), HalfCosine(start=0.4)]
+)
+def test_a_weight_and_the_rest_of_it_are_one(weight: Any) -> None:
+    pairs = zip(values(weight, 20), values(rest_of(weight), 20), strict=True)
+    assert [one + other for one, other in pairs] == pytest.approx([1.0] * 20)
+
+
 @pytest.mark.parametrize(
     ("weight", "expected"),
-    [(0.0, False), (0, False), (0.1, True), (((0.0, 0.0),), False), (((0, 0.0), (1, 0.1)), True)],
+    [
+        (HalfCosine(peak=0, end=0), False),
+        (HalfCosine(), True),
+        (0.0, False),
+        (0, False),
+        (0.1, True),
+        (((0.0, 0.0),), False),
+        (((0, 0.0), (1, 0.1)), True),
+    ],
 )
 def test_is_ever_positive(weight: Any, expected: bool) -> None:
     assert is_ever_positive(weight) is expected

@@ -120,6 +120,7 @@ def test_loss_terms_and_sums_by_hand() -> None:
     sums = {
         "loss": sum(terms.values()),
         "sft": 1.0,
+        "phi": 2.0,
         "grpo": -(1.0 - 2.0 + 3.0 + 0.5),
         "adversarial": -(0.1 + 0.2 - 0.4 + 7.0 - 0.3),
         "kl": terms["kl"] * 5 / 0.05,

@@ -1,5 +1,6 @@
 """What each row of the method table sets, and how it trains."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -42,6 +43,10 @@ def weights(resolved: Config) -> dict[str, list[float]]:
     }
 
 
+MU = [0.0, 0.25, 0.5, *(0.26 + 0.24 * math.cos(math.pi * i / 4) for i in (1, 2, 3)), *[0.02] * 4]
+"""CHORD's: a line from 0 to .5 in a fifth of the steps, half a cosine to .02 in the next two fifths."""
+
+
 def test_every_name_has_a_row_and_every_row_a_name() -> None:
     assert set(METHODS) == set(get_args(MethodName))
 
@@ -56,7 +61,13 @@ def test_every_name_has_a_row_and_every_row_a_name() -> None:
         ("a-sft", [1.0] * 10, [0.0] * 10, [0.1] * 10),
         ("a-grpo", [0.0] * 10, [1.0] * 10, [0.1] * 10),
         ("gad", [1.0] * 3 + [0.0] * 7, [0.0] * 10, [1.0] * 10),
+        ("shaped", [0.3] * 10, [1.0] * 10, [0.1] * 10),
         ("uniapl", [0.3] * 10, [1.0] * 10, [0.1] * 10),
+        ("mix-both", [0.3] * 10, [1.0] * 10, [0.0] * 10),
+        ("sft-a-grpo", [1.0] * 5 + [0.0] * 5, [0.0] * 5 + [1.0] * 5, [0.1] * 10),
+        ("a-sft-a-grpo", [1.0] * 5 + [0.0] * 5, [0.0] * 5 + [1.0] * 5, [0.1] * 10),
+        ("chord", MU, [1 - mu for mu in MU], [0.0] * 10),
+        ("a-chord", MU, [1 - mu for mu in MU], [0.1] * 10),
     ],
 )
 def test_the_table(
@@ -65,7 +76,7 @@ def test_the_table(
     recipe = Recipe.of(of_method(method))
     resolved = recipe.config
     expected = {"sft_weight": sft, "grpo_weight": grpo, "adversarial_weight": adversarial}
-    assert weights(resolved) == expected
+    assert weights(resolved) == {n: pytest.approx(v) for n, v in expected.items()}
     assert recipe.has_discriminator == any(adversarial)
     assert resolved.discriminator.form == ("scalar" if method == "gad" else "likelihood")
 
@@ -86,6 +97,19 @@ def test_methods_differ_by_their_row_alone(method: str) -> None:
 def test_a_resolved_config_resolves_to_itself(method: str) -> None:
     resolved = resolve(of_method(method))
     assert resolve(resolved) == resolved
+
+
+def test_the_staged_arms_begin_their_adversarial_term_in_its_stage() -> None:
+    """SFT → A-GRPO credits nothing in its first half; A-SFT → A-GRPO does from the start."""
+    for method, first in (("sft-a-grpo", 0.0), ("a-sft-a-grpo", 0.1)):
+        recipe = Recipe.of(of_method(method, discriminator={"warmup_steps": 0}))
+        acting = [recipe.weights_at(step).adversarial for step in range(10)]
+        assert acting == [first] * 5 + [0.1] * 5
+        # a discriminator that learns does so in both stages; a frozen one asks for no rollouts before its term acts
+        assert recipe.rolls_out(recipe.weights_at(0))
+        frozen = Recipe.of(config(method=method, discriminator={"form": "expert", "path": "p"}))
+        assert frozen.rolls_out(frozen.weights_at(0)) == (first > 0)
+        assert frozen.rolls_out(frozen.weights_at(5))
 
 
 def test_configured_weights_are_kept() -> None:
@@ -206,6 +230,30 @@ CONTRADICTIONS = [
         "method a-sft: has no reward term; remove objective.reward_normalisation",
     ),
     (
+        "chord",
+        {"objective": {"sft_weight": 0.5}},
+        "objective.sft_weight",
+        "method chord: fixes objective.sft_weight to objective.chord_mu; remove objective.sft_weight=0.5",
+    ),
+    (
+        "a-chord",
+        {"objective": {"grpo_weight": 0.5}},
+        "objective.grpo_weight",
+        "method a-chord: fixes objective.grpo_weight to 1 - objective.chord_mu; remove objective.grpo_weight=0.5",
+    ),
+    (
+        "mix",
+        {"objective": {"chord_mu": 0.5}},
+        "objective.chord_mu",
+        "method mix: has no μ; remove objective.chord_mu",
+    ),
+    (
+        "mix",
+        {"rollout": {"expert_in_group": True}},
+        "rollout.expert_in_group",
+        "method mix: rolls out no demonstration prompts; remove rollout.expert_in_group",
+    ),
+    (
         "grpo",
         {"data": {"demonstration_prompts_per_step": 2}},
         "data.demonstration_prompts_per_step",
@@ -285,7 +333,8 @@ NEEDS = [
     (
         "mix",
         {"data": {"pairs": "p"}},
-        "data.pairs: method mix has no discriminator to learn from them; remove it",
+        "data.pairs: nothing learns from them; set objective.pair_weight above 0, or discriminator.form to scalar "
+        "in a method with an adversarial term, or remove them",
     ),
 ]
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from uniapl.config.forms import FORMS
 from uniapl.config.methods import CONFIGURED, METHODS
 from uniapl.config.recipe import Recipe
-from uniapl.config.schedules import is_ever_positive
+from uniapl.config.schedules import Weight, greatest, is_ever_positive
 from uniapl.known_metrics import INSTRUCTION_METRICS
 
 if TYPE_CHECKING:  # the schema imports this module
@@ -17,6 +18,12 @@ if TYPE_CHECKING:  # the schema imports this module
 
 LEAST_WEIGHT, GREATEST_WEIGHT = 0.01, 1.0
 """Between them a constraint moves λ; the least is above 0 so that λ can grow again."""
+
+PAIR_TEMPLATES = {
+    "plain": "{prompt}\n{reference}\n\n{prompt}\n{candidate}",
+    "polar": "{prompt}\n{reference}<|reward|>{prompt}\n{candidate}[UNUSED_TOKEN_130]",
+}
+"""Names of `discriminator.pair_template` → texts; `polar` is how POLAR (arXiv 2507.05197) was trained to read."""
 
 COLUMN_NAMES = (
     "messages",
@@ -102,8 +109,20 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
 
 def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
     """Return option → (does it act, why not)."""
+    discriminator = config.discriminator
     form = Recipe.of(config).config.discriminator.form
-    return {"credit_clamp": (form == "likelihood", f"has no effect with discriminator.form {form}")}
+    row, own = FORMS[form], f"has no effect with discriminator.form {form}"
+    every = {key for other in FORMS.values() for key in other.keys}
+    found = {key: (key in row.keys, own) for key in sorted(every)}
+    if form == "expert":
+        found["hint_template"] = (discriminator.hint, "has no effect without discriminator.hint")
+    if row.learns == "unless frozen":
+        for key in ("learning_rate", "warmup_steps"):
+            found[key] = (
+                not discriminator.frozen,
+                "has no effect where discriminator.frozen is true",
+            )
+    return found
 
 
 def _paths(config: "Config") -> Iterator[str]:
@@ -111,6 +130,7 @@ def _paths(config: "Config") -> Iterator[str]:
         "output_dir": config.output_dir,
         "model.path": config.model.path,
         "data.pairs": config.data.pairs,
+        "discriminator.path": config.discriminator.path,
         "evaluation.prompts": config.evaluation.prompts,
         "evaluation.validation_prompts": config.evaluation.validation_prompts,
         "training.resume": config.training.resume,
@@ -149,12 +169,13 @@ def _data(config: "Config") -> Iterator[str]:
     data, recipe, method = config.data, Recipe.of(config), config.method
     if recipe.rollouts_on in ("preference", "both") and data.prompts is None:
         yield f"data.prompts: required by method {method}, which rolls out preference prompts"
-    if data.pairs is not None and not recipe.has_discriminator:
-        yield f"data.pairs: method {method} has no discriminator to learn from them; remove it"
-    elif data.pairs is not None and recipe.form != "scalar":
+    if is_ever_positive(config.objective.pair_weight) and data.pairs is None:
+        yield "objective.pair_weight: needs data.pairs, which is null"
+    reads_pairs = recipe.form is not None and FORMS[recipe.form].reads_pairs
+    if data.pairs is not None and not recipe.has_pairs and not reads_pairs:
         yield (
-            "data.pairs: a likelihood ratio of expert and policy learns nothing from them; remove it, or "
-            "set discriminator.form to scalar"
+            "data.pairs: nothing learns from them; set objective.pair_weight above 0, or discriminator.form to "
+            "scalar in a method with an adversarial term, or remove them"
         )
     if recipe.rollouts_on == "both":
         own = "demonstration_prompts_per_step"
@@ -175,12 +196,57 @@ def _data(config: "Config") -> Iterator[str]:
 
 
 def _discriminator(config: "Config") -> Iterator[str]:
+    recipe = Recipe.of(config)
     is_configured = METHODS[config.method].adversarial == CONFIGURED
-    if is_configured and not Recipe.of(config).has_discriminator:
+    if is_configured and not recipe.has_discriminator:
         yield (
             f"objective.adversarial_weight: must be above 0 for method {config.method}: without its "
             "adversarial term it is another method"
         )
+    if not recipe.has_discriminator:
+        return
+    discriminator = recipe.config.discriminator
+    if recipe.form == "expert" and not (
+        discriminator.path or discriminator.servers or discriminator.hint
+    ):
+        yield (
+            "discriminator.path: form expert needs the expert's model, or discriminator.servers, or "
+            "discriminator.hint=true, with which the policy before training is the expert"
+        )
+    if recipe.form == "reference" and not (discriminator.path or discriminator.servers):
+        yield "discriminator.path: form reference needs a scorer's model, or discriminator.servers"
+    if recipe.reads_demonstration and not recipe.num_demonstration_prompts:
+        yield f"discriminator.form: method {config.method} rolls out no demonstration prompts to credit"
+    yield from _servers(config)
+    yield from _templates(config)
+
+
+def _servers(config: "Config") -> Iterator[str]:
+    discriminator = config.discriminator
+    if not discriminator.servers:
+        return
+    for url in discriminator.servers:
+        if not url.startswith(("http://", "https://")):
+            yield f"discriminator.servers: must be like http://localhost:8000, got {url}"
+    if discriminator.form == "expert" and config.rollout.temperature != 1:
+        yield (
+            "rollout.temperature: must be 1 with discriminator.servers, whose log-probs are those at "
+            f"temperature 1, got {config.rollout.temperature}"
+        )
+    if discriminator.form == "reference" and not discriminator.frozen:
+        yield "discriminator.frozen: a scorer behind discriminator.servers cannot learn; remove it"
+
+
+def _templates(config: "Config") -> Iterator[str]:
+    discriminator = config.discriminator
+    texts = {"hint_template": (discriminator.hint_template, ("prompt", "completion"))}
+    if discriminator.pair_template not in PAIR_TEMPLATES:
+        texts["pair_template"] = (discriminator.pair_template, ("prompt", "reference", "candidate"))
+    for key, (text, fields) in texts.items():
+        missing = [f"{{{field}}}" for field in fields if f"{{{field}}}" not in text]
+        if missing:
+            named = "" if key == "hint_template" else f"be {' or '.join(PAIR_TEMPLATES)}, or "
+            yield f"discriminator.{key}: must {named}contain {', '.join(missing)}"
 
 
 def _multiples(config: "Config") -> Iterator[str]:
@@ -206,18 +272,18 @@ def _constraint(config: "Config") -> Iterator[str]:
     if METHODS[config.method].adversarial == 1:
         yield f"constraint.target: method {config.method} fixes λ to 1; remove it, for it would move λ"
         return
-    if recipe.form == "scalar" and not 0.5 < constraint.target < 1:
+    if recipe.ranks and not 0.5 < constraint.target < 1:
         yield (
-            "constraint.target: with discriminator.form scalar it is a pair accuracy between 0.5 and 1, "
+            f"constraint.target: with discriminator.form {recipe.form} it is a pair accuracy between 0.5 and 1, "
             f"got {constraint.target}"
         )
-    if held_out == 0:
+    if held_out == 0 and (recipe.ranks or recipe.learns):
         yield "data.held_out_demonstrations: constraint.target is measured on them; must not be 0"
     weight = config.objective.adversarial_weight
-    if isinstance(weight, tuple):
+    if not isinstance(weight, float | int):
         yield (
             "objective.adversarial_weight: must be one number where constraint.target is set "
-            "(the controller moves it), got points"
+            "(the controller moves it), got a schedule"
         )
     elif not LEAST_WEIGHT <= weight <= GREATEST_WEIGHT:
         yield (
@@ -241,8 +307,18 @@ def _policy_gradient(config: "Config") -> Iterator[str]:
 
 
 def _schedules(config: "Config") -> Iterator[str]:
-    for name in ("sft_weight", "grpo_weight", "adversarial_weight", "kl_coef"):
-        points: float | tuple[tuple[float, float], ...] = getattr(config.objective, name)
+    if greatest(config.objective.chord_mu) > 1:
+        yield f"objective.chord_mu: must be at most 1, got {greatest(config.objective.chord_mu):g}"
+    names = (
+        "sft_weight",
+        "grpo_weight",
+        "adversarial_weight",
+        "kl_coef",
+        "pair_weight",
+        "chord_mu",
+    )
+    for name in names:
+        points: Weight = getattr(config.objective, name)
         if not isinstance(points, tuple):
             continue
         fractions = [fraction for fraction, _ in points]

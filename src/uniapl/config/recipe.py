@@ -5,8 +5,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from uniapl.config.methods import CONFIGURED, IN_WORDS, METHODS, UNTIL_WARM, Method, RolloutsOn
-from uniapl.config.schedules import is_ever_positive, learning_rate_factor, weight_at
+from uniapl.config.forms import FORMS, FormName
+from uniapl.config.methods import (
+    CONFIGURED,
+    IN_WORDS,
+    METHODS,
+    MU,
+    REST_OF_MU,
+    UNTIL_WARM,
+    Method,
+    RolloutsOn,
+)
+from uniapl.config.schedules import is_ever_positive, learning_rate_factor, rest_of, weight_at
 from uniapl.errors import InputError
 
 if TYPE_CHECKING:  # the schema's checks read this module
@@ -36,6 +46,8 @@ class TermWeights:
     adversarial: float
     """λ, warm-up and ramp included."""
     kl: float
+    pairs: float = 0.0
+    """Of DPO's loss on `data.pairs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +65,20 @@ class Recipe:
     config: "Config"
     """With what the method decides filled in: it states what will run."""
     rollouts_on: RolloutsOn
-    form: str | None
+    form: FormName | None
     """The discriminator's form; None without a discriminator."""
+    learns: bool
+    """Whether the discriminator learns along."""
+    ranks: bool
+    """Whether its credit is one per completion, and its quality a pair accuracy; else both are log-ratios of tokens."""
+    reads_demonstration: bool
+    """Whether it reads the expert's completion of the prompt, so that it credits demonstration prompts only."""
+    shapes_reward: bool
+    """Whether λ·d is added to the reward instead of being a term of its own."""
     has_kl: bool
-    """Whether the KL term ever acts, so that a reference is needed."""
+    """Whether the KL term ever acts."""
+    has_pairs: bool
+    """Whether the policy ever learns from `data.pairs`."""
     moves_lambda: bool
     """Whether a controller moves λ towards `constraint.target`."""
     num_demonstrations: int
@@ -95,24 +117,33 @@ class Recipe:
         has_discriminator = is_ever_positive(objective.adversarial_weight)
         moves_lambda = has_discriminator and config.constraint.target is not None
         paired = _num_demonstration_prompts(config, row)
-        form = config.discriminator.form if has_discriminator else None
-        is_measured = moves_lambda or (form == "likelihood" and data.held_out_demonstrations != 0)
+        discriminator = config.discriminator
+        form = discriminator.form if has_discriminator else None
+        ranks = form is not None and FORMS[form].credits == "completion"
+        learns = has_discriminator and _learns(config)
         return cls(
             config=config,
             rollouts_on=row.rollouts_on,
             form=form,
+            learns=learns,
+            ranks=ranks,
+            reads_demonstration=form == "reference" or (form == "expert" and discriminator.hint),
+            shapes_reward=row.shapes_reward,
             has_kl=row.rollouts_on != "none" and is_ever_positive(objective.kl_coef),
+            has_pairs=data.pairs is not None and is_ever_positive(objective.pair_weight),
             moves_lambda=moves_lambda,
             num_demonstrations=data.demonstrations_per_step
-            if has_discriminator or is_ever_positive(objective.sft_weight)
+            if has_discriminator or paired or is_ever_positive(objective.sft_weight)
             else 0,
             num_demonstration_prompts=paired,
             num_preference_prompts=data.prompts_per_step - paired
             if row.rollouts_on in ("preference", "both")
             else 0,
             num_pairs=PAIRS_PER_STEP if data.pairs is not None else 0,
-            num_held_out=config.constraint.prompts_per_step if is_measured else 0,
-            samples_held_out=moves_lambda and form == "scalar",
+            num_held_out=config.constraint.prompts_per_step
+            if _is_measured(config, ranks=ranks, learns=learns, moves_lambda=moves_lambda)
+            else 0,
+            samples_held_out=moves_lambda and ranks,
             old_logprobs="sampled" if config.model.dtype == "float32" else "computed",
         )
 
@@ -134,6 +165,7 @@ class Recipe:
             strength: λ before the ramp, where a controller moves it; None: the config's.
         """
         objective, steps = self.config.objective, self.config.training.steps
+        pairs = weight_at(objective.pair_weight, step, steps) if self.has_pairs else 0.0
         adversarial = 0.0
         if self.has_discriminator:
             if strength is None:
@@ -144,15 +176,17 @@ class Recipe:
             grpo=weight_at(objective.grpo_weight, step, steps),
             adversarial=adversarial,
             kl=weight_at(objective.kl_coef, step, steps),
+            pairs=pairs,
         )
 
     def rolls_out(self, weights: TermWeights) -> bool:
-        """Whether a step with these weights needs rollouts: for the reward term, or to teach the discriminator."""
-        return self.samples and (weights.grpo > 0 or self.has_discriminator)
+        """Whether a step with these weights needs rollouts: for a term, or to teach the discriminator."""
+        return self.samples and (weights.grpo > 0 or weights.adversarial > 0 or self.learns)
 
     def draws_demonstrations(self, weights: TermWeights) -> bool:
-        """Whether a step with these weights needs demonstrations."""
-        return weights.sft > 0 or self.has_discriminator
+        """Whether a step with these weights needs demonstrations: for a term, or to roll out their prompts."""
+        paired = self.num_demonstration_prompts > 0 and self.rolls_out(weights)
+        return weights.sft > 0 or paired or self.learns
 
     def held_out(self, num_demonstrations: int) -> int:
         """Return how many of the data's demonstrations are held out."""
@@ -198,8 +232,8 @@ class Recipe:
 
     def _ramp(self, step: int) -> float:
         """Share of λ that acts in `step`: 0 during the discriminator's warm-up, then linear to 1."""
-        warm = self.config.discriminator
-        if step < warm.warmup_steps:
+        warm, begin = self.config.discriminator, METHODS[self.config.method].adversarial_from
+        if step < warm.warmup_steps or step < begin * self.config.training.steps:
             return 0.0
         return min(1.0, (step - warm.warmup_steps + 1) / max(warm.warmup_steps, 1))
 
@@ -210,12 +244,35 @@ def _num_demonstration_prompts(config: "Config", row: Method) -> int:
     return config.data.prompts_per_step if row.rollouts_on == "demonstration" else 0
 
 
+def _learns(config: "Config") -> bool:
+    learns = FORMS[config.discriminator.form].learns
+    return learns == "always" or (learns == "unless frozen" and not config.discriminator.frozen)
+
+
+def _is_measured(config: "Config", *, ranks: bool, learns: bool, moves_lambda: bool) -> bool:
+    """Return whether held-out demonstrations say whether the discriminator is right.
+
+    A form that ranks needs them to move λ. A log-ratio that learns has them by default, for they tell when it is
+    behind; one that is known has them if there are any.
+    """
+    held_out = config.data.held_out_demonstrations
+    if ranks:
+        return moves_lambda
+    return (learns and held_out != 0) or (
+        bool(held_out) and is_ever_positive(config.objective.adversarial_weight)
+    )
+
+
 def _filled_in(config: "Config", row: Method) -> "Config":
-    """Return the config with the values that the row fixes."""
+    """Return the config with the values that the row fixes, and without a warm-up where nothing learns."""
     warm = min(1.0, config.discriminator.warmup_steps / config.training.steps)
-    until_warm = ((warm, 1.0), (warm, 0.0))
+    meanings = {
+        UNTIL_WARM: ((warm, 1.0), (warm, 0.0)),
+        MU: config.objective.chord_mu,
+        REST_OF_MU: rest_of(config.objective.chord_mu),
+    }
     fixed = {
-        f"{term}_weight": until_warm if value == UNTIL_WARM else value
+        f"{term}_weight": meanings[value] if isinstance(value, str) else value
         for term, value in _weights(row).items()
         if value != CONFIGURED
     }
@@ -223,12 +280,16 @@ def _filled_in(config: "Config", row: Method) -> "Config":
     discriminator = config.discriminator
     if row.form:
         discriminator = discriminator.model_copy(update={"form": row.form})
+    if not _learns(config.model_copy(update={"discriminator": discriminator})):
+        discriminator = discriminator.model_copy(update={"warmup_steps": 0})
     return config.model_copy(update={"objective": objective, "discriminator": discriminator})
 
 
 def _constant_terms(row: Method) -> set[str] | None:
     """Return the terms of a method that keeps them all the time; None of one that changes them on its way."""
     weights = _weights(row)
+    if row.shapes_reward:
+        return None
     if any(weight not in (0, 1, CONFIGURED) for weight in weights.values()):
         return None
     return {term for term, weight in weights.items() if weight}
@@ -268,6 +329,10 @@ def _idle_keys(config: "Config", row: Method) -> dict[str, str]:
         idle["data.prompts"] = "rolls out no preference prompts"
     if row.rollouts_on != "both":
         idle["data.demonstration_prompts_per_step"] = "does not mix kinds of prompts"
+    if row.rollouts_on in ("none", "preference"):
+        idle["rollout.expert_in_group"] = "rolls out no demonstration prompts"
+    if MU not in (row.sft, row.grpo):
+        idle["objective.chord_mu"] = "has no μ"
     if row.grpo == 0.0:
         for key in ("advantage_scale", "reward_normalisation"):
             idle[f"objective.{key}"] = "has no reward term"

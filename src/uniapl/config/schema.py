@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from uniapl.config.checks import cross_field_problems
+from uniapl.config.forms import FormName
 from uniapl.config.methods import METHODS
+from uniapl.config.schedules import HalfCosine
 
 if TYPE_CHECKING:  # a type checker takes no computed Literal
     MethodName = str
@@ -27,8 +29,12 @@ FunctionPath = Annotated[str, Field(pattern=r"^([\w.]+|.+\.py):\w+$")]
 Points = Annotated[tuple[tuple[Fraction, NonNegativeFloat], ...], Field(min_length=1)]
 """Piecewise linear: `[[fraction of all steps, value], …]`; the same fraction twice is a jump."""
 
-Weight = NonNegativeFloat | Points
-"""A constant, or points of a schedule."""
+Weight = NonNegativeFloat | Points | HalfCosine
+"""A constant, points of a schedule, or `{start, peak, end, warmup, decay}`."""
+
+
+HINT_TEMPLATE = "{prompt}\n\nAn expert answered:\n\n{completion}\n\nAnswer in the same way."
+"""The demonstration first, then the model's own answer (self-distillation)."""
 
 
 class Section(BaseModel):
@@ -86,7 +92,8 @@ class DataConfig(Section):
     columns: dict[str, str] = {}
     """Our names of columns → yours, such as `{prompt: task, completion: reply}`, in all sources of this section."""
     pairs: str | None = None
-    """Chosen and rejected completions, from which a `scalar` discriminator learns too (docs/method.md)."""
+    """Chosen and rejected completions: the policy learns from them where `objective.pair_weight` is above 0, a `scalar`
+    discriminator always (docs/method.md)."""
     demonstrations_per_step: PositiveInt = 24
     """Demonstrations in every step (term `sft`)."""
     prompts_per_step: PositiveInt = 22
@@ -134,6 +141,9 @@ class RolloutConfig(Section):
     updates_per_rollout: PositiveInt = 1
     """Steps that one batch of rollouts serves, each with a part of its own (`prompts_per_step` counts a step); above 1
     the clipped ratio starts to act."""
+    expert_in_group: bool = False
+    """The expert's completion takes the place of one of the `group_size` samples of its prompt: its reward counts in
+    the group's mean, and where it is above the mean it is learned from (RIL, LUFFY)."""
     max_rows: PositiveInt = 256
     """Completions decoded at the same time; lower needs less memory."""
     cache: Literal["dynamic", "static"] = "dynamic"
@@ -168,17 +178,32 @@ class RewardConfig(Section):
 class DiscriminatorConfig(Section):
     """d(x, y), high = looks like the expert; used by the methods with an adversarial term."""
 
-    form: Literal["likelihood", "scalar"] = "likelihood"
+    form: FormName = "likelihood"
     """`likelihood`: log p_φ - log π_old per token, p_φ a second language model that learns the demonstrations;
-    `scalar`: a head on the last token, ranked against the expert's completion."""
+    `expert`: the same with the expert's own log-probs, from a frozen model or a server; `scalar`: a head on the last
+    token, ranked against the expert's completion; `reference`: a scorer that reads the expert's completion as well."""
+    path: str | None = None
+    """Folder or hub id. `likelihood`: another model with the same tokenizer to learn with, None: a copy of the policy;
+    `expert`: the expert, None with `hint`: the policy before training; `reference`: a sequence-classification
+    model with one label. With `servers`: the name of the served model, None: the only one."""
+    servers: tuple[str, ...] = ()
+    """`expert` and `reference`: URLs of vLLM servers that score instead of a local model (docs/discriminators.md)."""
+    hint: bool = False
+    """Only `expert`: it reads the demonstration in its prompt, so only demonstration prompts are credited."""
+    hint_template: str = HINT_TEMPLATE
+    """Only with `hint`: the last user turn, made of `{prompt}` and the demonstration, `{completion}`."""
+    pair_template: str = "plain"
+    """Only `reference`: `plain`, `polar`, or a text with `{prompt}`, `{reference}` and `{candidate}`."""
+    frozen: bool = True
+    """Only `reference`: whether the scorer stays as it is; else it learns in every step."""
     backbone: Literal["copy", "lora"] = "copy"
-    """`copy`: own weights that start as the policy's; `lora`: an adapter on the frozen weights of the reference."""
+    """`copy`: own weights; `lora`: an adapter on the frozen weights of the reference, or of the model in `path`."""
     learning_rate: PositiveFloat | None = None
     """AdamW's rate for the discriminator; None: the policy's."""
     warmup_steps: NonNegativeInt = 10
-    """Steps in which the discriminator learns while λ is still 0; over as many steps λ then rises linearly."""
+    """Steps in which a discriminator that learns does so while λ is still 0; over as many steps λ then rises."""
     credit_clamp: PositiveFloat = 3.0
-    """Only `likelihood`: bound of a token's log-ratio as credit, nats."""
+    """Forms that credit tokens: bound of a token's log-ratio as credit, nats."""
 
 
 class ConstraintConfig(Section):
@@ -198,10 +223,19 @@ class ObjectiveConfig(Section):
 
     sft_weight: Weight = 0.3
     """Weight of the negative log-likelihood of the expert's completions."""
+    sft_token_weight: Literal["none", "phi"] = "none"
+    """`phi`: each expert token counts by p(1 - p), p the policy's probability of it (CHORD-φ)."""
     grpo_weight: Weight = 1.0
     """Weight of the reward advantage."""
     adversarial_weight: Weight = 0.3
     """λ, weight of the adversarial advantage (its start, if `constraint.target` moves it)."""
+    chord_mu: Weight = HalfCosine()
+    """μ of the methods `chord` and `a-chord`: the weight of the demonstrations; that of the rewards is 1 - μ, and λ
+    stays as it is."""
+    pair_weight: Weight = 0.0
+    """Weight of DPO's loss on `data.pairs`, chosen against rejected, beside the reference."""
+    pair_beta: PositiveFloat = 0.1
+    """β of that loss, per nat: the larger, the closer the policy stays to the reference."""
     kl_coef: Weight = 0.0
     """Weight of the k3 estimate of KL(policy ‖ reference) on rollouts."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2

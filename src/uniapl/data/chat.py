@@ -121,7 +121,7 @@ class Chat:
                     f"{name} needs a tokenizer with a chat template; this one has none"
                 )
         for name in template_arguments or {}:
-            if name in _OURS or not _reads(tokenizer, name):
+            if name in _OURS or not reads_argument(tokenizer, name):
                 raise InputError(
                     f"template_arguments: the chat template takes no argument {name!r}"
                 )
@@ -146,7 +146,7 @@ class Chat:
                 "model's generation_config.json"
             )
         switch = "enable_thinking"
-        if _reads(self.tokenizer, switch) and switch not in self._template_arguments:
+        if reads_argument(self.tokenizer, switch) and switch not in self._template_arguments:
             lines.append(
                 "the chat template can switch thinking on and off, and nothing says which: set "
                 f"data.template_arguments={{{switch}: false}}, or true if the demonstrations think"
@@ -359,7 +359,7 @@ def _first_characters(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?=(?:{spelled_out}))(.)", re.DOTALL)
 
 
-def _reads(tokenizer: "PreTrainedTokenizerBase", name: str) -> bool:
+def reads_argument(tokenizer: "PreTrainedTokenizerBase", name: str) -> bool:
     """Return whether the chat template mentions a variable."""
     return re.search(rf"\b{re.escape(name)}\b", tokenizer.get_chat_template()) is not None
 

@@ -45,7 +45,7 @@ def step_health(
             logits_GxN, rewards_GxN, has_reward_GxN & is_judged_GxN
         )
     if judgement.expert_logprobs_T is not None:
-        ratios_T = judgement.expert_logprobs_T - old_logprobs_T
+        ratios_T = (judgement.expert_logprobs_T - old_logprobs_T)[judgement.is_credited_T]
         found["discriminator/log_ratio"] = ratios_T.mean().item()
         if "discriminator/held_out_log_ratio" in found:
             found["discriminator/margin"] = (

@@ -6,61 +6,64 @@ completions by mean log-ratios has another optimum, which exaggerates log-ratios
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
+from uniapl.discriminators.reader import PromptReader
+from uniapl.discriminators.scoring import LocalScorer, judge_tokens
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
+from uniapl.models.packing import completion_offsets, pack, sequence_of
 from uniapl.types import Demonstration, MixedBatch, RolloutBatch
 
 
 class Likelihood:
-    """p_φ starts as a copy of the policy, learns every demonstration that the policy sees, and scores its tokens."""
+    """p_φ learns every demonstration that the policy sees, and scores the policy's tokens.
 
-    def __init__(self, recipe: Recipe, model: LanguageModel) -> None:
-        config = recipe.config
-        self.credit_clamp = config.discriminator.credit_clamp
-        self.temperature = config.rollout.temperature
-        self.micro_batch_tokens = config.training.micro_batch_tokens
+    It starts as a copy of the policy, or as another model with the same tokens: a larger one generalises better from
+    the same answers.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: LanguageModel,
+        reader: PromptReader | None = None,
+    ) -> None:
+        self.credit_clamp = recipe.config.discriminator.credit_clamp
+        self.micro_batch_tokens = recipe.config.training.micro_batch_tokens
         self.model = model
+        self.reader = reader or PromptReader()
+        self.scorer = LocalScorer(recipe, model)
         self.learner = Learner(model, recipe)
 
     def judge(
         self, batch: RolloutBatch, data: MixedBatch, policy_logprobs: PolicyLogprobs
     ) -> Judgement:
-        """As `Discriminator.judge`; a credit per token is valid on a truncated rollout too."""
-        expert_logprobs_T = self._logprobs(list(map(sequence_of, batch.rollouts)))
-        return Judgement(
-            is_credited_T=torch.ones_like(expert_logprobs_T, dtype=torch.bool),
-            expert_logprobs_T=expert_logprobs_T,
-            credit_clamp=self.credit_clamp,
-            health={"discriminator/loss": self._add_gradient(data.demonstrations)},
+        """As `Discriminator.judge`."""
+        judgement = judge_tokens(batch, self.reader, self.scorer, self.credit_clamp)
+        return replace(
+            judgement, health={"discriminator/loss": self._add_gradient(data.demonstrations)}
         )
 
     def measure(self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs) -> dict[str, float]:
         """Return the mean of log p_φ - log π over the held-out demonstrations' tokens, nats."""
-        sequences = [sequence_of(expert) for expert in held_out.experts if expert]
-        if not sequences:
+        experts = [expert for expert in held_out.experts if expert]
+        if not experts:
             return {}
-        ratios_T = self._logprobs(sequences) - policy_logprobs(sequences)
+        own_T = policy_logprobs(list(map(sequence_of, experts)))
+        ratios_T = self.scorer.logprobs(list(map(self.reader.sequence, experts))) - own_T
         return {"discriminator/held_out_log_ratio": ratios_T.mean().item()}
-
-    def _logprobs(self, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Log p_φ of all completion tokens, flat [tokens], at the temperature of log π_old, without gradient."""
-        packed = [p.to(self.model.device) for p in pack(sequences, self.micro_batch_tokens)]
-        num_tokens = completion_offsets(sequences)[-1]
-        return self.model.flat_logprobs(packed, num_tokens, self.temperature)
 
     def _add_gradient(self, demonstrations: Sequence[Demonstration]) -> float:
         """Leave the gradient of the mean of -log p_φ over the demonstrations' tokens; return that mean, nats."""
-        sequences = list(map(sequence_of, demonstrations))
+        sequences = list(map(self.reader.sequence, demonstrations))
         num_tokens, total = completion_offsets(sequences)[-1], 0.0
         for packed in pack(sequences, self.micro_batch_tokens):
             loss = -self.model.logprobs(packed.to(self.model.device)).sum() / num_tokens
@@ -82,5 +85,6 @@ class Likelihood:
 
     def save(self, folder: Path, chat: Chat, dtype: torch.dtype) -> bool:
         """Write p_φ, an ordinary language model."""
-        self.model.save(folder, chat.tokenizer, dtype)
+        own = self.reader.chat or chat
+        self.model.save(folder, own.tokenizer, dtype)
         return True

@@ -44,7 +44,7 @@ class Scalar:
         """As `Discriminator.judge`; the expert's completions of the same prompts are scored in the same forward.
 
         `data.pairs` add the mean loss over all of their own pairs. A truncated rollout is neither ranked nor
-        credited: its last token is not its end.
+        credited: its last token is not its end. The expert's completion in a group is neither, either.
         """
         logits_GxN, is_whole_GxN, found, loss = self._rank(batch, learns=True)
         added, accuracy = self._learn_pairs(data)
@@ -75,7 +75,7 @@ class Scalar:
         rollouts = list(map(sequence_of, batch.rollouts))
         experts = [sequence_of(e) for e in batch.experts if e is not None]
         size, num_paired = batch.group_size, len(experts)
-        flags = [not r.is_truncated for r in batch.rollouts]
+        flags = [not (r.is_truncated or r.is_expert) for r in batch.rollouts]
         is_whole_GxN = torch.tensor(flags, device=self.learner.device).view(-1, size)
         pairs = [
             (len(rollouts) + group, group * size + i)

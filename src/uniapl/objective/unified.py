@@ -2,7 +2,7 @@
 
     w_t = grpo_weight · A_reward / N_reward + λ · A_adv,t / N_adv
     L   = - Σ_rollout tokens min(ρ_t w_t, clip(ρ_t, 1 - clip_low, 1 + clip_high) w_t)
-          + sft_weight / N_sft · Σ_expert tokens -log π_θ(y*_t) + kl_coef / N_kl · Σ k3_t
+          + sft_weight / N_sft · Σ_expert tokens -φ_t log π_θ(y*_t) + kl_coef / N_kl · Σ k3_t
 
 Each N counts the tokens of the whole step that carry the term, so micro-batches add up to the same loss however they
 are cut. L is in nats per token, but for the weights; it is minimised. The clip is PPO's (arXiv 1707.06347), on the
@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from uniapl.objective.demonstrations import phi_weights
 from uniapl.objective.policy_gradient import (
     cispo_surrogate,
     importance_weights,
@@ -67,6 +68,8 @@ class Scale:
     """λ as it acts."""
     kl_coef: float = 0.0
     num_sft: int = 0
+    sft_token_weight: Literal["none", "phi"] = "none"
+    """φ_t: 1, or p (1 - p)."""
     num_rewarded: int = 0
     """N_reward."""
     num_credited: int = 0
@@ -114,7 +117,11 @@ def unified_objective(
     sums: dict[str, Tensor] = {}
     if experts_T is not None:
         sums["sft"] = -experts_T.sum()
-        terms["sft"] = sums["sft"] * (scale.sft_weight / max(scale.num_sft, 1))
+        uses_phi = scale.sft_token_weight == "phi"
+        phi_T = phi_weights(experts_T) if uses_phi else torch.ones_like(experts_T)
+        sums["phi"] = phi_T.sum()
+        weighted = -(phi_T * experts_T).sum() if uses_phi else sums["sft"]
+        terms["sft"] = weighted * (scale.sft_weight / max(scale.num_sft, 1))
         losses.append(terms["sft"])
     if rollouts is not None:
         reward_weights_T, weights_T = token_weights(rollouts, scale)

@@ -20,13 +20,19 @@ DEFINITIONS: dict[str, str] = {
     "its value says little, its gradient trains.",
     "objective/adversarial": "Minus the adversarial advantage times the probability ratio, mean over tokens "
     "that carry one, before λ.",
+    "objective/pairs": "DPO's loss on the step's chosen and rejected completions, nats, mean over pairs; log 2 = 0.693 "
+    "where the policy is the reference.",
+    "objective/pairs_accuracy": "Share of the step's pairs whose chosen completion the policy prefers more than the "
+    "reference does.",
+    "objective/pair_weight": "Weight of the term of chosen and rejected completions in this step.",
     "objective/sft_weight": "Weight of the SFT term in this step.",
     "objective/grpo_weight": "Weight of the reward term in this step.",
     "objective/adversarial_weight": "λ as it acts in this step, ramp included.",
     **{
         f"objective/{term}_token_weights": f"Sum of |token weight| of the {term} term over the step: how much of the "
         "update it can cause."
-        for term in TERMS[:3]
+        for term in TERMS
+        if term != "kl"
     },
     **{
         f"objective/{term}_grad_norm": f"Norm of the {term} term's own gradient, weighted as it acts; the "

@@ -5,7 +5,7 @@ other prompts, so that no rollout is learned from twice.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
+from uniapl.discriminators import Judgement
+from uniapl.discriminators.health import completion_logits, judged_completions
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
 from uniapl.rewards import TrainerState, score
@@ -32,7 +34,7 @@ class StepData:
     held_out: RolloutBatch | None = None
     """Held-out demonstrations, with rollouts on their prompts where the discriminator ranks completions."""
     old_logprobs_T: Tensor | None = None
-    """log π_old per rollout token; None where the step is the first to learn from its batch: π is still π_old."""
+    """log π_old per rollout token; None where the update learns it from its own forward: π is still π_old there."""
     ref_logprobs_T: Tensor | None = None
     """The reference's log-probs per rollout token; None without the KL term."""
 
@@ -67,6 +69,12 @@ def draw_batch(
             [prompt for part in (*asked, *ranked) for prompt in part], size
         )
     num_own = size * sum(map(len, asked))
+    if recipe.config.rollout.expert_in_group:
+        paired = [
+            _experts(part, len(prompts), recipe.num_demonstration_prompts)
+            for part, prompts in zip(drawn, asked, strict=True)
+        ]
+        _put_experts(sampled, [expert for part in paired for expert in part], size)
     rewards, logged = _rewarded(sampled[:num_own], players, state)
     own, rest = iter(sampled), iter(rewards)
     batches = [
@@ -97,7 +105,7 @@ def _step_data(
 ) -> StepData:
     """Add the log-probs that must be known before the policy moves."""
     drawn, rollouts, held_out = parts
-    moves_before = recipe.config.rollout.updates_per_rollout > 1
+    moves_before = recipe.config.rollout.updates_per_rollout > 1 or recipe.shapes_reward
     reference = players.reference if weights.kl else None
     return StepData(
         drawn=drawn,
@@ -138,6 +146,44 @@ def _experts(
 ) -> tuple[Demonstration | None, ...]:
     paired = part.demonstrations[:num_paired]
     return (*paired, *[None] * (num_groups - len(paired)))
+
+
+def _put_experts(
+    sampled: list[Rollout], experts: Sequence[Demonstration | None], size: int
+) -> None:
+    """Let the expert's completion take the place of the last sample of its prompt, in place."""
+    for group, expert in enumerate(experts):
+        if expert is None:
+            continue
+        place = group * size + size - 1
+        sampled[place] = replace(
+            sampled[place],
+            completion=expert.completion,
+            token_ids=expert.token_ids,
+            sampling_logprobs=(0.0,) * len(expert.token_ids),
+            finish_reason="stop",
+            is_expert=True,
+        )
+
+
+def shaped(data: StepData, judgement: Judgement, strength: float) -> StepData:
+    """Return the step's data with λ·d(x, y) added to the total reward of every rollout that was judged.
+
+    d is the logit of a form that ranks completions, and the mean of log p_expert - log π_old over the tokens of a
+    log-ratio form. What a rollout earned without it stays in the breakdown.
+    """
+    batch, old_logprobs_T = data.rollouts, data.old_logprobs_T
+    assert batch is not None
+    assert old_logprobs_T is not None
+    logits = completion_logits(batch, judgement, old_logprobs_T).flatten().tolist()
+    is_judged = judged_completions(batch, judgement).flatten().tolist()
+    rewards = tuple(
+        replace(reward, total=reward.total + strength * logit)
+        if judged and reward.total is not None
+        else reward
+        for reward, logit, judged in zip(batch.rewards, logits, is_judged, strict=True)
+    )
+    return replace(data, rollouts=replace(batch, rewards=rewards))
 
 
 def _take(source: Iterator[T], count: int) -> tuple[T, ...]:

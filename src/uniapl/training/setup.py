@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config, DataConfig, Sources
-from uniapl.data.chat import Chat
+from uniapl.data.chat import Chat, reads_argument
 from uniapl.data.mixture import Mixture, hold_out
 from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import (
@@ -20,6 +21,7 @@ from uniapl.data.readers import (
 )
 from uniapl.data.shares import Source, read_sources
 from uniapl.discriminators import build_discriminator
+from uniapl.discriminators.reader import check_same_tokens
 from uniapl.errors import InputError
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
@@ -126,6 +128,14 @@ def _overlong(recipe: Recipe) -> list[NamedReward]:
     return [build_reward(overlong)]
 
 
+@dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A language model that is not the policy, and how it reads."""
+
+    model: LanguageModel
+    chat: Chat
+
+
 @dataclass(slots=True)
 class Data:
     """What the run reads, tokenised."""
@@ -223,24 +233,75 @@ def _check_sizes(recipe: Recipe, data: Data, context: int | None) -> None:
             )
 
 
+def load_other_model(config: Config, policy: LanguageModel, chat: Chat) -> OtherModel | None:
+    """Load the language model that `discriminator.path` names; None where the discriminator needs none from there.
+
+    Raises:
+        InputError: It cannot be loaded, or the policy's tokens mean something else to it.
+    """
+    discriminator, form = config.discriminator, Recipe.of(config).form
+    if form not in ("likelihood", "expert") or not discriminator.path or discriminator.servers:
+        return None
+    key = "discriminator.path"
+    model, tokenizer = load_language_model(discriminator.path, policy.dtype, policy.device, key=key)
+    check_same_tokens(chat.tokenizer, tokenizer, f"{key}: {discriminator.path!r}")
+    own, other = (m.model.config.get_text_config().vocab_size for m in (policy, model))
+    if other < own:
+        raise InputError(
+            f"{key}: {discriminator.path!r} knows {other} tokens, and the policy may sample {own}"
+        )
+    return OtherModel(model, other_chat(tokenizer, config, model.model.generation_config))
+
+
+def other_chat(
+    tokenizer: PreTrainedTokenizerBase, config: Config, generation_config: Any = None
+) -> Chat:
+    """Return how another model than the policy reads the run's prompts: by its own template.
+
+    Arguments of the policy's template count as far as this one knows them. A prompt holds its system turn already.
+    """
+    arguments = config.data.template_arguments.items()
+    known = {n: v for n, v in arguments if tokenizer.chat_template and reads_argument(tokenizer, n)}
+    return Chat(tokenizer, generation_config=generation_config, template_arguments=known)
+
+
 def other_roles(
-    recipe: Recipe, policy: LanguageModel
+    recipe: Recipe, policy: LanguageModel, other: LanguageModel | None = None
 ) -> tuple[LanguageModel | None, LanguageModel | None]:
     """Return the discriminator's language model and the reference, with as few weights as they can share.
 
     A reference that costs nothing is there even if no term asks for it.
+
+    Args:
+        recipe: The run.
+        policy: Ready to learn.
+        other: The model of `discriminator.path`; None: the discriminator begins with the policy's weights.
     """
     config = recipe.config
-    adapts = recipe.has_discriminator and config.discriminator.backbone == "lora"
-    reference = policy.reference() if adapts or recipe.has_kl or policy.role else None
-    backbone = None
+    adapts = recipe.learns and config.discriminator.backbone == "lora"
+    is_hinted = (
+        recipe.form == "expert" and config.discriminator.hint and not config.discriminator.servers
+    )
+    is_own_expert = is_hinted and other is None
+    needs_reference = recipe.has_kl or recipe.has_pairs or is_own_expert
+    reference = (
+        policy.reference() if needs_reference or policy.role or (adapts and not other) else None
+    )
+    if other is not None:
+        other.recomputes_layers = policy.recomputes_layers
+        if not recipe.learns or adapts:
+            store_weights(other.model.requires_grad_(False), other.dtype)
+        return other.with_adapter(
+            "discriminator", _lora_shape(config)
+        ) if adapts else other, reference
+    if is_own_expert:
+        return reference, reference
     if adapts:
         assert reference is not None
         backbone = reference.with_adapter("discriminator", _lora_shape(config))
-        reference = backbone.reference()
-    elif recipe.has_discriminator:
-        backbone = policy.trainable_copy()
-    return backbone, reference
+        return backbone, backbone.reference()
+    needs_copy = recipe.form in ("likelihood", "scalar")
+    return policy.trainable_copy() if needs_copy else None, reference
 
 
 def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> TransformersGenerator:
@@ -268,8 +329,9 @@ def build_trainer(
     columns = column_names([*(d.prompt for d in rolled_out), *data.prompts])
     if recipe.samples:
         check_columns(rewards, columns)
-    backbone, reference = other_roles(recipe, policy)
-    discriminator = build_discriminator(recipe, backbone)
+    other = load_other_model(config, policy, chat)
+    backbone, reference = other_roles(recipe, policy, other.model if other else None)
+    discriminator = build_discriminator(recipe, backbone, chat, other.chat if other else None)
     generator = build_generator(config, policy, chat)
     players = Players(policy, generator, discriminator, reference, rewards, columns)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,10 +18,12 @@ from uniapl.objective.advantages import zero_std_fraction
 from uniapl.objective.reductions import group_std
 from uniapl.objective.unified import Scale
 from uniapl.rewards import TrainerState
-from uniapl.training.batch import StepData, draw_batch, flat_logprobs
+from uniapl.training.batch import StepData, draw_batch, flat_logprobs, shaped
 from uniapl.training.multiplier import Multiplier
+from uniapl.training.pairs import accumulate_pairs
 from uniapl.training.players import Players
 from uniapl.training.stopwatch import Stopwatch
+from uniapl.training.term_gradients import TermGradients
 from uniapl.training.update import (
     Metrics,
     StepTokens,
@@ -90,15 +92,21 @@ class Trainer:
                 judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
                 if data.held_out:
                     health = discriminator.measure(data.held_out, logprobs)
+                if recipe.shapes_reward:
+                    data = shaped(data, judgement, weights.adversarial)
+                    weights = replace(weights, adversarial=0.0)
 
         with clock("update"):
             experts = data.drawn.demonstrations if weights.sft else ()
             tokens = StepTokens.of(data, judgement, recipe, policy.device)
             scale = step_scale(recipe, weights, experts, tokens)
-            measures = self._measures_gradients()
+            by_term = self._term_gradients()
             metrics, old_logprobs_T = accumulate(
-                policy, experts, tokens, scale, recipe, measures_gradients=measures
+                policy, experts, tokens, scale, recipe, by_term=by_term
             )
+            if weights.pairs:
+                metrics = self._learn_pairs(metrics, data, weights.pairs, by_term)
+            metrics |= by_term.metrics() if by_term else {}
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
             metrics |= self._apply(metrics, scale, rate)
 
@@ -140,11 +148,34 @@ class Trainer:
         limit = self.recipe.config.optimizer.max_grad_norm
         return found | apply(self.players.policy, self.optimizer, loss, learning_rate, limit)
 
-    def _measures_gradients(self) -> bool:
-        """Whether the terms' own gradients are due; only where ρ = 1 do they sum to the step's."""
+    def _term_gradients(self) -> TermGradients | None:
+        """Return what measures the terms' own gradients if it is due, and ρ is 1, so that they sum to the step's."""
         every = self.recipe.config.training.gradients_every
         updates = self.recipe.config.rollout.updates_per_rollout
-        return bool(every) and self.step % every < updates and self.step % updates == 0
+        is_due = bool(every) and self.step % every < updates and self.step % updates == 0
+        return TermGradients(self.players.policy.trainable_parameters()) if is_due else None
+
+    def _learn_pairs(
+        self, metrics: Metrics, data: StepData, weight: float, by_term: TermGradients | None
+    ) -> Metrics:
+        """Add the gradient of chosen and rejected completions; return the metrics with theirs."""
+        config, reference = self.recipe.config, self.players.reference
+        assert reference is not None
+        found: Metrics = {"objective/pair_weight": weight}
+        found |= accumulate_pairs(
+            self.players.policy,
+            reference,
+            data.drawn.pairs,
+            weight=weight,
+            beta=config.objective.pair_beta,
+            micro_batch_tokens=config.training.micro_batch_tokens,
+            by_term=by_term,
+        )
+        sums = {
+            "objective/loss": weight * (found["objective/pairs"] or 0.0),
+            "trained_tokens": found.pop("trained_tokens") or 0.0,
+        }
+        return metrics | found | {name: (metrics[name] or 0) + more for name, more in sums.items()}
 
     def _progress(self, data: StepData, num_trained: int) -> Metrics:
         """Return the metrics of rollouts, rewards, weights and counts."""
@@ -161,7 +192,9 @@ class Trainer:
         metrics["data/sampled_tokens"] = self.sampled_tokens
         if data.rollouts is None:
             return metrics
-        rollouts, rewards = data.rollouts.rollouts, data.rollouts.rewards
+        pairs = zip(data.rollouts.rollouts, data.rollouts.rewards, strict=True)
+        rewards = [reward for rollout, reward in pairs if not rollout.is_expert]
+        rollouts = data.rollouts.sampled
         rewards_GxN, has_reward_GxN = reward_table(data.rollouts, torch.device("cpu"))
         metrics |= {
             "reward/mean": _mean([r.total for r in rewards]),

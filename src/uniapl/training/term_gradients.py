@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-TERMS = ("sft", "grpo", "adversarial", "kl")
+TERMS = ("sft", "grpo", "adversarial", "kl", "pairs")
 PAIRS = tuple(combinations(TERMS, 2))
 
 

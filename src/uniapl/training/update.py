@@ -42,7 +42,9 @@ class StepTokens:
     is_rewarded_T: Tensor
     """The reward counts: there is one, and the completion is not a masked truncation."""
     is_penalised_T: Tensor
-    """The KL penalty counts: the completion is not a masked truncation."""
+    """The KL penalty counts: the policy sampled the completion, and it is not a masked truncation."""
+    is_expert_T: Tensor
+    """The expert's completion in a group: its ratio is 1, as if the policy had just sampled it."""
     sampling_logprobs_T: Tensor
     old_logprobs_T: Tensor | None
     """log π_old; None: this update is the first on the batch, so that the policy itself is π_old."""
@@ -61,17 +63,23 @@ class StepTokens:
         rewards_GxN, has_reward_GxN = reward_table(batch, device)
         scale = config.objective.advantage_scale
         advantages_GxN = reward_advantages(rewards_GxN, has_reward_GxN, scale)
+        # an expert below its group's mean is no reason to move away from it
+        is_expert_S = torch.tensor([r.is_expert for r in batch.rollouts], device=device)
+        floor_GxN = torch.where(is_expert_S.view_as(advantages_GxN), 0.0, -torch.inf)
+        advantages_GxN = torch.maximum(advantages_GxN, floor_GxN)
         if config.objective.reward_normalisation == "signal":
             has_reward_GxN = has_signal(rewards_GxN, has_reward_GxN)
         masks = config.rollout.mask_truncated
         counts = torch.tensor([not (r.is_truncated and masks) for r in batch.rollouts])
-        is_penalised_T = per_token(counts.to(device), sequences)
+        is_counted_T = per_token(counts.to(device), sequences)
+        is_expert_T = per_token(is_expert_S, sequences)
         sampled = [x for r in batch.rollouts for x in r.sampling_logprobs]
         return cls(
             sequences=sequences,
             reward_advantages_T=per_token(advantages_GxN.flatten(), sequences),
-            is_rewarded_T=per_token(has_reward_GxN.flatten(), sequences) & is_penalised_T,
-            is_penalised_T=is_penalised_T,
+            is_rewarded_T=per_token(has_reward_GxN.flatten(), sequences) & is_counted_T,
+            is_penalised_T=is_counted_T & ~is_expert_T,
+            is_expert_T=is_expert_T,
             sampling_logprobs_T=torch.tensor(sampled, device=device),
             old_logprobs_T=data.old_logprobs_T,
             ref_logprobs_T=data.ref_logprobs_T,
@@ -88,12 +96,17 @@ class StepTokens:
         """
         places, logprobs_T = packed.token_index[is_rollout], logprobs[is_rollout]
         # on the first update the ratio is taken against this very number, or ρ is not 1
-        old_T = logprobs_T.detach() if self.old_logprobs_T is None else self.old_logprobs_T[places]
+        now_T, is_expert_T = logprobs_T.detach(), self.is_expert_T[places]
+        old_T = now_T
+        if self.old_logprobs_T is not None:
+            old_T = torch.where(is_expert_T, now_T, self.old_logprobs_T[places])
         judged, ref_T = self.judgement, self.ref_logprobs_T
         return RolloutTokens(
             logprobs_T=logprobs_T,
             old_logprobs_T=old_T,
-            sampling_logprobs_T=self.sampling_logprobs_T[places],
+            sampling_logprobs_T=torch.where(
+                is_expert_T, old_T, self.sampling_logprobs_T[places].to(old_T.dtype)
+            ),
             reward_advantages_T=self.reward_advantages_T[places],
             is_rewarded_T=self.is_rewarded_T[places],
             is_penalised_T=self.is_penalised_T[places],
@@ -125,6 +138,7 @@ def step_scale(
         adversarial_weight=weights.adversarial,
         kl_coef=weights.kl,
         num_sft=sum(len(d.token_ids) for d in experts),
+        sft_token_weight=objective.sft_token_weight,
         num_rewarded=_num_rewarded(tokens, recipe) if tokens else 0,
         num_credited=int(judged.is_credited_T.sum()) if judged else 0,
         num_penalised=int(tokens.is_penalised_T.sum()) if tokens else 0,
@@ -151,7 +165,7 @@ def accumulate(
     scale: Scale,
     recipe: Recipe,
     *,
-    measures_gradients: bool,
+    by_term: TermGradients | None,
 ) -> tuple[Metrics, Tensor]:
     """Leave the gradient of the step's objective in the policy's weights.
 
@@ -161,14 +175,13 @@ def accumulate(
         tokens: The rollouts' tokens; None in a step without rollouts.
         scale: Weights and counts.
         recipe: The run.
-        measures_gradients: Also measure the gradient of each term; what is learned stays the same, bit for bit.
+        by_term: Also receives the gradient of each term; what is learned stays the same, bit for bit.
 
     Returns:
         What was measured, and log π_old of the rollout tokens, [T], nats.
     """
     sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
     num_rollout_tokens = tokens.num_tokens if tokens else 0
-    by_term = TermGradients(policy.trainable_parameters())
     old_logprobs_T = torch.full((num_rollout_tokens,), torch.nan, device=policy.device)
     totals: dict[str, Tensor] = {}
     num_packed = 0
@@ -184,12 +197,12 @@ def accumulate(
             old_logprobs_T[packed.token_index[is_rollout]] = rollouts.old_logprobs_T
         experts_T = None if is_rollout.all() else logprobs[~is_rollout]
         objective = unified_objective(experts_T, rollouts, scale)
-        if measures_gradients:
+        if by_term is not None:
             by_term.add(objective.terms)
         objective.loss.backward()
         for name, value in objective.sums.items():
             totals[name] = totals[name] + value if name in totals else value
-    metrics = _metrics(totals, scale) | by_term.metrics() | {"trained_tokens": num_packed}
+    metrics = _metrics(totals, scale) | {"trained_tokens": num_packed}
     return metrics, old_logprobs_T
 
 
@@ -203,7 +216,7 @@ def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
         "objective/sft": mean("sft", scale.num_sft),
         "objective/grpo": mean("grpo", scale.num_rewarded),
         "objective/adversarial": mean("adversarial", scale.num_credited),
-        "objective/sft_token_weights": scale.sft_weight if scale.num_sft else 0.0,
+        "objective/sft_token_weights": scale.sft_weight * (mean("phi", scale.num_sft) or 0.0),
         "objective/grpo_token_weights": mean("grpo_weights", 1),
         "objective/adversarial_token_weights": mean("adversarial_weights", 1),
         "policy/entropy": mean("entropy", scale.num_penalised),
@@ -216,8 +229,8 @@ def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
 
 def anything_counts(metrics: Metrics, scale: Scale) -> bool:
     """Whether a token has a weight in any term: else the optimiser's momentum alone would move the policy."""
-    names = ("sft", "grpo", "adversarial")
-    has_weight = any(metrics[f"objective/{name}_token_weights"] for name in names)
+    names = ("sft", "grpo", "adversarial", "pairs")
+    has_weight = any(metrics.get(f"objective/{name}_token_weights") for name in names)
     return has_weight or bool(scale.kl_coef and scale.num_penalised)
 
 
