@@ -52,7 +52,7 @@ def double() -> Iterator[None]:
 
 def exact_model(seed: int = 0, **changes: Any) -> PreTrainedModel:
     """The tiny model in float64; its norms, which round to float32 inside, are replaced."""
-    model = tiny_model(VOCABULARY, seed, **changes).double().eval()
+    model = tiny_model(changes.pop("vocab_size", VOCABULARY), seed, **changes).double().eval()
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__.endswith("RMSNorm"):

@@ -77,9 +77,9 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
     found: dict[str, str] = {}
     discriminator = config.discriminator
     for key, (applies, reason) in _discriminator_options(config).items():
-        is_asked_for = (
-            key in discriminator.model_fields_set and getattr(discriminator, key) is not None
-        )
+        value = getattr(discriminator, key)
+        asks_nothing = value is None or (key == "warmup_steps" and value == 0)
+        is_asked_for = key in discriminator.model_fields_set and not asks_nothing
         if not applies and (is_asked_for or not explicit_only):
             found[f"discriminator.{key}"] = reason
     if config.model.tuning != "lora" and discriminator.backbone != "lora":

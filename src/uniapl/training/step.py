@@ -77,11 +77,14 @@ class Trainer:
         clock = Stopwatch()
         with clock("rollout"):
             if not self.parts:
-                self.weights = self._weights_now()
+                # a closed gate stops the term, not the rollouts: they tell when it may open again
+                weights = self._weights_now()
                 drawn = draw_batch(
-                    recipe, self.players, self.mixture, self.held_out, self.weights, self.state
+                    recipe, self.players, self.mixture, self.held_out, weights, self.state
                 )
                 self.parts.extend(drawn)
+                is_closed = self.multiplier.is_closed
+                self.weights = replace(weights, adversarial=0.0) if is_closed else weights
             data, weights = self.parts.popleft(), self.weights
 
         judgement: Judgement | None = None
@@ -133,10 +136,7 @@ class Trainer:
         return not self.parts
 
     def _weights_now(self) -> TermWeights:
-        multiplier = self.multiplier
-        return self.recipe.weights_at(
-            self.step, 0.0 if multiplier.is_closed else multiplier.strength
-        )
+        return self.recipe.weights_at(self.step, self.multiplier.strength)
 
     def _apply(self, metrics: Metrics, scale: Scale, learning_rate: float) -> Metrics:
         """Update the policy, unless no token has a weight."""
