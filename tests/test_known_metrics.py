@@ -2,7 +2,8 @@
 
 import pytest
 
-from uniapl.known_metrics import KNOWN, direction_of, is_sure
+from uniapl.known_metrics import KNOWN, definition, direction_of, is_sure, read_definition
+from uniapl.runs.metrics import DEFINITIONS, STEP_METRICS
 
 
 def test_a_definition_says_unit_and_direction():
@@ -18,6 +19,19 @@ def test_a_definition_says_unit_and_direction():
     for known in KNOWN.values():
         assert known.meaning.endswith((".", "?"))
         assert "better" not in known.meaning
+
+
+def test_unit_and_direction_are_read_back_from_a_definition():
+    """Of evaluations and of steps: each is written once, and whoever has the run folder knows it."""
+    for known in KNOWN.values():
+        assert read_definition(known.definition) == (known.unit, known.direction)
+    for name, step_metric in STEP_METRICS.items():
+        assert read_definition(DEFINITIONS[name]) == (step_metric.unit, step_metric.direction)
+        assert "better" not in step_metric.meaning
+    for text in ("", "Tokens. In doubt 0.", "Seconds; lower is better.", "As f logs it: the mean."):
+        assert read_definition(text) == ("", "neither")
+    with pytest.raises(KeyError):
+        definition("Length.", "miles", "neither")
 
 
 @pytest.mark.parametrize(

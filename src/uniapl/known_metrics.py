@@ -1,9 +1,11 @@
 """Every metric of an evaluation whose name uniapl gives: label, meaning, unit and direction, said once.
 
 Evaluations write the meaning into the run folder, terminal and report read the rest. Metrics of a user's own have
-a docstring instead, and `direction_of` reads it.
+a docstring instead, and `direction_of` reads it. Metrics of steps have a table of their own (`runs/metrics.py`), which
+the report knows only from the run folder: `definition` writes unit and direction into it, `read_definition` finds them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +17,16 @@ BETTER: Mapping[Direction, str] = MappingProxyType(
     {"higher": "higher is better", "lower": "lower is better", "neither": "neither is better"}
 )
 
+UNITS: Mapping[str, str] = MappingProxyType(
+    {
+        "": "",
+        "%": "a fraction",
+        "of 1": "from 0 to 1",
+        **{unit: f"in {unit}" for unit in ("tokens", "nats", "nats per token", "seconds", "GiB")},
+    }
+)
+"""Unit → how a definition says it. `%`: a fraction in files, written as a percentage; blank: a number without one."""
+
 FEWEST_SEEDS = 3
 """Of an arm, before one that differs is called better: what one seed says, another may take back."""
 
@@ -25,7 +37,7 @@ class KnownMetric:
 
     label: str
     unit: str
-    """`%`: a fraction in `results.json`, written as a percentage; blank: a number without one."""
+    """A key of `UNITS`."""
     direction: Direction
     meaning: str
     """One or more sentences."""
@@ -33,10 +45,33 @@ class KnownMetric:
     @property
     def definition(self) -> str:
         """The meaning with unit and direction, as `definitions.json` says it."""
-        unit = {"%": "a fraction", "of 1": "from 0 to 1", "": ""}.get(self.unit, f"in {self.unit}")
-        better = "" if self.direction == "neither" else BETTER[self.direction]
-        counted = "; ".join(part for part in (unit, better) if part)
-        return f"{self.meaning} {counted[0].upper()}{counted[1:]}." if counted else self.meaning
+        return definition(self.meaning, self.unit, self.direction)
+
+
+def definition(meaning: str, unit: str, direction: Direction) -> str:
+    """Return what `definitions.json` says of a metric: the meaning, then a sentence of unit and direction.
+
+    Args:
+        meaning: One or more sentences.
+        unit: A key of `UNITS`.
+        direction: Which side is better; of "neither" nothing is said.
+
+    Example:
+        definition("Mean length.", "tokens", "lower")  # "Mean length. In tokens; lower is better."
+    """
+    parts = [UNITS[unit], "" if direction == "neither" else BETTER[direction]]
+    counted = "; ".join(part for part in parts if part)
+    return f"{meaning} {counted[0].upper()}{counted[1:]}." if counted else meaning
+
+
+def read_definition(text: str) -> tuple[str, Direction]:
+    """Return unit and direction of a text that `definition` wrote; of any other blank and "neither"."""
+    last = re.split(r"(?<=[.?]) ", text)[-1]
+    for unit in UNITS:
+        for direction in BETTER:
+            if definition("", unit, direction).strip() == last:
+                return unit, direction
+    return "", "neither"
 
 
 _OF_INSTRUCTIONS = {

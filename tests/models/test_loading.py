@@ -302,17 +302,18 @@ import time, torch
 from uniapl.models.language_model import load_language_model
 from uniapl.errors import InputError
 {before}
-start = time.monotonic()
-try:
-    load_language_model({path!r}, torch.float32, torch.device("cpu"))
-except InputError as error:
-    print(time.monotonic() - start, error)
+for path in {paths!r}:
+    start = time.monotonic()
+    try:
+        load_language_model(path, torch.float32, torch.device("cpu"))
+    except InputError as error:
+        print(time.monotonic() - start, error)
 """
 
 
 def test_without_a_network_the_answer_takes_seconds() -> None:
     said = run_alone(
-        LOADING.format(before="", path="owner/model"),
+        LOADING.format(before="", paths=["owner/model"]),
         HF_HUB_OFFLINE="0",
         TRANSFORMERS_OFFLINE="0",
         HF_ENDPOINT="http://127.0.0.1:9",
@@ -329,19 +330,20 @@ def test_want_of_permission_is_said_as_such() -> None:
     before = "import os\nif os.getuid() == 0:\n    os.setgid(65534), os.setuid(65534)"
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
-        folder = save_tiny_model(Path(place) / "m")
-        folder.chmod(0o755)
-        file = folder / "model.safetensors"
-        file.chmod(0)
-        said = run_alone(LOADING.format(before=before, path=str(folder)), HOME=place)
-        assert "permission denied: model.safetensors may not be read" in said
-        assert "no such" not in said.lower()
-        file.chmod(0o644)
-        folder.chmod(0)
-        said = run_alone(LOADING.format(before=before, path=str(folder)), HOME=place)
-        assert "Permission denied" in said
-        assert "no such" not in said.lower()
-        folder.chmod(0o755)
+        unread, closed = (
+            save_tiny_model(Path(place) / "unread"),
+            save_tiny_model(Path(place) / "closed"),
+        )
+        unread.chmod(0o755)
+        (unread / "model.safetensors").chmod(0)
+        closed.chmod(0)
+        paths = [str(unread), str(closed)]
+        said = run_alone(LOADING.format(before=before, paths=paths), HOME=place)
+        closed.chmod(0o755)
+    of_file, of_folder = said.splitlines()
+    assert "permission denied: model.safetensors may not be read" in of_file
+    assert "Permission denied" in of_folder
+    assert "no such" not in said.lower()
 
 
 def test_the_check_of_a_small_model_is_fast(folder: Path) -> None:

@@ -11,6 +11,7 @@ from uniapl.report.reading import read_run
 from uniapl.report.results import EvaluationMetric, evaluation_metrics
 from uniapl.report.story import MAX_CHARACTERS, completions, headline, model_name, title
 from uniapl.report.strips import Track, instruction_strip, value_strip
+from uniapl.runs.metrics import DEFINITIONS
 
 
 def arms_of(*folders: Path) -> list[Arm]:
@@ -143,13 +144,18 @@ def test_figures_of_a_curve_are_means_over_steps_not_single_ones(make_run):
 def test_the_most_telling_curves_come_first_with_unit_and_direction(make_run):
     arms = arms_of(make_run("a", method="grpo"), make_run("b"))
     names = ["reward/mean", "rollout/zero_std_group_fraction", "objective/adversarial_weight"]
-    reward, silent, weight = telling_charts(arms, names)
+    reward, silent, weight = telling_charts(arms, names, DEFINITIONS)
     assert (reward["title"], reward["better"]) == ("Reward of the rollouts", "higher is better")
     assert (silent["title"], silent["unit"], silent["better"]) == (
         *("Groups without signal", "%", "lower is better"),
     )
     assert silent["band"] == [None, 0.9]  # the terminal's
     assert weight["arms"] == [1]  # GRPO has none
+    # unit and direction are those of the run folder
+    (told,) = telling_charts(arms, names[1:2], {names[1]: "Groups. In tokens; higher is better."})
+    assert (told["unit"], told["percent"], told["better"]) == ("tokens", False, "higher is better")
+    (silent,) = telling_charts(arms, names[1:2], {})
+    assert (silent["unit"], silent["percent"], silent["better"]) == ("", False, "")
 
 
 def test_reward_is_drawn_against_length(make_run):

@@ -10,8 +10,9 @@ import torch
 from tiny import save_tiny_reward_model, tiny_reward_model, tiny_tokenizer
 from tiny_runs import Tiny, rows
 
+from uniapl.config.recipe import Recipe
 from uniapl.errors import InputError, TrainingError
-from uniapl.runs import train
+from uniapl.training.setup import load_rewards
 
 
 def words(*models: Path, method: str = "grpo") -> tuple[str, ...]:
@@ -80,4 +81,5 @@ def test_what_is_no_reward_model_stops_before_the_run(tiny: Tiny, tmp_path: Path
         tiny.train(tmp_path / "run", *words(tiny.model))
     assert not (tmp_path / "run").exists()
     # a method that samples nothing does not even load it
-    train(tiny.load(tmp_path / "sft", *words(tiny.model, method="sft")))
+    recipe = Recipe.of(tiny.load(tmp_path / "sft", *words(tiny.model, method="sft")))
+    assert [r.name for r in load_rewards(recipe, torch.device("cpu"))] == ["instructions"]

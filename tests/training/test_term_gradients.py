@@ -1,11 +1,8 @@
 """The gradient of each term: parts of the step's own, measured without moving anything."""
 
-import json
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +17,7 @@ from exact import (
     sampled_elsewhere,
 )
 from one_step import WEIGHTS, Step, recipe, reference
-from tiny_runs import Tiny, assert_same_run, rows
+from trainers import make_trainer, metrics_of
 
 from uniapl.config.recipe import Recipe
 from uniapl.runs.metrics import DEFINITIONS
@@ -141,28 +138,27 @@ def test_a_zero_gradient_has_a_norm_but_no_angle() -> None:
     }
 
 
-def measured_steps(run: Path) -> list[int]:
-    return [row["step"] for row in rows(run) if row["objective/grpo_grad_norm"] is not None]
+Rows = list[dict[str, float | None]]
 
 
-def test_a_run_measures_when_due_and_learns_the_same(tiny: Tiny, tmp_path: Path) -> None:
-    tiny.train(tmp_path / "with", "training.gradients_every=2", "training.steps=5")
-    tiny.train(tmp_path / "without", "training.steps=5")
-    assert measured_steps(tmp_path / "with") == [1, 3, 5]
-    assert measured_steps(tmp_path / "without") == []
-    for row in rows(tmp_path / "with"):
-        if row["objective/sft_grpo_cosine"] is not None:
-            assert -1 <= row["objective/sft_grpo_cosine"] <= 1
-            norms = [row[f"objective/{t}_grad_norm"] or 0.0 for t in TERMS]
-            assert row["optimizer/grad_norm"] <= math.fsum(norms) * (1 + 1e-5)
-    for run in ("with", "without"):
-        kept = [{k: v for k, v in row.items() if k not in NAMES} for row in rows(tmp_path / run)]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        (tmp_path / run / "metrics.jsonl").write_text(text)
-        (tmp_path / run / "policy" / "README.md").unlink()  # it states the config
-    assert_same_run(tmp_path / "with", tmp_path / "without")
+def measured_steps(rows: Rows) -> list[int]:
+    return [step for step, row in enumerate(rows, 1) if NAMES & row.keys()]
 
 
+@pytest.mark.usefixtures("_double")
+def test_a_trainer_measures_when_due_and_learns_the_same() -> None:
+    found: list[tuple[Rows, dict[str, torch.Tensor]]] = []
+    for every in (0, 2):
+        trainer = make_trainer("uniapl", training={"gradients_every": every})
+        found.append((metrics_of(trainer, 5), trainer.players.policy.state_dict()))
+    (plain, weights), (rows, measured) = found
+    assert measured_steps(plain) == []
+    assert measured_steps(rows) == [1, 3, 5]
+    assert [{n: v for n, v in row.items() if n not in NAMES} for row in rows] == plain
+    assert all(torch.equal(value, measured[name]) for name, value in weights.items())
+
+
+@pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(
     ("method", "terms"),
     [
@@ -172,26 +168,29 @@ def test_a_run_measures_when_due_and_learns_the_same(tiny: Tiny, tmp_path: Path)
         ("a-sft", {"sft", "adversarial", "kl"}),
     ],
 )
-def test_a_method_has_the_gradients_of_its_terms(
-    tiny: Tiny, tmp_path: Path, method: str, terms: set[str]
-) -> None:
-    words = [f"method={method}", "training.gradients_every=1", "evaluation.prompts=null"]
-    if method != "sft":
-        words.append("objective.kl_coef=0.1")
-    last = rows(tiny.train(tmp_path / "run", *words))[-1]
-    assert {t for t in TERMS if last[f"objective/{t}_grad_norm"] is not None} == terms
-    angles = {(a, b) for a, b in PAIRS if last[f"objective/{a}_{b}_cosine"] is not None}
+def test_a_method_has_the_gradients_of_its_terms(method: str, terms: set[str]) -> None:
+    # p_φ learns faster than the policy, for at equal rates they would be one where `sft` alone moves the policy
+    trainer = make_trainer(
+        method,
+        objective={"kl_coef": 0.1},
+        discriminator={"learning_rate": 0.03},
+        training={"gradients_every": 1},
+    )
+    # at first the policy is the reference and p_φ: what is zero has no angle
+    last = metrics_of(trainer, 3)[-1]
+    assert {t for t in TERMS if last.get(f"objective/{t}_grad_norm")} == terms
+    angles = {(a, b) for a, b in PAIRS if last.get(f"objective/{a}_{b}_cosine") is not None}
     assert angles == {(a, b) for a, b in PAIRS if a in terms and b in terms}
 
 
+@pytest.mark.usefixtures("_double")
 @pytest.mark.parametrize(
     ("every", "steps"),
     [(1, [1, 3, 5, 7]), (3, [1, 5, 7]), (4, [1, 5])],
 )
-def test_only_first_passes_are_measured(
-    tiny: Tiny, tmp_path: Path, every: int, steps: list[int]
-) -> None:
+def test_only_first_passes_are_measured(every: int, steps: list[int]) -> None:
     """With two steps per rollout batch: the first pass at or after each multiple."""
-    words = ["training.steps=8", "rollout.updates_per_rollout=2", "evaluation.prompts=null"]
-    run = tiny.train(tmp_path / "run", *words, f"training.gradients_every={every}")
-    assert measured_steps(run) == steps
+    trainer = make_trainer(
+        "uniapl", rollout={"updates_per_rollout": 2}, training={"gradients_every": every}
+    )
+    assert measured_steps(metrics_of(trainer, 8)) == steps

@@ -60,12 +60,10 @@ def plain_old(batch: RolloutBatch) -> list[Tensor]:
     return [plain_logprobs(model, s, 0.7).detach() for s in sequences_of(batch)]
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [1, 10_000])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_first_update_equals_separately_written_losses(
-    options: dict[str, Any], micro_batch_tokens: int
-) -> None:
-    step = Step(mixed_batch(), recipe_=recipe(micro_batch_tokens, **options))
+def test_first_update_equals_separately_written_losses(options: dict[str, Any]) -> None:
+    """In several micro-batches; that their number changes nothing is another test."""
+    step = Step(mixed_batch(), recipe_=recipe(25, **options))
     metrics = step()
     assert step.optimizer.num_steps == 1
     loss, expected, _ = reference(step, exact_policy())

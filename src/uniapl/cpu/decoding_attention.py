@@ -3,9 +3,10 @@
 There torch's kernel for grouped queries takes four times as long as the same attention with a group's heads laid
 out as queries of one head: one token sees the same keys with all of them.
 
-And what reads memory most is the prompt's keys and values, once per row. Rows of one prompt read them together here:
-their queries are laid out as those of one row, and the two softmaxes, over the prompt and over a row's own tokens, are
-joined by their normalisers: with a_p, a_o attended and l_p, l_o the logarithms of the sums of exponentials,
+Most of what is read from memory is the prompt's keys and values, once per row. Rows of one prompt read them together
+here: their queries are laid out as those of one row. The softmax over the prompt and the one over a row's own tokens
+are then joined by their normalisers. With a_p, a_o what each attends to and l_p, l_o the logarithms of their sums of
+exponentials:
 
     attended = σ(l_p − l_o) a_p + σ(l_o − l_p) a_o
 """
@@ -35,8 +36,17 @@ def decoding_attention(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does.
 
-    `query` is [rows, heads, tokens, width], `key` and `value` may have fewer heads; returns
-    [rows, tokens, heads, width].
+    Args:
+        module: The layer that attends.
+        query: [rows, heads, tokens, width].
+        key: [rows, key heads, keys, width], with the layer's `SharedPrompts` as an attribute where rows share prompts.
+        value: As `key`.
+        attention_mask: As transformers' `sdpa` takes it; None: a token sees all keys.
+        scaling: Of the scores; None: one over the square root of the width.
+        kwargs: What else transformers hands to `sdpa`.
+
+    Returns:
+        [rows, tokens, heads, width], and no attention weights.
     """
     rows, num_heads, num_tokens, _ = query.shape
     is_shared = attention_mask is None or attention_mask.shape[1] == 1
@@ -76,13 +86,22 @@ def _sees_everything(module: nn.Module) -> bool:
 
 
 def _suits_flash(*states: Tensor) -> bool:
+    """Whether torch's kernel takes tensors of these widths and strides."""
     return len({each.shape[-1] for each in states}) == 1 and all(s.stride(-1) == 1 for s in states)
 
 
 def _attend_to_both(
     query: Tensor, key: Tensor, value: Tensor, prompts: SharedPrompts, scaling: float | None
 ) -> Tensor:
-    """Attend to a row's own tokens and to its prompt; returns [rows, heads, width]."""
+    """Return what one token of each row attends to in the row's own tokens and its prompt, [rows, heads, width].
+
+    Args:
+        query: [rows, heads, 1, width].
+        key: Of the row's own tokens, [rows, key heads, keys, width].
+        value: As `key`.
+        prompts: Keys and values of the prompts, and which row continues which.
+        scaling: Of the scores.
+    """
     rows, (num_rows, num_kept, _, width) = prompts.rows, key.shape
     assert rows is not None
     assert prompts.keys is not None
@@ -107,14 +126,14 @@ def _attend_to_both(
 def _flash(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Return what is attended and the logarithm of each query's sum of exponentials."""
+    """Return what is attended, [rows, heads, queries, width], and log Σ exp of each query's scores, without `width`."""
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attended, normaliser = attend(query, key, value, 0.0, False, attn_mask=mask, scale=scaling)
     return attended, normaliser
 
 
 def serves(device: torch.device) -> bool:
-    """Whether the products are such that this is faster than transformers' own."""
+    """Whether attention is computed in bfloat16 on a CPU, where this is faster than transformers' own."""
     return device.type == "cpu" and torch.is_autocast_enabled("cpu") and is_on("attention")
 
 

@@ -11,11 +11,12 @@ from uniapl.cpu import is_on
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """Of mallopt(3). Setting any of them ends glibc's own adjusting."""
 NEVER = -1
+"""Of M_TRIM_THRESHOLD: the end of the heap is never given back."""
 
 LARGEST_IN_HEAP, LARGEST_FREE_END, MOST_MAPPED = 2**25, 2**26, 2**16
-"""Bytes, bytes and blocks: what glibc ends at by itself where blocks of all sizes come and go."""
+"""In bytes, bytes and blocks: the settings at which glibc arrives by itself where blocks of all sizes come and go."""
 SMALLEST_MAPPED = 2**20
-"""Bytes, where memory counts more than time."""
+"""Bytes of the smallest block that is mapped by itself, where memory counts more than time."""
 
 OWN_SETTINGS = (
     "MALLOC_MMAP_THRESHOLD_",
@@ -30,12 +31,12 @@ OWN_SETTINGS = (
 def tuned_heap(*, for_speed: bool) -> Iterator[None]:
     """Set the heap of glibc while a run lasts, and give back what it has kept.
 
-    Elsewhere, and where the user has set the heap, nothing changes. Afterwards the settings are those that glibc ends
-    at by itself, but fixed. Not to be nested.
+    By default glibc gives the end of its heap, and every block of more than 32 MiB, back to the system as soon as it is
+    free. The next step then pays for mapping and zeroing it page by page: gigabytes in every step. Smaller blocks that
+    are freed between others stay with the process, as holes that fit nothing.
 
-    By default it gives its end, and every block of more than 32 MiB, back to the system when that is free, and the
-    next step pays for mapping and zeroing it page by page: gigabytes in every step. And smaller blocks that are freed
-    between others stay with the process as holes that fit nothing.
+    Without glibc, or where the user has set the heap, nothing changes. Afterwards the settings are those at which glibc
+    arrives by itself, but fixed. This context must not be entered inside itself.
 
     Args:
         for_speed: Keep what is freed (but for blocks of 64 MiB and more in threads other than the main one). Otherwise
@@ -48,6 +49,7 @@ def tuned_heap(*, for_speed: bool) -> Iterator[None]:
         return
 
     def set_heap(mapped: int, free_end: int, most_mapped: int = MOST_MAPPED) -> None:
+        """Set from how many bytes a block is mapped, how much free end is kept, and how many blocks may be mapped."""
         libc.mallopt(M_MMAP_THRESHOLD, mapped)
         libc.mallopt(M_TRIM_THRESHOLD, free_end)
         libc.mallopt(M_MMAP_MAX, most_mapped)

@@ -44,9 +44,8 @@ class _Product:
         self._dtype = dtype
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        if (
-            self._dtype != _product_dtype()
-        ):  # a layer outside the autocast that is around the others
+        # a model may leave autocast for some of its layers
+        if self._dtype != _product_dtype():
             return nn.functional.linear(inputs, self._layer.weight, self._layer.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             inputs.to(self._dtype), self._weight, self._bias, "none", [], ""
@@ -55,10 +54,12 @@ class _Product:
 
 
 def _product_dtype() -> torch.dtype:
+    """Return the number type in which linear layers multiply here."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _layers(model: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers whose products oneDNN can take over: none where the piece is switched off."""
     dtype = _product_dtype()
     if not (is_on("weights") and torch.backends.mkldnn.is_available()) or (
         dtype != torch.float32

@@ -74,9 +74,8 @@ class Footprint(TorchDispatchMode):
         Args:
             models: Changed in place; one weight of several models gets one place.
         """
-        placed: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # the old one too: its id must not be used again
+        # old and new: an old one that is kept cannot leave its id to another
+        placed: dict[int, tuple[Tensor, Tensor]] = {}
         for module in (module for model in models for module in model.modules()):
             for tensors in (module._parameters, module._buffers):
                 for name, old in tensors.items():

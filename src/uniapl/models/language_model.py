@@ -95,6 +95,7 @@ class LanguageModel(nn.Module):
         return self.role.backbone.acting(self.role.name) if self.role else nullcontext()
 
     def _recomputing(self) -> AbstractContextManager[None]:
+        """Return the context of a forward: one that will have a backward pass keeps each layer's input only."""
         if not (self.recomputes_layers and torch.is_grad_enabled()):
             return nullcontext()
         return recomputed(recomputable_layers(self.model), self.acting)
@@ -162,6 +163,7 @@ class LanguageModel(nn.Module):
         return torch.cat(parts)
 
     def _head_is_plain(self, dtype: torch.dtype) -> bool:
+        """Whether logits are a product of hidden states of this number type and the head's weight, and nothing else."""
         head, config = self.head, self.model.config.get_text_config()
         return (
             is_plain(head)
@@ -171,6 +173,13 @@ class LanguageModel(nn.Module):
         )
 
     def _chunk_logprobs(self, hidden: Tensor, target_ids: Tensor, temperatures: Tensor) -> Tensor:
+        """Return the log-probs of a chunk's targets, nats, [chunk], at least float32.
+
+        Args:
+            hidden: What predicts them, [chunk, width].
+            target_ids: [chunk].
+            temperatures: [chunk].
+        """
         with self.autocast():
             logits = self.head(hidden)
         # bfloat16 logits are too coarse for a ratio; a float64 model keeps its precision

@@ -119,7 +119,16 @@ def _attend(
     scaling: float | None,
     _masks: Masks,
 ) -> Tensor:
-    """Return what the block writes, [tokens written, heads, width]."""
+    """Return what a block's queries attend to, [tokens written, heads, width of values], in the order of `written`.
+
+    Args:
+        query: [tokens, heads, width].
+        key: [tokens, key heads, width].
+        value: [tokens, key heads, width of values].
+        block: Which of these tokens are its queries and its keys.
+        mask: [segments, 1, queries, keys], True = sees.
+        scaling: Of the scores; None: one over the square root of the width.
+    """
     q, k, v = _segments(query, key, value, block)
     attended = nn.functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
@@ -136,10 +145,11 @@ def _attend_on_cpu(
     scaling: float | None,
     masks: Masks,
 ) -> Tensor:
-    """Do the same where the kernel is faster if the query heads of one key head are queries of one head.
+    """Return what `_attend` does, faster on a CPU.
 
-    As numbers the mask is made once; of a boolean one every layer would make its own and keep it for the
-    backward pass.
+    The kernel is faster there if the query heads that share a key head are laid out as queries of one head. It is
+    given a mask of numbers, made once per forward (`masks`): of a boolean one every layer would make its own and keep
+    it for the backward pass.
     """
     q, k, v = _segments(query, key, value, block)
     num_heads, num_shared = q.shape[1], q.shape[1] // k.shape[1]

@@ -162,6 +162,13 @@ def _lay_out(
     sequences: Sequence[TokenSequence],
     offsets: Sequence[int],
 ) -> Packed:
+    """Return one micro-batch.
+
+    Args:
+        groups: Each prompt's token ids, and which sequences continue it here.
+        sequences: All that are packed, in this micro-batch or another.
+        offsets: Their `completion_offsets`.
+    """
     input_ids: list[int] = []
     position_ids: list[int] = []
     sources: list[int] = []
@@ -227,6 +234,7 @@ def _by_length(segments: list[Segment]) -> list[list[Segment]]:
 
 
 def _block(segments: Sequence[Segment], positions: Tensor) -> AttentionBlock:
+    """Return segments as one block; `positions` are those of the whole packed row, [tokens]."""
     num_queries = max(len(own) for _, own in segments)
     num_keys = max(len(context) + len(own) for context, own in segments)
     query_rows, key_rows, lengths = [], [], []

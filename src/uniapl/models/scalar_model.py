@@ -15,14 +15,14 @@ from uniapl.models.saving import follow_umask
 
 
 class ScalarModel(nn.Module):
-    """d(x, y) from the hidden state of a completion's last token."""
+    """d(x, y): a linear head, without bias, on the hidden state of a completion's last token."""
 
     def __init__(self, backbone: LanguageModel) -> None:
         super().__init__()
         self.backbone = backbone
         width = backbone.model.config.get_text_config().hidden_size
         self.head = nn.Linear(width, 1, bias=False, device=backbone.device)
-        # zero: the first verdict on every completion is the same, so its loss starts at log 2 exactly
+        # with zeros d is 0 for every completion at first, so that the loss starts at log 2 exactly
         nn.init.zeros_(self.head.weight)
         # the language-model head is not used, unless it is tied to the embeddings
         if not backbone.model.config.get_text_config().tie_word_embeddings:

@@ -43,6 +43,8 @@ def is_plain(head: nn.Module) -> bool:
 
 
 class _TargetLogprobs(torch.autograd.Function):
+    """What `target_logprobs` computes, with the backward pass that it describes."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, chunk: int) -> Tensor:
         ctx.save_for_backward(hidden, weight, target_ids)
@@ -62,10 +64,9 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         chunks = _Chunks(hidden, weight, ctx.chunk, ctx.last_logits)
-        ctx.last_logits = None  # overwritten below; a second backward pass makes them all anew
-        for start, logits in reversed(
-            chunks
-        ):  # then too, so that it sums the same numbers in the same order
+        # what follows overwrites them; a second backward pass makes them anew and sums in the same order
+        ctx.last_logits = None
+        for start, logits in reversed(chunks):
             for rows, block, by_logits in chunks.blocks(logits, start):
                 # ∂ log p(y) / ∂ logits = 1[y] − p
                 torch.softmax(chunks.widened(block), 1, out=by_logits)
@@ -115,17 +116,27 @@ class _Chunks:
             yield start, self.buffer[: end - start] if is_known else self._logits(start, end)
 
     def _logits(self, start: int, end: int) -> Tensor:
+        """Return the logits of a chunk, [end - start, vocabulary], in the buffer."""
         out = self.buffer[: end - start]
         return torch.mm(self._hidden[start:end], self.weight.t(), out=out)
 
     def blocks(self, logits: Tensor, start: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield rows of a chunk that starts there: which targets, their logits, and room for a wide result."""
+        """Yield a few rows of a chunk at a time.
+
+        Args:
+            logits: Of the chunk, [chunk, vocabulary].
+            start: Its first target.
+
+        Yields:
+            Which targets the rows are, their logits, and room for a result in the wide number type, both
+            [rows, vocabulary].
+        """
         for block in logits.split(len(self._result)):
             yield slice(start, start + len(block)), block, self._result[: len(block)]
             start += len(block)
 
     def widened(self, block: Tensor) -> Tensor:
-        """Return logits of a block in the wide number type."""
+        """Return a block's logits in the wide number type, [rows, vocabulary]; the next call overwrites them."""
         if self._widened is None:
             return block
         return self._widened[: len(block)].copy_(block)

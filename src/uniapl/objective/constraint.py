@@ -1,9 +1,8 @@
 """λ as the multiplier of the constraint D(expert, π_θ) ≤ ε.
 
 The distance is a reverse KL in nats per token where the discriminator is a log-ratio, and a pair accuracy where it
-ranks completions.
-
-Plain numbers, once per step; the rule of `next_weight` is *ours* (a multiplicative gradient step on the multiplier).
+ranks completions. All of this is plain numbers, once per step. The rule of `next_weight` is *ours*: a multiplicative
+gradient step on the multiplier. Nothing here raises.
 """
 
 import math
@@ -17,6 +16,9 @@ def smooth(average: float | None, value: float, smoothing: float) -> float:
         average: The average so far; None before the first value, which it then is.
         value: The new value.
         smoothing: The share of the past that stays, from 0 (none) to below 1.
+
+    Returns:
+        In the unit of the values.
     """
     return value if average is None else smoothing * average + (1 - smoothing) * value
 
@@ -32,6 +34,9 @@ def next_weight(
         target: ε, the distance that counts as close enough, in the same unit.
         rate: η, how fast λ moves per step.
         bounds: λ_min > 0 and λ_max.
+
+    Returns:
+        The next step's λ, without unit.
     """
     low, high = bounds
     return min(max(weight * math.exp(rate * (distance - target)), low), high)

@@ -23,7 +23,7 @@ very negative log-ratio is 0, which does no harm.
 
 
 def _bounded(log_ratios_T: Tensor, is_counted_T: Tensor | None) -> Tensor:
-    """Set uncounted entries to 0 and cut the others at `MAX_LOG_RATIO`, both before anything is exponentiated.
+    """Return [T] with uncounted entries set to 0 and the others cut at `MAX_LOG_RATIO`, for what exponentiates them.
 
     Masking after the exponential would be too late: its backward pass multiplies the mask's 0 with infinity.
     """
@@ -149,6 +149,7 @@ def is_ratio_clipped(
 
 
 def _check_dual_clip(dual_clip: float, clip_high: float) -> None:
+    """Refuse a dual clip that does not lie beyond the bound of the plain clip."""
     if dual_clip <= 1 + clip_high:
         raise InputError(
             f"dual_clip: must be above 1 + clip_high ({1 + clip_high}), got {dual_clip}; "

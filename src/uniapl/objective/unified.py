@@ -38,7 +38,7 @@ class RolloutTokens:
     logprobs_T: Tensor
     """log π_θ(y_t), nats, with gradient."""
     old_logprobs_T: Tensor
-    """log π_old(y_t), nats, under the weights that sampled; `logprobs_T.detach()` before the first update."""
+    """log π_old(y_t), nats, under the weights that sampled; `logprobs_T.detach()` where those are the policy's."""
     sampling_logprobs_T: Tensor
     """log π(y_t) as the generator computed it, nats."""
     reward_advantages_T: Tensor
@@ -60,7 +60,10 @@ class RolloutTokens:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What is the same for all micro-batches of a step: the terms' weights, the counts of their tokens, the clip."""
+    """What is the same for all micro-batches of a step: the terms' weights, the counts of their tokens, the clip.
+
+    A count of 0 divides nothing: no token then carries the term.
+    """
 
     sft_weight: float = 0.0
     grpo_weight: float = 0.0
@@ -68,6 +71,7 @@ class Scale:
     """λ as it acts."""
     kl_coef: float = 0.0
     num_sft: int = 0
+    """N_sft."""
     sft_token_weight: Literal["none", "phi"] = "none"
     """φ_t: 1, or p (1 - p)."""
     num_rewarded: int = 0
@@ -77,7 +81,9 @@ class Scale:
     num_penalised: int = 0
     """N_kl."""
     clip_low: float = 0.2
+    """Distance of the ratio's lower bound from 1."""
     clip_high: float = 0.2
+    """Distance of the ratio's upper bound from 1."""
     policy_gradient: Literal["ppo", "gspo", "cispo"] = "ppo"
     """A clipped ratio per token (PPO), per completion (GSPO-token), or clipped without losing gradients (CISPO)."""
     importance_cap: float | None = None
@@ -111,6 +117,8 @@ def unified_objective(
         experts_T: log π_θ(y*_t) of the expert's tokens, nats, with gradient; None where there are none.
         rollouts: The rollout tokens; None where there are none.
         scale: Weights and counts of the whole step.
+
+    At least one of the two kinds of tokens must be there.
     """
     losses: list[Tensor] = []
     terms: dict[str, Tensor] = {}
@@ -144,9 +152,17 @@ def unified_objective(
 
 
 def token_weights(tokens: RolloutTokens, scale: Scale) -> tuple[Tensor, Tensor]:
-    """Return the reward's part of w_t, and w_t itself, [T] each, importance weights included.
+    """Return the reward's part of w_t, and w_t itself, importance weights included.
 
     A token that does not count for a term gets nothing of it, whatever its place holds.
+
+    Args:
+        tokens: Advantages, credit and their masks.
+        scale: Weights and counts of the whole step.
+
+    Returns:
+        Twice [T], without gradient: advantages (standard deviations, or reward units) and credit (nats), each times its
+        term's weight over its count.
     """
     rewards_T = tokens.reward_advantages_T.masked_fill(~tokens.is_rewarded_T, 0.0)
     reward_weights_T = scale.grpo_weight * rewards_T / max(scale.num_rewarded, 1)
@@ -163,7 +179,7 @@ def token_weights(tokens: RolloutTokens, scale: Scale) -> tuple[Tensor, Tensor]:
 
 
 def _ratio(tokens: RolloutTokens, is_counted_T: Tensor | None, scale: Scale) -> Tensor:
-    """ρ_t as the surrogate sees it, [T]."""
+    """Return ρ_t, [T]: of the token, or in GSPO of its completion; 1 without gradient where it does not count."""
     log_ratios_T = tokens.logprobs_T - tokens.old_logprobs_T.detach()
     if scale.policy_gradient != "gspo":
         return token_ratio(log_ratios_T, is_counted_T)
@@ -178,7 +194,7 @@ def _ratio(tokens: RolloutTokens, is_counted_T: Tensor | None, scale: Scale) -> 
 
 
 def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor:
-    """What is maximised, per token, [T]."""
+    """Return what each token adds to the objective that is maximised, [T], in units of the weights."""
     clip = (scale.clip_low, scale.clip_high)
     if scale.policy_gradient == "cispo":
         return cispo_surrogate(tokens.logprobs_T, tokens.old_logprobs_T, weights_T, *clip)
@@ -189,7 +205,10 @@ def _surrogate(tokens: RolloutTokens, weights_T: Tensor, scale: Scale) -> Tensor
 def _measured(
     tokens: RolloutTokens, reward_weights_T: Tensor, weights_T: Tensor, scale: Scale
 ) -> dict[str, Tensor]:
-    """Sums over the micro-batch's tokens that tell how the update goes."""
+    """Return sums over the micro-batch's tokens that tell how the update goes, scalars without gradient.
+
+    The mask of the KL penalty says which tokens count in sums that belong to no term.
+    """
     ratio_T = _ratio(tokens, None, scale).detach()
     counts_T, old_T = tokens.is_penalised_T, tokens.old_logprobs_T
     is_clipped_T = is_ratio_clipped(

@@ -4,13 +4,12 @@ Input: arms; output: plain lists for charts.js, which draws a metric's own serie
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from uniapl.health import BANDS
-from uniapl.known_metrics import BETTER, Direction
+from uniapl.known_metrics import BETTER, read_definition
 from uniapl.report.arms import Arm, curve, ends
 from uniapl.report.reading import Run
 from uniapl.report.results import (
@@ -33,54 +32,44 @@ SCHEDULED = ("_weight", "/learning_rate", "constraint/state")
 Chart = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """A metric of the steps that is worth a look in every run, in words."""
-
-    metric: str
-    title: str
-    unit: str
-    direction: Direction
-
-    @property
-    def is_fraction(self) -> bool:
-        """Whether it is drawn in percent."""
-        return self.unit == "%"
+TELLING = {
+    "reward/mean": "Reward of the rollouts",
+    "rollout/zero_std_group_fraction": "Groups without signal",
+    "rollout/completion_tokens_mean": "Length of the rollouts",
+    "discriminator/accuracy": "Discriminator accuracy",
+    "objective/adversarial_weight": "λ, the adversarial term's weight",
+    "objective/sft": "Surprise at demonstrations",
+    "policy/entropy": "Entropy of the policy",
+}
+"""Metrics of the steps that are worth a look in every run → their titles."""
 
 
-TELLING = (
-    Telling("reward/mean", "Reward of the rollouts", "", "higher"),
-    Telling("rollout/zero_std_group_fraction", "Groups without signal", "%", "lower"),
-    Telling("rollout/completion_tokens_mean", "Length of the rollouts", "tokens", "neither"),
-    Telling("discriminator/accuracy", "Discriminator accuracy", "%", "neither"),
-    Telling("objective/adversarial_weight", "λ, the adversarial term's weight", "", "neither"),
-    Telling("objective/sft", "Surprise at demonstrations", "nats per token", "lower"),
-    Telling("policy/entropy", "Entropy of the policy", "nats per token", "neither"),
-)
-
-
-def telling_charts(arms: Sequence[Arm], names: Sequence[str]) -> list[Chart]:
+def telling_charts(
+    arms: Sequence[Arm], names: Sequence[str], definitions: Mapping[str, str]
+) -> list[Chart]:
     """Return the charts of `TELLING` that the runs have values of, in that order.
 
-    A chart leaves out arms whose values are 0 all along, as the weight of an unused term is.
+    A chart leaves out arms whose values are 0 all along, as the weight of an unused term is. Unit and direction are
+    those that the run folders state.
     """
-    used = {
-        one.metric: [i for i, arm in enumerate(arms) if _is_used(arm, one.metric)]
-        for one in TELLING
-    }
-    return [
-        {
-            "title": one.title,
-            "arms": used[one.metric],
-            "unit": one.unit,
-            "better": "" if one.direction == "neither" else BETTER[one.direction],
-            "metrics": [[one.metric, ""]],
-            "percent": one.is_fraction,
-            "band": band_of(one.metric),
-        }
-        for one in TELLING
-        if one.metric in names and used[one.metric]
-    ]
+    charts: list[Chart] = []
+    for metric, title in TELLING.items():
+        used = [i for i, arm in enumerate(arms) if _is_used(arm, metric)]
+        if metric not in names or not used:
+            continue
+        unit, direction = read_definition(definitions.get(metric, ""))
+        charts.append(
+            {
+                "title": title,
+                "arms": used,
+                "unit": unit,
+                "better": "" if direction == "neither" else BETTER[direction],
+                "metrics": [[metric, ""]],
+                "percent": unit == "%",
+                "band": band_of(metric),
+            }
+        )
+    return charts
 
 
 def band_of(metric: str) -> list[float | None] | None:

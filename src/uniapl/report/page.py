@@ -213,7 +213,7 @@ def _charts(
     return {
         "arms": [{"name": arm.name, "runs": len(arm.runs)} for arm in arms],
         "metrics": step_curves(arms, names, definitions),
-        "telling": telling_charts(arms, names),
+        "telling": telling_charts(arms, names, definitions),
         "groups": [
             {"name": stage, "about": STAGES.get(stage, ""), "metrics": members}
             for stage, members in groups.items()

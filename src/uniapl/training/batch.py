@@ -34,9 +34,9 @@ class StepData:
     held_out: RolloutBatch | None = None
     """Held-out demonstrations, with rollouts on their prompts where the discriminator ranks completions."""
     old_logprobs_T: Tensor | None = None
-    """log π_old per rollout token; None where the update learns it from its own forward: π is still π_old there."""
+    """log π_old of each rollout token, nats; None where the update learns it from its own forward: π is still π_old."""
     ref_logprobs_T: Tensor | None = None
-    """The reference's log-probs per rollout token; None without the KL term."""
+    """The reference's log-prob of each rollout token, nats; None without the KL term."""
 
 
 def draw_batch(
@@ -49,9 +49,11 @@ def draw_batch(
 ) -> list[StepData]:
     """Return the parts of a new batch, one per step that it serves, in their order.
 
+    The parts are StepData without rollouts where these weights need none.
+
     Args:
         recipe: The run.
-        players: Sample and reward.
+        players: Who samples and rewards.
         mixture: Where demonstrations, prompts and pairs come from.
         held_out: Where the demonstrations that measure the constraint come from.
         weights: The terms' weights while the batch serves.
@@ -103,7 +105,7 @@ def _step_data(
     players: Players,
     weights: TermWeights,
 ) -> StepData:
-    """Add the log-probs that must be known before the policy moves."""
+    """Return a part with the log-probs that must be known before the policy moves."""
     drawn, rollouts, held_out = parts
     moves_before = recipe.config.rollout.updates_per_rollout > 1 or recipe.shapes_reward
     reference = players.reference if weights.kl else None
@@ -126,7 +128,7 @@ def _rewarded(
 
 
 def _draw(recipe: Recipe, mixture: Mixture, weights: TermWeights) -> list[MixedBatch]:
-    """Return what each part draws from the data."""
+    """Return the demonstrations, prompts and pairs of each part."""
     return [
         mixture.next_batch(
             recipe.num_demonstrations if recipe.draws_demonstrations(weights) else 0,
@@ -138,12 +140,14 @@ def _draw(recipe: Recipe, mixture: Mixture, weights: TermWeights) -> list[MixedB
 
 
 def _prompts(part: MixedBatch, num_paired: int) -> list[Prompt]:
+    """Return the prompts of a part that are rolled out: of its first demonstrations, then its preference prompts."""
     return [*(d.prompt for d in part.demonstrations[:num_paired]), *part.prompts]
 
 
 def _experts(
     part: MixedBatch, num_groups: int, num_paired: int
 ) -> tuple[Demonstration | None, ...]:
+    """Return the demonstration of each group's prompt, in the order of `_prompts`; None for a preference prompt."""
     paired = part.demonstrations[:num_paired]
     return (*paired, *[None] * (num_groups - len(paired)))
 
@@ -191,7 +195,7 @@ def _take(source: Iterator[T], count: int) -> tuple[T, ...]:
 
 
 def _old_logprobs(batch: RolloutBatch, recipe: Recipe, policy: LanguageModel) -> Tensor:
-    """Return log π_old where the policy will have moved before it learns from this part."""
+    """Return log π_old of a part's rollout tokens, nats, [T]: as the generator computed it, or by a forward."""
     if recipe.old_logprobs == "sampled":
         sampled = [x for r in batch.rollouts for x in r.sampling_logprobs]
         return torch.tensor(sampled, device=policy.device)
@@ -201,6 +205,7 @@ def _old_logprobs(batch: RolloutBatch, recipe: Recipe, policy: LanguageModel) ->
 def _ref_logprobs(
     batch: RolloutBatch, recipe: Recipe, reference: LanguageModel | None
 ) -> Tensor | None:
+    """Return the reference's log-probs of a part's rollout tokens, nats, [T]; None without a reference."""
     if reference is None:
         return None
     return flat_logprobs(reference, list(map(sequence_of, batch.rollouts)), recipe)
@@ -209,7 +214,16 @@ def _ref_logprobs(
 def flat_logprobs(
     model: LanguageModel, sequences: Sequence[TokenSequence], recipe: Recipe
 ) -> Tensor:
-    """Return log-probs of all completion tokens at the rollouts' temperature: [tokens], nats, without gradient."""
+    """Return a model's log-probs of all completion tokens, at the rollouts' temperature.
+
+    Args:
+        model: The policy or the reference.
+        sequences: What to score.
+        recipe: Says the temperature and the size of a micro-batch.
+
+    Returns:
+        [T], nats, in the order of `completion_offsets`, without gradient.
+    """
     limit, temperature = (
         recipe.config.training.micro_batch_tokens,
         recipe.config.rollout.temperature,

@@ -41,11 +41,15 @@ class Multiplier:
         return self.margin is not None and self.margin <= 0
 
     def observe(self, step: int, health: Mapping[str, float | None]) -> dict[str, float | None]:
-        """Take in a step's `discriminator/*` metrics; return the `constraint/*` metrics.
+        """Take in what a step measured of the discriminator, and move λ where a target asks for it.
 
         Args:
             step: Updates done before.
-            health: Of the step.
+            health: The step's `discriminator/*` metrics. `margin` decides whether a log-ratio form acts; the distance
+                is minus `log_ratio`, or `held_out_accuracy` of a ranking form. What is absent or None moves nothing.
+
+        Returns:
+            `constraint/*` metrics; none without a discriminator.
         """
         if not self.recipe.has_discriminator:
             return {}

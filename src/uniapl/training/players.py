@@ -1,4 +1,4 @@
-"""Who takes part in a run."""
+"""Who takes part in a run: models, generator and reward functions, built by `setup.py` and used by the step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -201,7 +201,10 @@ def _sources(data: DataConfig, value: Sources) -> list[Source]:
 
 
 def _check_sizes(recipe: Recipe, data: Data, context: int | None) -> None:
-    """Refuse before the first step what would stop a later one: too little data, too long texts."""
+    """Refuse before the first step what would stop a later one: too little data, texts that are too long.
+
+    `context` is the greatest number of tokens that the model takes; None if its config does not say.
+    """
     config = recipe.config
     if recipe.num_demonstrations > len(data.demonstrations):
         raise InputError(
@@ -305,7 +308,13 @@ def other_roles(
 
 
 def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> TransformersGenerator:
-    """Return what samples the policy as the run does."""
+    """Return what samples the policy as the run does.
+
+    Args:
+        config: Of the run, resolved.
+        policy: Sampled with the weights that it has at each call.
+        chat: Knows the tokenizer and where a turn ends.
+    """
     return TransformersGenerator(
         policy.model,
         chat.tokenizer,
@@ -321,7 +330,19 @@ def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> Transf
 def build_trainer(
     recipe: Recipe, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
 ) -> Trainer:
-    """Bring the players together; the discriminator and the reference only where a term needs them."""
+    """Bring the players together; the discriminator and the reference only where a term needs them.
+
+    Args:
+        recipe: Of the run.
+        policy: From `load_policy`.
+        chat: Its chat template.
+        data: From `load_data`.
+        rewards: From `load_rewards`.
+
+    Raises:
+        InputError: There is too little data for a step, a text does not fit the model's context, or a reward function
+            needs a column that no row has.
+    """
     config = recipe.config
     text_config = policy.model.config.get_text_config()
     _check_sizes(recipe, data, getattr(text_config, "max_position_embeddings", None))

@@ -50,11 +50,25 @@ class StepResult:
 
 
 class Trainer:
-    """Holds everything that moves and takes one step at a time."""
+    """Holds everything that moves and takes one step at a time.
+
+    Example:
+        trainer = build_trainer(recipe, policy, chat, data, rewards)
+        while trainer.step < recipe.config.training.steps:
+            result = trainer.train_step()
+    """
 
     def __init__(
         self, recipe: Recipe, players: Players, mixture: Mixture, held_out: Sequence[Demonstration]
     ) -> None:
+        """Start before the first step.
+
+        Args:
+            recipe: The run.
+            players: Who takes part.
+            mixture: Where demonstrations, prompts and pairs come from.
+            held_out: Demonstrations that nothing learns; they tell whether the discriminator is right.
+        """
         config = recipe.config
         self.recipe = recipe
         self.players = players
@@ -72,7 +86,11 @@ class Trainer:
         self.sampled_tokens = 0
 
     def train_step(self) -> StepResult:
-        """Take one step: draw and sample, judge, weigh, update, let the discriminator learn, move λ."""
+        """Take one step: draw and sample, judge, weigh, update, let the discriminator learn, move λ.
+
+        Raises:
+            TrainingError: A loss or gradient is not finite, or a reward function fails.
+        """
         recipe, policy, discriminator = self.recipe, self.players.policy, self.players.discriminator
         clock = Stopwatch()
         with clock("rollout"):
@@ -136,6 +154,7 @@ class Trainer:
         return not self.parts
 
     def _weights_now(self) -> TermWeights:
+        """Return the terms' weights for a new batch, before the gate."""
         return self.recipe.weights_at(self.step, self.multiplier.strength)
 
     def _apply(self, metrics: Metrics, scale: Scale, learning_rate: float) -> Metrics:
@@ -243,5 +262,6 @@ class Trainer:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that there are; None of none."""
     numbers = [v for v in values if v is not None]
     return sum(numbers) / len(numbers) if numbers else None

@@ -25,7 +25,11 @@ class TermGradients:
         self.sums: dict[str, list[Tensor]] = {}
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Add a micro-batch's share of each term; the graph stays for the step's own backward pass."""
+        """Add the gradients of a micro-batch; its graph stays for the step's own backward pass.
+
+        Args:
+            losses: Term → its share of the loss, a scalar with gradient.
+        """
         for term, loss in losses.items():
             shares = torch.autograd.grad(
                 loss, self.parameters, retain_graph=True, materialize_grads=True

@@ -46,16 +46,29 @@ class StepTokens:
     is_expert_T: Tensor
     """The expert's completion in a group: its ratio is 1, as if the policy had just sampled it."""
     sampling_logprobs_T: Tensor
+    """log π as the generator computed it, nats."""
     old_logprobs_T: Tensor | None
-    """log π_old; None: this update is the first on the batch, so that the policy itself is π_old."""
+    """log π_old, nats; None where the policy itself is still π_old."""
     ref_logprobs_T: Tensor | None
+    """The reference's, nats; None without the KL term."""
     judgement: Judgement | None
+    """What the discriminator says of them; None without one."""
 
     @classmethod
     def of(
         cls, data: StepData, judgement: Judgement | None, recipe: Recipe, device: torch.device
     ) -> "StepTokens | None":
-        """Spread what is known per rollout over its tokens; return None in a step without rollouts."""
+        """Spread what is known per rollout over its tokens.
+
+        Args:
+            data: The step's part of the batch.
+            judgement: Of its rollouts; None without a discriminator.
+            recipe: The run.
+            device: The policy's.
+
+        Returns:
+            None in a step without rollouts.
+        """
         batch, config = data.rollouts, recipe.config
         if batch is None:
             return None
@@ -129,7 +142,14 @@ def step_scale(
     experts: Sequence[Demonstration],
     tokens: StepTokens | None,
 ) -> Scale:
-    """Return the terms' weights and the counts of their tokens in a step."""
+    """Return the terms' weights and the counts of their tokens in a step.
+
+    Args:
+        recipe: The run.
+        weights: The terms' weights in this step.
+        experts: Demonstrations of the SFT term.
+        tokens: The rollouts' tokens; None in a step without rollouts.
+    """
     config, objective = recipe.config, recipe.config.objective
     judged = tokens.judgement if tokens else None
     return Scale(
@@ -178,7 +198,8 @@ def accumulate(
         by_term: Also receives the gradient of each term; what is learned stays the same, bit for bit.
 
     Returns:
-        What was measured, and log π_old of the rollout tokens, [T], nats.
+        What was measured, with the number of packed tokens as `trained_tokens`; and log π_old of the rollout tokens,
+        [T], nats.
     """
     sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
     num_rollout_tokens = tokens.num_tokens if tokens else 0
@@ -207,6 +228,8 @@ def accumulate(
 
 
 def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
+    """Return `objective/*` and `policy/*` metrics: sums over the counts of their tokens, None without any."""
+
     def mean(name: str, count: int) -> float | None:
         return totals[name].item() / count if name in totals and count else None
 
@@ -249,6 +272,9 @@ def apply(
         loss: The step's.
         learning_rate: Of this step.
         max_grad_norm: The gradient's norm is cut to it.
+
+    Returns:
+        The gradient's norm before the cut, and the share of watched weights that moved.
 
     Raises:
         TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
