@@ -8,6 +8,9 @@ import traceback
 class _OneLine(BaseException):
     """An error whose message is all that a user needs; IPython and Jupyter show it without a traceback."""
 
+    is_said_elsewhere = False
+    """Whether another process of the same run says it, so that this one ends without a word."""
+
     def _render_traceback_(self) -> list[str]:
         """Return the lines that a notebook shows: IPython asks exceptions for this method."""
         if os.environ.get("UNIAPL_DEBUG") == "1":

@@ -16,6 +16,7 @@ from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
 from uniapl.types import Demonstration, MixedBatch, RolloutBatch
@@ -24,13 +25,13 @@ from uniapl.types import Demonstration, MixedBatch, RolloutBatch
 class Likelihood:
     """p_φ starts as a copy of the policy, learns every demonstration that the policy sees, and scores its tokens."""
 
-    def __init__(self, recipe: Recipe, model: LanguageModel) -> None:
+    def __init__(self, recipe: Recipe, model: LanguageModel, ranks: Ranks = ALONE) -> None:
         config = recipe.config
         self.credit_clamp = config.discriminator.credit_clamp
         self.temperature = config.rollout.temperature
         self.micro_batch_tokens = config.training.micro_batch_tokens
-        self.model = model
-        self.learner = Learner(model, recipe)
+        self.model, self.ranks = model, ranks
+        self.learner = Learner(model, recipe, ranks)
 
     def judge(
         self, batch: RolloutBatch, data: MixedBatch, policy_logprobs: PolicyLogprobs
@@ -54,19 +55,19 @@ class Likelihood:
 
     def _logprobs(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Log p_φ of all completion tokens, flat [tokens], at the temperature of log π_old, without gradient."""
-        packed = [p.to(self.model.device) for p in pack(sequences, self.micro_batch_tokens)]
+        packed = pack(sequences, self.micro_batch_tokens)
         num_tokens = completion_offsets(sequences)[-1]
-        return self.model.flat_logprobs(packed, num_tokens, self.temperature)
+        return self.model.flat_logprobs(packed, num_tokens, self.temperature, self.ranks)
 
     def _add_gradient(self, demonstrations: Sequence[Demonstration]) -> float:
         """Leave the gradient of the mean of -log p_φ over the demonstrations' tokens; return that mean, nats."""
         sequences = list(map(sequence_of, demonstrations))
         num_tokens, total = completion_offsets(sequences)[-1], 0.0
-        for packed in pack(sequences, self.micro_batch_tokens):
+        for packed, is_own in self.ranks.deal(pack(sequences, self.micro_batch_tokens)):
             loss = -self.model.logprobs(packed.to(self.model.device)).sum() / num_tokens
-            loss.backward()
-            total += loss.item()
-        return total
+            (loss if is_own else loss * 0).backward()
+            total += loss.item() if is_own else 0.0
+        return self.ranks.sums({"loss": total}, "the discriminator's loss")["loss"]
 
     def learn(self, learning_rate: float) -> dict[str, float]:
         """As `Discriminator.learn`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
 from uniapl.rewards import TrainerState, score
@@ -67,7 +68,7 @@ def draw_batch(
             [prompt for part in (*asked, *ranked) for prompt in part], size
         )
     num_own = size * sum(map(len, asked))
-    rewards, logged = _rewarded(sampled[:num_own], players, state)
+    rewards, logged = _rewarded(sampled[:num_own], size, players, state)
     own, rest = iter(sampled), iter(rewards)
     batches = [
         RolloutBatch(
@@ -99,21 +100,30 @@ def _step_data(
     drawn, rollouts, held_out = parts
     moves_before = recipe.config.rollout.updates_per_rollout > 1
     reference = players.reference if weights.kl else None
+    ranks = players.ranks
     return StepData(
         drawn=drawn,
         rollouts=rollouts,
         held_out=held_out if held_out.experts else None,
-        old_logprobs_T=_old_logprobs(rollouts, recipe, players.policy) if moves_before else None,
-        ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference),
+        old_logprobs_T=_old_logprobs(rollouts, recipe, players) if moves_before else None,
+        ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference, ranks),
     )
 
 
 def _rewarded(
-    rollouts: Sequence[Rollout], players: Players, state: TrainerState
+    rollouts: Sequence[Rollout], group_size: int, players: Players, state: TrainerState
 ) -> tuple[list[Reward], dict[str, float]]:
     """Return what the rollouts earned, and what the reward functions logged with it."""
     logged: dict[str, float] = {}
-    rewards = score(rollouts, players.rewards, players.columns, trainer_state=state, logged=logged)
+    rewards = score(
+        rollouts,
+        players.rewards,
+        players.columns,
+        trainer_state=state,
+        logged=logged,
+        ranks=players.ranks,
+        group_size=group_size,
+    )
     return rewards, logged
 
 
@@ -144,29 +154,33 @@ def _take(source: Iterator[T], count: int) -> tuple[T, ...]:
     return tuple(islice(source, count))
 
 
-def _old_logprobs(batch: RolloutBatch, recipe: Recipe, policy: LanguageModel) -> Tensor:
+def _old_logprobs(batch: RolloutBatch, recipe: Recipe, players: Players) -> Tensor:
     """Return log π_old where the policy will have moved before it learns from this part."""
+    policy = players.policy
     if recipe.old_logprobs == "sampled":
         sampled = [x for r in batch.rollouts for x in r.sampling_logprobs]
         return torch.tensor(sampled, device=policy.device)
-    return flat_logprobs(policy, list(map(sequence_of, batch.rollouts)), recipe)
+    return flat_logprobs(policy, list(map(sequence_of, batch.rollouts)), recipe, players.ranks)
 
 
 def _ref_logprobs(
-    batch: RolloutBatch, recipe: Recipe, reference: LanguageModel | None
+    batch: RolloutBatch, recipe: Recipe, reference: LanguageModel | None, ranks: Ranks
 ) -> Tensor | None:
     if reference is None:
         return None
-    return flat_logprobs(reference, list(map(sequence_of, batch.rollouts)), recipe)
+    return flat_logprobs(reference, list(map(sequence_of, batch.rollouts)), recipe, ranks)
 
 
 def flat_logprobs(
-    model: LanguageModel, sequences: Sequence[TokenSequence], recipe: Recipe
+    model: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    recipe: Recipe,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return log-probs of all completion tokens at the rollouts' temperature: [tokens], nats, without gradient."""
     limit, temperature = (
         recipe.config.training.micro_batch_tokens,
         recipe.config.rollout.temperature,
     )
-    packed = [p.to(model.device) for p in pack(sequences, limit)]
-    return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)
+    packed, num_tokens = pack(sequences, limit), completion_offsets(sequences)[-1]
+    return model.flat_logprobs(packed, num_tokens, temperature, ranks)

@@ -20,6 +20,7 @@ from uniapl.data.readers import (
 )
 from uniapl.data.shares import Source, read_sources
 from uniapl.discriminators import build_discriminator
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
@@ -243,7 +244,9 @@ def other_roles(
     return backbone, reference
 
 
-def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> TransformersGenerator:
+def build_generator(
+    config: Config, policy: LanguageModel, chat: Chat, ranks: Ranks = ALONE
+) -> TransformersGenerator:
     """Return what samples the policy as the run does."""
     return TransformersGenerator(
         policy.model,
@@ -254,11 +257,17 @@ def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> Transf
         max_rows=config.rollout.max_rows,
         cache=config.rollout.cache,
         seed=config.seed,
+        ranks=ranks,
     )
 
 
 def build_trainer(
-    recipe: Recipe, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
+    recipe: Recipe,
+    policy: LanguageModel,
+    chat: Chat,
+    data: Data,
+    rewards: Sequence[NamedReward],
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Bring the players together; the discriminator and the reference only where a term needs them."""
     config = recipe.config
@@ -269,8 +278,8 @@ def build_trainer(
     if recipe.samples:
         check_columns(rewards, columns)
     backbone, reference = other_roles(recipe, policy)
-    discriminator = build_discriminator(recipe, backbone)
-    generator = build_generator(config, policy, chat)
-    players = Players(policy, generator, discriminator, reference, rewards, columns)
+    discriminator = build_discriminator(recipe, backbone, ranks)
+    generator = build_generator(config, policy, chat, ranks)
+    players = Players(policy, generator, discriminator, reference, rewards, columns, ranks)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(recipe, players, mixture, data.held_out)

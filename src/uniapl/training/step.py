@@ -86,7 +86,7 @@ class Trainer:
         health: Mapping[str, float] = {}
         with clock("discriminator"):
             if discriminator and data.rollouts:
-                logprobs = partial(flat_logprobs, policy, recipe=recipe)
+                logprobs = partial(flat_logprobs, policy, recipe=recipe, ranks=self.players.ranks)
                 judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
                 if data.held_out:
                     health = discriminator.measure(data.held_out, logprobs)
@@ -97,7 +97,13 @@ class Trainer:
             scale = step_scale(recipe, weights, experts, tokens)
             measures = self._measures_gradients()
             metrics, old_logprobs_T = accumulate(
-                policy, experts, tokens, scale, recipe, measures_gradients=measures
+                policy,
+                experts,
+                tokens,
+                scale,
+                recipe,
+                measures_gradients=measures,
+                ranks=self.players.ranks,
             )
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
             metrics |= self._apply(metrics, scale, rate)

@@ -1,7 +1,7 @@
 """The policy's update: packed micro-batches, one forward and backward each for all terms, then one optimiser step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import TrainingError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import (
@@ -152,6 +153,7 @@ def accumulate(
     recipe: Recipe,
     *,
     measures_gradients: bool,
+    ranks: Ranks = ALONE,
 ) -> tuple[Metrics, Tensor]:
     """Leave the gradient of the step's objective in the policy's weights.
 
@@ -162,6 +164,8 @@ def accumulate(
         scale: Weights and counts.
         recipe: The run.
         measures_gradients: Also measure the gradient of each term; what is learned stays the same, bit for bit.
+        ranks: Each takes some of the micro-batches. The counts in `scale` are those of all, so gradients and
+            measurements are summed, never averaged.
 
     Returns:
         What was measured, and log π_old of the rollout tokens, [T], nats.
@@ -169,15 +173,17 @@ def accumulate(
     sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
     num_rollout_tokens = tokens.num_tokens if tokens else 0
     by_term = TermGradients(policy.trainable_parameters())
-    old_logprobs_T = torch.full((num_rollout_tokens,), torch.nan, device=policy.device)
+    old_logprobs_T = ranks.blank(num_rollout_tokens, policy.device)
     totals: dict[str, Tensor] = {}
-    num_packed = 0
-    for packed in pack(sequences, recipe.config.training.micro_batch_tokens):
-        num_packed += len(packed.input_ids)
+    micro_batches = pack(sequences, recipe.config.training.micro_batch_tokens)
+    for packed, is_own in ranks.deal(micro_batches):
         packed = packed.to(policy.device)
         is_rollout = packed.token_index < num_rollout_tokens
         temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
         logprobs = policy.logprobs(packed, temperature)
+        if not is_own:
+            (logprobs.sum() * 0).backward()  # the others wait for this rank's part in it
+            continue
         rollouts = None
         if tokens is not None and is_rollout.any():
             rollouts = tokens.part(packed, is_rollout, logprobs)
@@ -189,15 +195,21 @@ def accumulate(
         objective.loss.backward()
         for name, value in objective.sums.items():
             totals[name] = totals[name] + value if name in totals else value
-    metrics = _metrics(totals, scale) | by_term.metrics() | {"trained_tokens": num_packed}
+    ranks.sum_gradients(policy.trainable_parameters(), "the policy's gradients")
+    ranks.sum_([old_logprobs_T], "log π_old")
+    if measures_gradients:
+        by_term.sum_over(ranks)
+    sums = ranks.sums({name: total.item() for name, total in totals.items()}, "the step's metrics")
+    num_packed = sum(len(packed.input_ids) for packed in micro_batches)
+    metrics = _metrics(sums, scale) | by_term.metrics() | {"trained_tokens": num_packed}
     return metrics, old_logprobs_T
 
 
-def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
+def _metrics(sums: Mapping[str, float], scale: Scale) -> Metrics:
     def mean(name: str, count: int) -> float | None:
-        return totals[name].item() / count if name in totals and count else None
+        return sums[name] / count if name in sums and count else None
 
-    num_weighted = int(totals["weighted"]) if "weighted" in totals else 0
+    num_weighted = int(sums.get("weighted", 0))
     return {
         "objective/loss": mean("loss", 1),
         "objective/sft": mean("sft", scale.num_sft),
