@@ -63,11 +63,8 @@ class Endings:
     def failed(self, error: BaseException) -> None:
         """Leave the note that this rank fails; the first to leave one says its error, later ones keep silent."""
         self._is_over.set()
-        if getattr(error, "is_said_elsewhere", False):
-            return
-        is_later = self._count("failed", add=1) > 1
-        if is_later and isinstance(error, TrainingError):
-            error.is_said_elsewhere = True
+        if not getattr(error, "is_said_elsewhere", False):
+            error.is_said_elsewhere = self._count("failed", add=1) > 1  # type: ignore[attr-defined]
 
     def over(self) -> None:
         """Stop looking: the run has ended well."""
@@ -101,7 +98,7 @@ def _own_store() -> Any:
     if not address or not port:
         return None
     try:
-        return dist.TCPStore(
+        return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             address,
             int(port),
             is_master=False,

@@ -6,6 +6,7 @@ which the same is derived.
 
 import os
 import re
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch import distributed as dist
 
 from uniapl.distributed.endings import TIMEOUT_SECONDS, TIMEOUT_VARIABLE, Endings
 from uniapl.distributed.ranks import ALONE, Ranks
-from uniapl.errors import InputError, one_line
+from uniapl.errors import InputError, TrainingError, one_line
 
 FIRST_PORT, NUM_PORTS = 20000, 20000
 """Where the ranks of a Slurm job meet: a port by the job's number."""
@@ -101,6 +102,13 @@ def started() -> Iterator[Ranks]:
     assert ranks.endings is not None
     try:
         yield ranks
+    except torch.OutOfMemoryError as error:
+        line = (
+            f"rank {ranks.rank} on {socket.gethostname()} is out of memory: {one_line(error, 200)}"
+        )
+        failure = TrainingError(line)
+        ranks.endings.failed(failure)
+        raise failure from error
     except BaseException as error:
         ranks.endings.failed(error)
         raise

@@ -8,6 +8,7 @@ torch is imported where it is used: rewards know ranks, and answers are checked 
 """
 
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,16 @@ class Ranks:
             return make()
         result = self.share(lambda: make() if self.is_first else None, what)[0]
         return result  # type: ignore[return-value]
+
+    def hosts(self) -> list[str]:
+        """Return a line that says which ranks are where; none for a process alone."""
+        if self.size == 1:
+            return []
+        found: dict[str, list[str]] = {}
+        for rank, host in enumerate(self.share(socket.gethostname, "who is where")):
+            found.setdefault(host, []).append(str(rank))
+        places = "; ".join(f"{host}: {', '.join(own)}" for host, own in found.items())
+        return [f"{self.size} ranks on {len(found)} hosts ({places})"]
 
     def share(self, make: Callable[[], T], what: str) -> list[T]:
         """Let every rank make something; return what each has made, in the ranks' order.
