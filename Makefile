@@ -7,10 +7,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO_READY := .venv/.ready-demo
 
-.PHONY: help setup demo test check docs miniature clean
+.PHONY: help setup demo test test-slow check docs miniature clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: $(READY) ## install everything into .venv: to develop, to test
 
@@ -38,6 +38,9 @@ demo: $(DEMO_READY) ## train the miniature and open its numbers; SEED=1 for anot
 
 test: check ## all of `make check`, then the tests
 	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## what takes minutes: three ranks, killed ranks
+	$(BIN)/python -m pytest -m long
 
 check: $(READY) ## formatter, linter, types, import contracts, stale docs
 	$(BIN)/ruff format --check .

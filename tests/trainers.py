@@ -8,6 +8,7 @@ from exact import RandomTexts, config, demonstration, exact_policy, prompt
 from uniapl.config.recipe import Recipe
 from uniapl.data.mixture import Mixture
 from uniapl.discriminators import Discriminator, build_discriminator
+from uniapl.distributed import ALONE, Ranks
 from uniapl.rewards import NamedReward
 from uniapl.training.players import Players
 from uniapl.training.setup import other_roles, prepare_policy
@@ -52,6 +53,7 @@ def make_trainer(
     mixture: Any = None,
     held_out: Sequence[Demonstration] = HELD_OUT,
     judge: Discriminator | None = None,
+    ranks: Ranks = ALONE,
     **sections: Any,
 ) -> Trainer:
     """Return a trainer of a method.
@@ -59,6 +61,7 @@ def make_trainer(
     Args:
         mixture: Other data than `DEMONSTRATIONS` and `PROMPTS`.
         judge: A discriminator instead of the one that the config names.
+        ranks: Those that train together.
         sections: Settings beside `SECTIONS`.
     """
     recipe = make_recipe(method, **sections)
@@ -67,9 +70,10 @@ def make_trainer(
     players = Players(
         policy,
         RandomTexts(policy, recipe.config.rollout.temperature),
-        judge or build_discriminator(recipe, backbone),
+        judge or build_discriminator(recipe, backbone, ranks),
         reference,
         [NamedReward(length_reward, "length")],
+        ranks=ranks,
     )
     data = mixture or Mixture(DEMONSTRATIONS, PROMPTS, seed=0)
     return Trainer(recipe, players, data, held_out)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from uniapl import __version__
 from uniapl.console import unfailing_streams
-from uniapl.errors import InputError, Stopped, TrainingError
+from uniapl.errors import InputError, Stopped, TrainingError, is_said_elsewhere
 
 _HELP = """\
 usage: uniapl COMMAND ...
@@ -77,14 +77,16 @@ def _run(words: list[str]) -> int:
         _dispatch([word for word in words if word != "--debug"])
         return 0
     except KeyboardInterrupt as stop:
-        print("interrupted", file=sys.stderr)
+        if not is_said_elsewhere(stop):
+            print("interrupted", file=sys.stderr)
         return stop.status if isinstance(stop, Stopped) else 130
     except (InputError, TrainingError, OSError) as error:
         if debug:
             from traceback import print_exc
 
             print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        if not is_said_elsewhere(error):
+            print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
 
 

@@ -8,6 +8,9 @@ import traceback
 class _OneLine(BaseException):
     """An error whose message is all that a user needs; IPython and Jupyter show it without a traceback."""
 
+    is_said_elsewhere: bool | None = None
+    """Whether another rank of the run says it, so that this one ends without a word; None: the ranks have not met."""
+
     def _render_traceback_(self) -> list[str]:
         """Return the lines that a notebook shows: IPython asks exceptions for this method."""
         if os.environ.get("UNIAPL_DEBUG") == "1":
@@ -34,6 +37,14 @@ class Stopped(_OneLine, KeyboardInterrupt):
     def status(self) -> int:
         """The exit status that shells give to a process which a signal ended."""
         return 128 + self.number
+
+
+def is_said_elsewhere(error: BaseException) -> bool:
+    """Whether another rank says an error: of ranks that have not met, which all find the same, the first one does."""
+    settled = getattr(error, "is_said_elsewhere", None)
+    if settled is None:
+        return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
+    return bool(settled)
 
 
 def one_line(error: BaseException, limit: int = 1000) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from uniapl.config import load_config
-from uniapl.runs import checkpoint, run, train
+from uniapl.runs import checkpoint, run_log, train
 from uniapl.runs.metrics import MetricsFile
 
 
@@ -91,7 +91,7 @@ def during_evaluation(count: int) -> None:
         folder.mkdir(parents=True)
         (folder / "samples.jsonl").write_text('{"key": 0')
 
-    on_call(run, "write_evaluation", count, halve)
+    on_call(run_log, "write_evaluation", count, halve)
 
 
 def after_row(count: int) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from uniapl.config.recipe import Recipe
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError, TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.models.language_model import LanguageModel
@@ -19,8 +20,10 @@ class Learner:
         self,
         model: LanguageModel | ScalarModel,
         recipe: Recipe,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
+        self.ranks = ranks
         self.parameters: list[nn.Parameter] = model.trainable_parameters()
         self.max_grad_norm = recipe.config.optimizer.max_grad_norm
         self.optimizer = adamw(self.parameters, recipe.config.optimizer.weight_decay)
@@ -31,11 +34,12 @@ class Learner:
         return self.parameters[0].device
 
     def update(self, learning_rate: float) -> dict[str, float]:
-        """Take one step with the gradients in the weights; return their norm before clipping.
+        """Take one step with the gradients in the weights, summed over the ranks; return their norm before clipping.
 
         Raises:
             TrainingError: The gradient is not finite; the weights are unchanged.
         """
+        self.ranks.sum_gradients(self.parameters, "the discriminator's gradients")
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
         if not torch.isfinite(torch.tensor(norm)):
             self.optimizer.zero_grad(set_to_none=True)

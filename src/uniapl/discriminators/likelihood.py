@@ -18,6 +18,7 @@ from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
 from uniapl.discriminators.reader import PromptReader
 from uniapl.discriminators.scoring import LocalScorer, judge_tokens
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
 from uniapl.types import Demonstration, MixedBatch, RolloutBatch
@@ -35,13 +36,14 @@ class Likelihood:
         recipe: Recipe,
         model: LanguageModel,
         reader: PromptReader | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.credit_clamp = recipe.config.discriminator.credit_clamp
         self.micro_batch_tokens = recipe.config.training.micro_batch_tokens
-        self.model = model
+        self.model, self.ranks = model, ranks
         self.reader = reader or PromptReader()
-        self.scorer = LocalScorer(recipe, model)
-        self.learner = Learner(model, recipe)
+        self.scorer = LocalScorer(recipe, model, ranks)
+        self.learner = Learner(model, recipe, ranks)
 
     def judge(
         self, batch: RolloutBatch, data: MixedBatch, policy_logprobs: PolicyLogprobs
@@ -65,11 +67,11 @@ class Likelihood:
         """Leave the gradient of the mean of -log p_φ over the demonstrations' tokens; return that mean, nats."""
         sequences = list(map(self.reader.sequence, demonstrations))
         num_tokens, total = completion_offsets(sequences)[-1], 0.0
-        for packed in pack(sequences, self.micro_batch_tokens):
+        for packed, is_own in self.ranks.deal(pack(sequences, self.micro_batch_tokens)):
             loss = -self.model.logprobs(packed.to(self.model.device)).sum() / num_tokens
-            loss.backward()
-            total += loss.item()
-        return total
+            (loss if is_own else loss * 0).backward()
+            total += loss.item() if is_own else 0.0
+        return self.ranks.sums({"loss": total}, "the discriminator's loss")["loss"]
 
     def learn(self, learning_rate: float) -> dict[str, float]:
         """As `Discriminator.learn`."""

@@ -12,6 +12,7 @@ from uniapl.data.chat import Chat
 from uniapl.discriminators.health import ranking
 from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed, TokenSequence, pack, per_token, sequence_of
 from uniapl.models.scalar_model import ScalarModel
@@ -32,10 +33,11 @@ Pairs = Sequence[tuple[int, int]]
 class Scalar:
     """d(x, y) from the hidden state of a completion's last token; learns by Bradley-Terry in every step."""
 
-    def __init__(self, recipe: Recipe, backbone: LanguageModel) -> None:
+    def __init__(self, recipe: Recipe, backbone: LanguageModel, ranks: Ranks = ALONE) -> None:
         self.micro_batch_tokens = recipe.config.training.micro_batch_tokens
         self.model = ScalarModel(backbone)
-        self.learner = Learner(self.model, recipe)
+        self.ranks = ranks
+        self.learner = Learner(self.model, recipe, ranks)
         self.running_std: float | None = None
 
     def judge(
@@ -94,17 +96,23 @@ class Scalar:
         """Return d of every sequence [sequences], and the mean loss over the pairs, its gradient left if it learns."""
         in_pairs = sorted({i for pair in pairs for i in pair})
         others = sorted(set(range(len(sequences))) - set(in_pairs))
-        logits = torch.full((len(sequences),), torch.nan, device=self.learner.device)
+        logits = self.ranks.blank(len(sequences), self.learner.device)
         loss = 0.0
         for members, with_gradient in ((in_pairs, learns), (others, False)):
             index = torch.tensor(members, dtype=torch.long, device=logits.device)
-            for packed in self._pack([sequences[i] for i in members]):
+            micro_batches = self._pack([sequences[i] for i in members])
+            for packed, is_own in self.ranks.deal(micro_batches):
                 with torch.set_grad_enabled(with_gradient):
                     own = self.model.logits(packed)
+                if not is_own:
+                    if with_gradient:
+                        (own.sum() * 0).backward()
+                    continue
                 logits[index[packed.sequences]] = own.detach()
                 if with_gradient:
                     loss += self._backward(own, index[packed.sequences], pairs)
-        return logits, loss
+        self.ranks.sum_([logits], "the discriminator's logits")
+        return logits, self.ranks.sums({"loss": loss}, "the discriminator's loss")["loss"]
 
     def _pack(self, sequences: Sequence[TokenSequence]) -> list[Packed]:
         """All completions of a prompt are in one micro-batch, so every pair is in one."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from uniapl.config.recipe import Recipe
 from uniapl.discriminators.protocol import Judgement
 from uniapl.discriminators.reader import PromptReader
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import (
     TokenSequence,
@@ -35,16 +36,16 @@ class TokenScorer(Protocol):
 class LocalScorer:
     """A language model in this process, read at the rollouts' temperature."""
 
-    def __init__(self, recipe: Recipe, model: LanguageModel) -> None:
-        self.model = model
+    def __init__(self, recipe: Recipe, model: LanguageModel, ranks: Ranks = ALONE) -> None:
+        self.model, self.ranks = model, ranks
         self.temperature = recipe.config.rollout.temperature
         self.micro_batch_tokens = recipe.config.training.micro_batch_tokens
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """As `TokenScorer.logprobs`."""
-        packed = [p.to(self.model.device) for p in pack(sequences, self.micro_batch_tokens)]
+        packed = pack(sequences, self.micro_batch_tokens)
         num_tokens = completion_offsets(sequences)[-1]
-        return self.model.flat_logprobs(packed, num_tokens, self.temperature)
+        return self.model.flat_logprobs(packed, num_tokens, self.temperature, self.ranks)
 
 
 def judge_tokens(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation.expert_match import (
     MeanLogprobs,
@@ -102,6 +103,7 @@ def evaluate(
     settings: Mapping[str, Any],
     policy_logprobs: MeanLogprobs | None = None,
     base_logprobs: MeanLogprobs | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Sample one completion per prompt and measure it.
 
@@ -111,6 +113,7 @@ def evaluate(
         settings: Recorded with the results.
         policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
         base_logprobs: Of the model before training.
+        ranks: The first one calls the metrics, with all completions; all get the results.
 
     Returns:
         The results (metrics at the top level) and one row per prompt.
@@ -120,7 +123,7 @@ def evaluate(
     """
     rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.answer) for r in rollouts]
-    values, measured = _measure(rollouts, data)
+    values, measured = _measure(rollouts, data, ranks)
     results: dict[str, Any] = {"n": len(rollouts)}
     results |= _instruction_results([v for v in verdicts if v])
     results |= measured
@@ -132,7 +135,7 @@ def evaluate(
             "expert_nll or entropy is not finite: the policy's weights have diverged"
         )
     if any(e is not None for e in data.experts):
-        results["expert"] = expert_results(data, rollouts)
+        results["expert"] = expert_results(data, rollouts, ranks)
     results["settings"] = dict(settings)
     rows = [
         _row(r, v, e, m, near)
@@ -165,12 +168,15 @@ def evaluate_responses(
     return results, rows
 
 
-def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, Any]:
+def expert_results(
+    data: EvaluationSet, policy: Sequence[Rollout], ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Measure the expert's own answers as if a policy had written them.
 
     Args:
         data: Prompts, experts, metrics.
         policy: The policy's rollouts of the same prompts: they know which prompts open a thought.
+        ranks: As in `evaluate`.
     """
     rollouts = [
         Rollout(e.prompt, answer_of(e, r), e.token_ids, (), "stop")
@@ -181,7 +187,7 @@ def expert_results(data: EvaluationSet, policy: Sequence[Rollout]) -> dict[str, 
     texts = [words(r.completion) for r in rollouts]
     return {
         **_instruction_results(verdicts),
-        **_measure(rollouts, data)[1],
+        **_measure(rollouts, data, ranks)[1],
         **mean_and_error("repetition_fraction", [repetition_fraction(text) for text in texts]),
         **diversity([r.completion for r in rollouts]),
     }
@@ -255,7 +261,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _measure(
-    rollouts: Sequence[Rollout], data: EvaluationSet
+    rollouts: Sequence[Rollout], data: EvaluationSet, ranks: Ranks
 ) -> tuple[list[Reward], dict[str, Any]]:
     """Return what the metrics say of each rollout, and of all.
 
@@ -265,10 +271,14 @@ def _measure(
 
     logged: dict[str, float] = {}
     columns = column_names(data.prompts)
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        values = score(
+
+    def call() -> tuple[list[Reward], dict[str, float]]:
+        return score(
             rollouts, data.metrics, columns, trainer_state=data.trainer_state, logged=logged
-        )
+        ), logged
+
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        values, logged = ranks.on_first(call, "the evaluation's metrics")
     means = {name: value if math.isfinite(value) else None for name, value in logged.items()}
     return values, {**_mean_by_name([v.breakdown for v in values]), **means}
 

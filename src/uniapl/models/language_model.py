@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models import gguf, packed_attention
 from uniapl.models.adapters import (
     AdaptedBackbone,
@@ -194,21 +195,31 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def flat_logprobs(
-        self, micro_batches: Sequence[Packed], num_tokens: int, temperature: float = 1.0
+        self,
+        micro_batches: Sequence[Packed],
+        num_tokens: int,
+        temperature: float = 1.0,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
         """Return log-probs of all completion tokens in the order of the list that was packed, without gradient.
 
         Args:
-            micro_batches: All that `pack` made of a list, on the model's device.
+            micro_batches: All that `pack` made of a list, on any device.
             num_tokens: Completion tokens of that list.
             temperature: Divides the logits.
+            ranks: Each forwards some of the micro-batches; all get all log-probs.
 
         Returns:
-            [num_tokens], nats, float32 (float64 where that is torch's default); NaN where no micro-batch holds a token.
+            [num_tokens], nats, float32 (float64 where that is torch's default); where no micro-batch holds a token NaN,
+            or 0 with several ranks.
         """
-        flat = torch.full((num_tokens,), torch.nan, device=self.device)
-        for packed in micro_batches:
-            flat[packed.token_index] = self.logprobs(packed, temperature)
+        flat = ranks.blank(num_tokens, self.device)
+        for packed, is_own in ranks.deal(micro_batches):
+            packed = packed.to(self.device)
+            logprobs = self.logprobs(packed, temperature)
+            if is_own:
+                flat[packed.token_index] = logprobs
+        ranks.sum_([flat], "the log-probs of completions")
         return flat
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:

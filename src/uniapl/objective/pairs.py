@@ -29,3 +29,16 @@ def dpo_loss(
     chosen_P = chosen_logprobs_P - ref_chosen_logprobs_P.detach()
     rejected_P = rejected_logprobs_P - ref_rejected_logprobs_P.detach()
     return -functional.logsigmoid(logit_scale * (chosen_P - rejected_P))
+
+
+def dpo_token_weight(loss_P: Tensor, logit_scale: float) -> Tensor:
+    """Return |∂loss/∂log π| of each token of a pair, from its loss: β (1 - σ(β (Δ_chosen - Δ_rejected))).
+
+    Args:
+        loss_P: From `dpo_loss`, [P], nats.
+        logit_scale: β, per nat.
+
+    Returns:
+        [P], per nat, without gradient; from 0 for a pair that is learned to β for one that is wrong for sure.
+    """
+    return -(-loss_P.detach()).expm1() * logit_scale

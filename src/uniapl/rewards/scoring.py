@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import TrainingError
 from uniapl.rewards.build import GIVEN, select_arguments
 from uniapl.rewards.calls import AsyncCall, NamedReward, call_plain
@@ -24,6 +25,8 @@ def score(
     *,
     trainer_state: TrainerState | None = None,
     logged: dict[str, float] | None = None,
+    ranks: Ranks = ALONE,
+    group_size: int = 1,
 ) -> list[Reward]:
     """Return what each rollout earned, in order.
 
@@ -38,12 +41,35 @@ def score(
         columns: Columns the functions get even if no row of this batch has them (`column_names`).
         trainer_state: What functions receive under this name; None outside a run.
         logged: Receives what functions log with `log_metric`: the mean by `<reward>/<name>`.
+        ranks: With several, each calls the functions once with its share of the groups, and all hear of an error.
+        group_size: Siblings, adjacent in `rollouts`, that are given to the same call.
 
     Raises:
         TrainingError: A function raised, took too long, or did not return a finite number or None for
             each rollout; two functions log the same column; or the weighted sum is not finite.
         InputError: A function needs a column that is not there.
     """
+    own = [i for i in range(len(rollouts)) if i // group_size % ranks.size == ranks.rank]
+    parts = ranks.share(
+        lambda: _score_own([rollouts[i] for i in own], rewards, columns, trainer_state), "rewards"
+    )
+    if logged is not None:
+        metrics: defaultdict[str, list[float]] = defaultdict(list)
+        for _, found in parts:
+            for name, numbers in found.items():
+                metrics[name] += numbers
+        logged |= {name: sum(numbers) / len(numbers) for name, numbers in metrics.items()}
+    queues = [iter(scored) for scored, _ in parts]
+    return [next(queues[i // group_size % ranks.size]) for i in range(len(rollouts))]
+
+
+def _score_own(
+    rollouts: Sequence[Rollout],
+    rewards: Sequence[NamedReward],
+    columns: Sequence[str],
+    trainer_state: TrainerState | None,
+) -> tuple[list[Reward], dict[str, list[float]]]:
+    """Score what this process is given; return what was earned, and every number that functions logged by name."""
     breakdowns: list[dict[str, float | None]] = [{} for _ in rollouts]
     extras: list[dict[str, Any]] = [{} for _ in rollouts]
     metrics: defaultdict[str, list[float]] = defaultdict(list)
@@ -64,13 +90,12 @@ def score(
             _add_columns(reward, log, [extras[index] for index in chosen])
             for name, numbers in log.metrics().items():
                 metrics[f"{reward.name}/{name}"] += numbers
-    if logged is not None:
-        logged |= {name: sum(numbers) / len(numbers) for name, numbers in metrics.items()}
     weights = {reward.name: reward.weight for reward in rewards}
-    return [
+    scored = [
         Reward(_total(breakdown, weights, rollout.prompt.id), breakdown, extra)
         for rollout, breakdown, extra in zip(rollouts, breakdowns, extras, strict=True)
     ]
+    return scored, dict(metrics)
 
 
 def _add_columns(reward: NamedReward, log: Log, extras: Sequence[dict[str, Any]]) -> None:

@@ -69,7 +69,8 @@ def decode(
     rows = _LiveRows(prefill(model, prompts), max_tokens)
     device = model.device
     token_ids = torch.zeros(len(prompts), max_tokens, dtype=torch.long, device=device)
-    logprobs = torch.zeros(len(prompts), max_tokens, device=device)
+    wide = torch.promote_types(rows.logits.dtype, torch.float32)
+    logprobs = torch.zeros(len(prompts), max_tokens, device=device, dtype=wide)
     draws = None if draws is None else draws.to(device)
     eos = torch.tensor(sorted(eos_token_ids), device=device)
     check_every = CHECK_EVERY.get(device.type, 8)
@@ -127,7 +128,7 @@ def choose_tokens(
     The token is the inverse of the cumulative distribution at the draw: one pass over the
     vocabulary and one random number, where `torch.multinomial` needs a random number per entry.
     """
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0, 1):
         logits = logits / temperature
     top = logits.amax(-1, keepdim=True)
@@ -141,7 +142,7 @@ def choose_tokens(
         tokens, total = _inverse(masses, draws[:, None].double())
         # The bound matters for NaN alone, which is reported later.
         tokens = tokens.clamp_(max=logits.shape[-1] - 1)
-    logprobs = logits.gather(-1, tokens) - top - total.log().float()
+    logprobs = logits.gather(-1, tokens) - top - total.log().to(logits.dtype)
     return tokens.squeeze(-1), logprobs.squeeze(-1)
 
 

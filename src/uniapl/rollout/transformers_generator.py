@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from uniapl.cpu import decoding_attention
 from uniapl.cpu.reordered_weights import reordered_weights
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError
 from uniapl.rollout.decoding import Decoded, decode
 from uniapl.rollout.static_decoding import StaticDecoder
@@ -43,8 +45,9 @@ class TransformersGenerator:
             beyond rounding.
         cache: `dynamic` grows with the completions; `static` is as long as they may get and lets
             CUDA replay whole steps (`static_decoding`). It changes no result beyond rounding.
-        seed: of the generator's own random numbers; torch's global ones are never touched. Ranks
-            need different seeds.
+        seed: of the generator's own random numbers; torch's global ones are never touched.
+        ranks: each decodes the completions of some prompts. All have the same seed and draw the
+            numbers of all completions, so how many ranks there are changes no token.
 
     Example:
         generator = TransformersGenerator(
@@ -63,6 +66,7 @@ class TransformersGenerator:
         max_rows: int = 256,
         cache: Literal["dynamic", "static"] = "dynamic",
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
         is_number = 0 <= temperature < math.inf
         if max_completion_tokens < 1 or max_rows < 1 or not is_number or not eos_token_ids:
@@ -79,6 +83,7 @@ class TransformersGenerator:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._dropped = _special_token_ids(tokenizer)
         self._max_rows = max_rows
+        self._ranks = ranks
         is_static = cache == "static"
         self._run = StaticDecoder(model).decode if is_static else partial(decode, model)
         self._weights = nullcontext if is_static else reordered_weights
@@ -100,7 +105,7 @@ class TransformersGenerator:
         for prompt in prompts:
             self._check_prompt(prompt)
         wanted = [prompt for prompt in prompts for _ in range(group_size)]
-        completions = self._decode([prompt.token_ids for prompt in wanted])
+        completions = self._decode([prompt.token_ids for prompt in wanted], group_size)
         bodies = [
             completion.token_ids[:-1] if completion.has_ended else completion.token_ids
             for completion in completions
@@ -139,8 +144,8 @@ class TransformersGenerator:
         assert isinstance(end, str)
         return left_open(end)
 
-    def _decode(self, prompts: list[tuple[int, ...]]) -> list[Decoded]:
-        """Decode in chunks of like length; completions come back in the given order."""
+    def _decode(self, prompts: list[tuple[int, ...]], group_size: int) -> list[Decoded]:
+        """Decode, each rank whole groups of siblings; completions come back in the given order."""
         draws = None
         if self._temperature > 0:
             # All at once and in the caller's order, so that no chunking changes a completion.
@@ -149,7 +154,20 @@ class TransformersGenerator:
             shape = (len(prompts), self._max_completion_tokens)
             draws = 1 - torch.rand(shape, generator=self._random, dtype=torch.float64)
         # Longest first: if memory does not suffice, it shows at once.
-        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+        groups = sorted(range(0, len(prompts), group_size), key=lambda first: -len(prompts[first]))
+
+        def decoded(own: list[int]) -> list[list[Decoded]]:
+            order = [first + i for first in own for i in range(group_size)]
+            completions = self._decode_rows(prompts, draws, order)
+            return [[completions[first + i] for i in range(group_size)] for first in own]
+
+        found = dict(zip(groups, self._ranks.spread(groups, decoded, "decoding"), strict=True))
+        return [completion for first in sorted(found) for completion in found[first]]
+
+    def _decode_rows(
+        self, prompts: list[tuple[int, ...]], draws: Tensor | None, order: list[int]
+    ) -> dict[int, Decoded]:
+        """Decode some rows, in chunks of like length; return completions by row."""
         num_chunks = -(-len(order) // self._max_rows)
         completions: dict[int, Decoded] = {}
         with _borrowed(self._model), self._weights(self._model):
@@ -164,8 +182,7 @@ class TransformersGenerator:
                     eos_token_ids=self._eos_token_ids,
                 )
                 completions.update(zip(rows, decoded, strict=True))
-        assert len(completions) == len(prompts)
-        return [completions[row] for row in range(len(prompts))]
+        return completions
 
     def _check_prompt(self, prompt: Prompt) -> None:
         if not prompt.token_ids:

@@ -1,8 +1,8 @@
 """`train(config)`: one run, one run folder. Builds the players, drives the loop, saves, evaluates."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from json import loads
@@ -16,10 +16,10 @@ from torch.utils import deterministic
 from uniapl.config import ConfigSource, load_config, overridden_keys
 from uniapl.config.recipe import Recipe
 from uniapl.cpu.heap import tuned_heap
-from uniapl.errors import InputError
-from uniapl.evaluation import EvaluationSet, evaluate, write_evaluation
-from uniapl.files import json_line, write_text
-from uniapl.health import HealthWatch
+from uniapl.distributed import ALONE, Ranks
+from uniapl.distributed.launch import started
+from uniapl.errors import InputError, Stopped
+from uniapl.evaluation import EvaluationSet, evaluate
 from uniapl.models.fingerprint import weights_fingerprint
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
@@ -34,16 +34,15 @@ from uniapl.runs.checkpoint import (
     write_model_folder,
 )
 from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
-from uniapl.runs.instruction_watch import InstructionWatch
 from uniapl.runs.live_rewards import LiveReward, read_rewards
-from uniapl.runs.metrics import MetricsFile, definitions, logged_definition, peak_gib
+from uniapl.runs.metrics import definitions, peak_gib
 from uniapl.runs.model_card import model_card
 from uniapl.runs.progress import RunProgress, results_table
 from uniapl.runs.result import Run
-from uniapl.runs.rollout_log import logged_rows
-from uniapl.runs.run_folder import RunFolder, open_run_folder
-from uniapl.runs.signals import Interrupt, interrupts
-from uniapl.runs.trackers import Trackers, check_installed
+from uniapl.runs.run_folder import RunFolder, join_run_folder
+from uniapl.runs.run_log import RunLog
+from uniapl.runs.signals import interrupts
+from uniapl.runs.trackers import check_installed
 from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.training.step import StepResult
 from uniapl.types import Demonstration, Rollout
@@ -81,7 +80,8 @@ def train(
         rewards: In the place of the config's: functions with TRL's signature, `NamedReward`s for a weight or a limit
             of time, `instructions` or `module:function`.
         on_step: Called with every step's `StepResult` once its metrics are written. Where it returns False, the run
-            saves itself as after Ctrl-C, and `train` returns; `training.resume=auto` goes on.
+            saves itself as after Ctrl-C, and `train` returns; `training.resume=auto` goes on. Of several ranks the
+            first one calls it.
         overridden: Keys of overrides that the config contains already.
         quiet: Say nothing but warnings and results.
         json: Print a line of JSON per step, evaluation and result on standard output.
@@ -100,16 +100,18 @@ def train(
     recipe = Recipe.of(config, overridden)
     config = recipe.config
     check_installed(config.training.trackers)
-    folder = open_run_folder(config)
-    try:
-        with _deterministic():
-            run = _Run(recipe, folder, Options(live, on_step, quiet, json))
-            try:
-                run.go()
-            finally:
-                run.metrics.close()
-    finally:
-        folder.close()
+    with started() as ranks:
+        folder = join_run_folder(config, ranks)
+        try:
+            with _deterministic():
+                run = _Run(recipe, folder, Options(live, on_step, quiet, json), ranks)
+                try:
+                    run.go()
+                finally:
+                    if run.log:
+                        run.log.close()
+        finally:
+            folder.close()
     return Run(folder.path)
 
 
@@ -135,8 +137,10 @@ def _deterministic() -> Iterator[None]:
 class _Run:
     """One call of `train`: the trainer, its files, and the evaluations around it."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, options: Options) -> None:
-        self.folder, self.options = folder, options
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, options: Options, ranks: Ranks = ALONE
+    ) -> None:
+        self.folder, self.options, self.ranks = folder, options, ranks
         config = recipe.config
         torch.manual_seed(config.seed)
         self.policy, self.chat = load_policy(config)
@@ -144,9 +148,8 @@ class _Run:
         self.before = EvaluationBefore(config)
         self.config = config
         rewards = load_rewards(recipe, self.policy.device, options.rewards)
-        self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards)
+        self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards, ranks)
         self.best: dict[str, Any] | None = None
-        self.health, self.instructions = HealthWatch(), InstructionWatch()
         learning = self.policy.trainable_parameters() if self.policy.role else ()
         self.base_weights = weights_fingerprint(self.policy.model, learning)
         if folder.state and folder.checkpoint:
@@ -154,14 +157,11 @@ class _Run:
             self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
             self.best = folder.state["best"]
-            self.health = HealthWatch(**folder.state.get("health_watch", {}))
-            self.instructions = InstructionWatch(**folder.state.get("instructions", {}))
         meanings = definitions(r.name for r in rewards)
         evaluated = self.data.evaluation.definitions() if self.data.evaluation else {}
-        self.trackers = Trackers(config, folder.path, folder.run_id)
-        folder.start(config, {**meanings, **evaluated}, str(self.policy.device))
-        self.metrics = MetricsFile(folder.path / "metrics.jsonl", meanings, folder.step)
-        self._define(self.metrics.logged)
+        self.log: RunLog | None = None
+        if ranks.is_first:
+            self.log = RunLog(config, folder, meanings, evaluated, self.policy.device)
 
     def _check_base(self, state: dict[str, Any]) -> None:
         """Refuse to go on from other weights than the run's: an adapter is nothing without them, nor a reference."""
@@ -173,62 +173,48 @@ class _Run:
 
     def go(self) -> None:
         """Train to the last step, or until somebody asks to stop."""
-        config, trainer, options = self.config, self.trainer, self.options
+        config, trainer, options, ranks = self.config, self.trainer, self.options, self.ranks
         steps = config.training.steps
-        with (
-            self._heap(),
-            RunProgress(steps, trainer.step, quiet=options.quiet, json=options.json) as progress,
-            interrupts() as interrupt,
-            self.trackers.reporting_to(progress.warn),
-        ):
-            self._announce(progress)
-            self.trackers.tell_again(self.folder.path, self.folder.step)
+        showing: AbstractContextManager[None] = nullcontext()
+        if self.log:
+            showing = self.log.showing(trainer.step, quiet=options.quiet, json=options.json)
+        with self._heap(), showing, interrupts(is_silent=not ranks.is_first) as interrupt:
+            self._announce()
             if trainer.step == 0:
-                self._evaluate(progress)
+                self._evaluate()
             is_asked_to_stop = False
             while trainer.step < steps:
-                is_asked_to_stop |= self._take_step(progress)
+                is_asked_to_stop |= self._take_step()
                 is_last = trainer.step == steps
                 is_best = self._is_due(config.training.evaluate_every) or is_last
-                is_best = is_best and self._evaluate(progress)
-                stops = (is_asked_to_stop or interrupt.is_set) and trainer.is_between_batches
+                is_best = is_best and self._evaluate()
+                number = ranks.largest(interrupt.number or 0, "signals")
+                stops = (is_asked_to_stop or number > 0) and trainer.is_between_batches
                 if is_best or is_last or stops or self._is_due(config.training.checkpoint_every):
                     self._save()
                 if stops and not is_last:
-                    self._stop(progress, interrupt)
+                    self._stop(number)
                     return
-            self._finish(progress)
+            self._finish()
 
-    def _define(self, logged: Iterable[str]) -> None:
-        self.folder.define({name: logged_definition(name) for name in logged})
-
-    def _take_step(self, progress: RunProgress) -> bool:
+    def _take_step(self) -> bool:
         """Train a step and tell everybody; return whether `on_step` has asked to stop."""
-        trainer = self.trainer
-        done = trainer.train_step()
-        metrics = done.metrics
-        metrics["memory/peak_gib"] = peak_gib(self.policy.device)
-        num_logged = len(self.metrics.logged)
-        row = self.metrics.write(trainer.step, metrics)
-        if len(self.metrics.logged) > num_logged:
-            self._define(self.metrics.logged)
-        self.trackers.log(trainer.step, metrics)
-        self._log_rollouts(done)
-        progress.step(trainer.step, row)
-        warm = 2 * self.config.discriminator.warmup_steps
-        warnings = self.health.warnings(trainer.step, metrics, warm)
-        if done.rollouts is not None:
-            warnings += self.instructions.warnings(trainer.step, done.rollouts.rollouts)
-        for line in warnings:
-            progress.warn(line)
-        on_step = self.options.on_step
-        return on_step is not None and on_step(done) is False
+        done = self.trainer.train_step()
+        peak = peak_gib(self.policy.device)
+        done.metrics["memory/peak_gib"] = self.ranks.largest(peak, "memory")
+        asks = False
+        if self.log:
+            self.log.step(done)
+            on_step = self.options.on_step
+            asks = on_step is not None and on_step(done) is False
+        return self.ranks.any(asks, "what `on_step` asks")
 
-    def _stop(self, progress: RunProgress, interrupt: Interrupt) -> None:
-        """Say that the run is saved and not finished; pass on the signal, if it was one."""
-        progress.stopped(self.trainer.step)
-        if interrupt.is_set:
-            raise interrupt.stopped()
+    def _stop(self, number: int) -> None:
+        """Say that the run is saved and not finished; pass on the signal, if it was one (not 0)."""
+        if self.log:
+            self.log.progress.stopped(self.trainer.step)
+        if number:
+            raise Stopped(number)
 
     def _heap(self) -> AbstractContextManager[None]:
         """Return the context that suits the run's memory: who trains an adapter wants little of it."""
@@ -239,8 +225,12 @@ class _Run:
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.trainer.step % every == 0
 
-    def _announce(self, progress: RunProgress) -> None:
+    def _announce(self) -> None:
         config, data = self.config, self.data
+        hosts = self.ranks.hosts()
+        if self.log is None:
+            return
+        progress = self.log.progress
         size = self.policy.model.num_parameters() / 1e6
         trained = sum(p.numel() for p in self.policy.trainable_parameters()) / 1e6
         share = f", {trained:.3g}M of them train" if self.policy.role else ""
@@ -249,7 +239,7 @@ class _Run:
             f"{len(data.demonstrations)} demonstrations, {len(data.prompts)} prompts"
             f"{f', {len(data.pairs)} pairs' if data.pairs else ''} → {self.folder.path}"
         )
-        for line in data.notes:
+        for line in [*hosts, *data.notes]:
             progress.say(line)
         for line in [*self.trainer.recipe.idle_terms(), *self.chat.warnings()]:
             progress.warn(line)
@@ -257,39 +247,37 @@ class _Run:
             progress.say(f"going on from step {self.folder.step}")
         for line in self.folder.changes:
             progress.warn(line)
+        self.log.trackers.tell_again(self.folder.path, self.folder.step)
 
     def _save(self) -> None:
-        self.metrics.sync()
-        state = self.trainer.state_dict() | {
-            "best": self.best,
-            "base_weights": self.base_weights,
-            "health_watch": asdict(self.health),
-            "instructions": asdict(self.instructions),
-        }
-        save_checkpoint(
-            self.folder.checkpoints,
-            self.trainer.step,
-            lambda path: self.policy.save_trained(path, self.chat.tokenizer),
-            state,
-            self.config.training.keep_checkpoints,
-        )
+        state = self.trainer.state_dict() | {"best": self.best, "base_weights": self.base_weights}
 
-    def _evaluate(self, progress: RunProgress) -> bool:
+        def write() -> None:
+            assert self.log
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.trainer.step,
+                lambda path: self.policy.save_trained(path, self.chat.tokenizer),
+                state | self.log.state_dict(),
+                self.config.training.keep_checkpoints,
+            )
+
+        self.ranks.on_first(write, "writing a checkpoint")
+
+    def _evaluate(self) -> bool:
         """Evaluate now; return whether this is the best so far."""
         data, config = self.data.evaluation, self.config.evaluation
         if data is None:
             return False
         step = self.trainer.step
-        shared = self.before.read() if step == 0 else None
+        shared = self.ranks.on_first(self.before.read, "an evaluation") if step == 0 else None
         results, rows = shared or self._answer(data)
-        if step == 0 and shared is None:
+        if step == 0 and shared is None and self.log:
             self.before.write((results, rows))
-        self._define(name for name in results if "/" in name)
         results["step"] = step
-        write_evaluation(self.folder.path / "evaluations" / step_name(step), results, rows)
-        self.trackers.log_evaluation(step, results)
+        if self.log:
+            self.log.evaluation(step, results, rows)
         value = results.get(config.best_metric)
-        progress.evaluation(results, config.best_metric)
         if value is None or step == 0 or (self.best and self.best["value"] >= value):
             return False
         self.best = {"step": step, "metric": config.best_metric, "value": value}
@@ -310,6 +298,7 @@ class _Run:
             temperature=temperature,
             max_rows=self.config.rollout.max_rows,
             seed=self.config.seed,
+            ranks=self.ranks,
         )
         settings = {"temperature": temperature, "max_completion_tokens": limit}
         # sampling keeps log-probs at its temperature, greedily at 1
@@ -317,7 +306,7 @@ class _Run:
         own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
         base = self._base_logprobs if self.trainer.step else own
         with self.policy.autocast():
-            return evaluate(generator, data, settings, own, base)
+            return evaluate(generator, data, settings, own, base, self.ranks)
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.
@@ -337,10 +326,8 @@ class _Run:
         """Return the mean log-prob per token of each completion, nats, at temperature 1."""
         sequences = [sequence_of(s) for s in samples]
         offsets = completion_offsets(sequences)
-        packed = [
-            p.to(model.device) for p in pack(sequences, self.config.training.micro_batch_tokens)
-        ]
-        flat = model.flat_logprobs(packed, offsets[-1])
+        packed = pack(sequences, self.config.training.micro_batch_tokens)
+        flat = model.flat_logprobs(packed, offsets[-1], ranks=self.ranks)
         return [flat[a:b].mean().item() for a, b in pairwise(offsets)]
 
     def _base_logprobs(self, samples: Sequence[Demonstration | Rollout]) -> list[float]:
@@ -355,17 +342,13 @@ class _Run:
             for s in samples
         ]
 
-    def _log_rollouts(self, done: StepResult) -> None:
-        count = self.config.training.rollouts_logged_per_step
-        if done.rollouts is None or not count:
-            return
-        folder = self.folder.path / "rollouts"
-        folder.mkdir(exist_ok=True)
-        rows = logged_rows(done, count)
-        text = "".join(json_line(row) + "\n" for row in rows)
-        write_text(folder / f"{step_name(self.trainer.step)}.jsonl", text)
+    def _finish(self) -> None:
+        """Write the models; the other ranks wait for the first one."""
+        self.ranks.on_first(self._write_models, "writing the models")
 
-    def _finish(self, progress: RunProgress) -> None:
+    def _write_models(self) -> None:
+        assert self.log
+        progress = self.log.progress
         columns = self._first_and_last()
         write_model_folder(
             self.folder.path / POLICY, lambda path: self._write_policy(path, columns)

@@ -14,6 +14,7 @@ from typing import IO, Any
 from uniapl.config import dump_config, load_config, resolved
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
+from uniapl.distributed import Ranks
 from uniapl.errors import InputError
 from uniapl.files import remove_leftovers, write_text
 from uniapl.machine import environment
@@ -50,14 +51,15 @@ LOCK, METRICS, ENVIRONMENT = ".lock", "metrics.jsonl", "environment.json"
 
 @dataclass(slots=True)
 class RunFolder:
-    """A folder that this process alone may write."""
+    """A folder that this process alone may write, or of whose run it is another rank."""
 
     path: Path
     checkpoint: Path | None
     """Where the run goes on from; None: it starts."""
     state: dict[str, Any] | None
     """That checkpoint's."""
-    _lock: IO[str]
+    _lock: IO[str] | None
+    """None on a rank that writes nothing."""
     changes: list[str] = field(default_factory=list)
     """What a run that goes on does otherwise than it would have done, one line each."""
     _run_id: str = ""
@@ -74,6 +76,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let other processes in; of a run that never started, nothing stays."""
+        if self._lock is None:
+            return
         if not (self.path / "config.yaml").exists():
             (self.path / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # not empty
@@ -158,6 +162,33 @@ def open_run_folder(config: Config) -> RunFolder:
         RunFolder(path, None, None, lock).close()
         raise
     return RunFolder(path, checkpoint, state, lock, changes)
+
+
+def join_run_folder(config: Config, ranks: Ranks) -> RunFolder:
+    """Let the first rank claim the folder; every rank reads where the run goes on from.
+
+    Raises:
+        InputError: As `open_run_folder`, or a rank does not see the checkpoint that the first one has found.
+    """
+    claimed: list[RunFolder] = []
+
+    def claim() -> tuple[Path, Path | None]:
+        claimed.append(open_run_folder(config))
+        return claimed[0].path, claimed[0].checkpoint
+
+    path, checkpoint = ranks.on_first(claim, "opening the run folder")
+    try:
+        states: list[dict[str, Any] | None] = []
+
+        def read() -> None:
+            states.append(load_state(checkpoint) if checkpoint and not claimed else None)
+
+        ranks.share(read, "reading the checkpoint")
+    except BaseException:
+        for folder in claimed:
+            folder.close()
+        raise
+    return claimed[0] if claimed else RunFolder(path, checkpoint, states[0], None)
 
 
 def _check_free(path: Path) -> None:

@@ -39,10 +39,13 @@ class Interrupt:
 
 
 @contextmanager
-def interrupts() -> Iterator[Interrupt]:
+def interrupts(*, is_silent: bool = False) -> Iterator[Interrupt]:
     """Turn the first signal that asks to stop into a flag that the loop reads between steps; the second raises.
 
     A SIGHUP that is ignored, as under `nohup`, stays ignored.
+
+    Args:
+        is_silent: Do not say what a signal does: another rank says it.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -58,7 +61,8 @@ def interrupts() -> Iterator[Interrupt]:
         else:
             name = signal.Signals(number).name
             line = f"{name}: finishing the step, then saving; a second signal stops at once"
-        sys.stderr.write(f"\n{line}\n")
+        if not is_silent:
+            sys.stderr.write(f"\n{line}\n")
 
     previous = {
         number: signal.signal(number, ask)

@@ -16,6 +16,7 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import completion_logits, judged_completions
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, completion_offsets, pack, sequence_of
 from uniapl.rewards import TrainerState, score
@@ -77,7 +78,7 @@ def draw_batch(
             for part, prompts in zip(drawn, asked, strict=True)
         ]
         _put_experts(sampled, [expert for part in paired for expert in part], size)
-    rewards, logged = _rewarded(sampled[:num_own], players, state)
+    rewards, logged = _rewarded(sampled[:num_own], size, players, state)
     own, rest = iter(sampled), iter(rewards)
     batches = [
         RolloutBatch(
@@ -109,21 +110,30 @@ def _step_data(
     drawn, rollouts, held_out = parts
     moves_before = recipe.config.rollout.updates_per_rollout > 1 or recipe.shapes_reward
     reference = players.reference if weights.kl else None
+    ranks = players.ranks
     return StepData(
         drawn=drawn,
         rollouts=rollouts,
         held_out=held_out if held_out.experts else None,
-        old_logprobs_T=_old_logprobs(rollouts, recipe, players.policy) if moves_before else None,
-        ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference),
+        old_logprobs_T=_old_logprobs(rollouts, recipe, players) if moves_before else None,
+        ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference, ranks),
     )
 
 
 def _rewarded(
-    rollouts: Sequence[Rollout], players: Players, state: TrainerState
+    rollouts: Sequence[Rollout], group_size: int, players: Players, state: TrainerState
 ) -> tuple[list[Reward], dict[str, float]]:
     """Return what the rollouts earned, and what the reward functions logged with it."""
     logged: dict[str, float] = {}
-    rewards = score(rollouts, players.rewards, players.columns, trainer_state=state, logged=logged)
+    rewards = score(
+        rollouts,
+        players.rewards,
+        players.columns,
+        trainer_state=state,
+        logged=logged,
+        ranks=players.ranks,
+        group_size=group_size,
+    )
     return rewards, logged
 
 
@@ -194,25 +204,29 @@ def _take(source: Iterator[T], count: int) -> tuple[T, ...]:
     return tuple(islice(source, count))
 
 
-def _old_logprobs(batch: RolloutBatch, recipe: Recipe, policy: LanguageModel) -> Tensor:
+def _old_logprobs(batch: RolloutBatch, recipe: Recipe, players: Players) -> Tensor:
     """Return log π_old of a part's rollout tokens, nats, [T]: as the generator computed it, or by a forward."""
+    policy = players.policy
     if recipe.old_logprobs == "sampled":
         sampled = [x for r in batch.rollouts for x in r.sampling_logprobs]
         return torch.tensor(sampled, device=policy.device)
-    return flat_logprobs(policy, list(map(sequence_of, batch.rollouts)), recipe)
+    return flat_logprobs(policy, list(map(sequence_of, batch.rollouts)), recipe, players.ranks)
 
 
 def _ref_logprobs(
-    batch: RolloutBatch, recipe: Recipe, reference: LanguageModel | None
+    batch: RolloutBatch, recipe: Recipe, reference: LanguageModel | None, ranks: Ranks
 ) -> Tensor | None:
     """Return the reference's log-probs of a part's rollout tokens, nats, [T]; None without a reference."""
     if reference is None:
         return None
-    return flat_logprobs(reference, list(map(sequence_of, batch.rollouts)), recipe)
+    return flat_logprobs(reference, list(map(sequence_of, batch.rollouts)), recipe, ranks)
 
 
 def flat_logprobs(
-    model: LanguageModel, sequences: Sequence[TokenSequence], recipe: Recipe
+    model: LanguageModel,
+    sequences: Sequence[TokenSequence],
+    recipe: Recipe,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Return a model's log-probs of all completion tokens, at the rollouts' temperature.
 
@@ -228,5 +242,5 @@ def flat_logprobs(
         recipe.config.training.micro_batch_tokens,
         recipe.config.rollout.temperature,
     )
-    packed = [p.to(model.device) for p in pack(sequences, limit)]
-    return model.flat_logprobs(packed, completion_offsets(sequences)[-1], temperature)
+    packed, num_tokens = pack(sequences, limit), completion_offsets(sequences)[-1]
+    return model.flat_logprobs(packed, num_tokens, temperature, ranks)

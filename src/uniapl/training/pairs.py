@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed, TokenSequence, pack
-from uniapl.objective.pairs import dpo_loss
+from uniapl.objective.pairs import dpo_loss, dpo_token_weight
 from uniapl.objective.reductions import sequence_sum
 from uniapl.training.term_gradients import TermGradients
 from uniapl.types import PreferencePair
@@ -23,6 +24,7 @@ def accumulate_pairs(
     beta: float,
     micro_batch_tokens: int,
     by_term: TermGradients | None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Add the gradient of weight · mean DPO loss to what the policy's weights hold.
 
@@ -34,6 +36,7 @@ def accumulate_pairs(
         beta: β, per nat.
         micro_batch_tokens: Of one forward and backward; the two completions of a pair are never in two of them.
         by_term: Also receives the term's own gradient.
+        ranks: Each takes some of the micro-batches.
 
     Returns:
         Loss (mean over the pairs, nats, unweighted), the share of pairs that the policy prefers rightly beside the
@@ -44,38 +47,44 @@ def accumulate_pairs(
         for pair in pairs
         for ids in (pair.chosen_ids, pair.rejected_ids)
     ]
-    num_packed = 0
-    totals = {"pairs": 0.0, "pairs_accuracy": 0.0, "pairs_token_weights": 0.0}
-    for packed in pack(sequences, micro_batch_tokens, split_groups=False):
-        num_packed += len(packed.input_ids)
+    totals: dict[str, float] = {}
+    micro_batches = pack(sequences, micro_batch_tokens, split_groups=False)
+    for packed, is_own in ranks.deal(micro_batches):
         packed = packed.to(policy.device)
         logprobs_S = _sums(policy.logprobs(packed), packed)
         with torch.no_grad():
             ref_logprobs_S = _sums(reference.logprobs(packed), packed)
+        if not is_own:
+            (logprobs_S.sum() * 0).backward()
+            continue
         place = {sequence: i for i, sequence in enumerate(packed.sequences.tolist())}
         chosen = [i for sequence, i in place.items() if sequence % 2 == 0]
         rejected = [place[sequence + 1] for sequence in place if sequence % 2 == 0]
         loss_P = dpo_loss(
-            logprobs_S[chosen],
-            logprobs_S[rejected],
-            ref_logprobs_S[chosen],
-            ref_logprobs_S[rejected],
+            *(logprobs_S[i] for i in (chosen, rejected)),
+            *(ref_logprobs_S[i] for i in (chosen, rejected)),
             beta,
         )
         loss = loss_P.sum() * (weight / len(pairs))
         if by_term is not None:
             by_term.add({"pairs": loss})
-        # ∂L/∂log π of a token: -log σ(β Δ) falls by β (1 - σ(β Δ)) per nat of its completion
-        pull_P = loss_P.detach().neg().expm1().neg() * (beta * weight / len(pairs))
         loss.backward()
-        lengths_S = packed.sequence_index.bincount(minlength=len(place))
-        totals["pairs"] += loss_P.sum().item() / len(pairs)
-        totals["pairs_accuracy"] += (loss_P < math.log(2)).sum().item() / len(pairs)
-        totals["pairs_token_weights"] += (
-            (pull_P * (lengths_S[chosen] + lengths_S[rejected])).sum().item()
-        )
-    found = {f"objective/{name}": value for name, value in totals.items()}
-    return found | {"trained_tokens": num_packed}
+        lengths_P = packed.sequence_index.bincount()[[*chosen, *rejected]].view(2, -1).sum(0)
+        for name, value in _measured(loss_P, lengths_P, weight, beta).items():
+            totals[name] = totals.get(name, 0.0) + value / len(pairs)
+    sums = ranks.sums(totals, "the pairs' metrics")
+    found = {f"objective/{name}": value for name, value in sums.items()}
+    return found | {"trained_tokens": sum(len(packed.input_ids) for packed in micro_batches)}
+
+
+def _measured(loss_P: Tensor, lengths_P: Tensor, weight: float, beta: float) -> dict[str, float]:
+    """Return sums over the pairs of a micro-batch, whose completions have `lengths_P` tokens together, [P]."""
+    values = {
+        "pairs": loss_P.detach(),
+        "pairs_accuracy": (loss_P < math.log(2)).double(),
+        "pairs_token_weights": weight * dpo_token_weight(loss_P, beta) * lengths_P,
+    }
+    return {name: values_P.sum().item() for name, values_P in values.items()}
 
 
 def _sums(logprobs_T: Tensor, packed: Packed) -> Tensor:

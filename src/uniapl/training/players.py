@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uniapl.discriminators import Discriminator
+from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
 from uniapl.rewards import NamedReward
 from uniapl.types import Generator
@@ -20,3 +21,5 @@ class Players:
     rewards: Sequence[NamedReward]
     columns: Sequence[str] = ()
     """Columns of the data that reward functions receive; a row without one passes None."""
+    ranks: Ranks = ALONE
+    """This process among those that train; each has players of its own."""

@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config, DataConfig, Sources
-from uniapl.data.chat import Chat, reads_argument
+from uniapl.data.chat import Chat
 from uniapl.data.mixture import Mixture, hold_out
 from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import (
@@ -21,7 +20,8 @@ from uniapl.data.readers import (
 )
 from uniapl.data.shares import Source, read_sources
 from uniapl.discriminators import build_discriminator
-from uniapl.discriminators.reader import check_same_tokens
+from uniapl.discriminators.other_model import load_other_model
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError
 from uniapl.evaluation import EvaluationSet, load_metrics
 from uniapl.evaluation.reward_model import load_reward_model
@@ -128,14 +128,6 @@ def _overlong(recipe: Recipe) -> list[NamedReward]:
     return [build_reward(overlong)]
 
 
-@dataclass(frozen=True, slots=True)
-class OtherModel:
-    """A language model that is not the policy, and how it reads."""
-
-    model: LanguageModel
-    chat: Chat
-
-
 @dataclass(slots=True)
 class Data:
     """What the run reads, tokenised."""
@@ -236,38 +228,6 @@ def _check_sizes(recipe: Recipe, data: Data, context: int | None) -> None:
             )
 
 
-def load_other_model(config: Config, policy: LanguageModel, chat: Chat) -> OtherModel | None:
-    """Load the language model that `discriminator.path` names; None where the discriminator needs none from there.
-
-    Raises:
-        InputError: It cannot be loaded, or the policy's tokens mean something else to it.
-    """
-    discriminator, form = config.discriminator, Recipe.of(config).form
-    if form not in ("likelihood", "expert") or not discriminator.path or discriminator.servers:
-        return None
-    key = "discriminator.path"
-    model, tokenizer = load_language_model(discriminator.path, policy.dtype, policy.device, key=key)
-    check_same_tokens(chat.tokenizer, tokenizer, f"{key}: {discriminator.path!r}")
-    own, other = (m.model.config.get_text_config().vocab_size for m in (policy, model))
-    if other < own:
-        raise InputError(
-            f"{key}: {discriminator.path!r} knows {other} tokens, and the policy may sample {own}"
-        )
-    return OtherModel(model, other_chat(tokenizer, config, model.model.generation_config))
-
-
-def other_chat(
-    tokenizer: PreTrainedTokenizerBase, config: Config, generation_config: Any = None
-) -> Chat:
-    """Return how another model than the policy reads the run's prompts: by its own template.
-
-    Arguments of the policy's template count as far as this one knows them. A prompt holds its system turn already.
-    """
-    arguments = config.data.template_arguments.items()
-    known = {n: v for n, v in arguments if tokenizer.chat_template and reads_argument(tokenizer, n)}
-    return Chat(tokenizer, generation_config=generation_config, template_arguments=known)
-
-
 def other_roles(
     recipe: Recipe, policy: LanguageModel, other: LanguageModel | None = None
 ) -> tuple[LanguageModel | None, LanguageModel | None]:
@@ -307,13 +267,16 @@ def other_roles(
     return policy.trainable_copy() if needs_copy else None, reference
 
 
-def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> TransformersGenerator:
+def build_generator(
+    config: Config, policy: LanguageModel, chat: Chat, ranks: Ranks = ALONE
+) -> TransformersGenerator:
     """Return what samples the policy as the run does.
 
     Args:
         config: Of the run, resolved.
         policy: Sampled with the weights that it has at each call.
         chat: Knows the tokenizer and where a turn ends.
+        ranks: Each decodes some of the rows.
     """
     return TransformersGenerator(
         policy.model,
@@ -324,11 +287,17 @@ def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> Transf
         max_rows=config.rollout.max_rows,
         cache=config.rollout.cache,
         seed=config.seed,
+        ranks=ranks,
     )
 
 
 def build_trainer(
-    recipe: Recipe, policy: LanguageModel, chat: Chat, data: Data, rewards: Sequence[NamedReward]
+    recipe: Recipe,
+    policy: LanguageModel,
+    chat: Chat,
+    data: Data,
+    rewards: Sequence[NamedReward],
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Bring the players together; the discriminator and the reference only where a term needs them.
 
@@ -338,6 +307,7 @@ def build_trainer(
         chat: Its chat template.
         data: From `load_data`.
         rewards: From `load_rewards`.
+        ranks: The processes that share the work.
 
     Raises:
         InputError: There is too little data for a step, a text does not fit the model's context, or a reward function
@@ -352,8 +322,9 @@ def build_trainer(
         check_columns(rewards, columns)
     other = load_other_model(config, policy, chat)
     backbone, reference = other_roles(recipe, policy, other.model if other else None)
-    discriminator = build_discriminator(recipe, backbone, chat, other.chat if other else None)
-    generator = build_generator(config, policy, chat)
-    players = Players(policy, generator, discriminator, reference, rewards, columns)
+    own_chat = other.chat if other else None
+    discriminator = build_discriminator(recipe, backbone, chat, own_chat, ranks)
+    generator = build_generator(config, policy, chat, ranks)
+    players = Players(policy, generator, discriminator, reference, rewards, columns, ranks)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(recipe, players, mixture, data.held_out)

@@ -92,7 +92,7 @@ class Trainer:
             TrainingError: A loss or gradient is not finite, or a reward function fails.
         """
         recipe, policy, discriminator = self.recipe, self.players.policy, self.players.discriminator
-        clock = Stopwatch()
+        ranks, clock = self.players.ranks, Stopwatch()
         with clock("rollout"):
             if not self.parts:
                 # a closed gate stops the term, not the rollouts: they tell when it may open again
@@ -109,7 +109,7 @@ class Trainer:
         health: Mapping[str, float] = {}
         with clock("discriminator"):
             if discriminator and data.rollouts:
-                logprobs = partial(flat_logprobs, policy, recipe=recipe)
+                logprobs = partial(flat_logprobs, policy, recipe=recipe, ranks=ranks)
                 judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
                 if data.held_out:
                     health = discriminator.measure(data.held_out, logprobs)
@@ -123,11 +123,14 @@ class Trainer:
             scale = step_scale(recipe, weights, experts, tokens)
             by_term = self._term_gradients()
             metrics, old_logprobs_T = accumulate(
-                policy, experts, tokens, scale, recipe, by_term=by_term
+                policy, experts, tokens, scale, recipe, by_term=by_term, ranks=ranks
             )
             if weights.pairs:
                 metrics = self._learn_pairs(metrics, data, weights.pairs, by_term)
-            metrics |= by_term.metrics() if by_term else {}
+            ranks.sum_gradients(policy.trainable_parameters(), "the policy's gradients")
+            if by_term:
+                by_term.sum_over(ranks)
+                metrics |= by_term.metrics()
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
             metrics |= self._apply(metrics, scale, rate)
 
@@ -189,6 +192,7 @@ class Trainer:
             beta=config.objective.pair_beta,
             micro_batch_tokens=config.training.micro_batch_tokens,
             by_term=by_term,
+            ranks=self.players.ranks,
         )
         sums = {
             "objective/loss": weight * (found["objective/pairs"] or 0.0),

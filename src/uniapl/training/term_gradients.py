@@ -13,6 +13,8 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from uniapl.distributed import Ranks
+
 TERMS = ("sft", "grpo", "adversarial", "kl", "pairs")
 PAIRS = tuple(combinations(TERMS, 2))
 
@@ -40,6 +42,16 @@ class TermGradients:
             total = self.sums[term]
             for place, share in enumerate(shares):  # one at a time: no second copy of the total
                 total[place] = total[place] + share
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Sum over the ranks; a term that a rank has not met is 0 there."""
+        counts = torch.tensor([int(term in self.sums) for term in TERMS])
+        ranks.sum_([counts], "which terms act")
+        acting = [term for term, count in zip(TERMS, counts.tolist(), strict=True) if count]
+        own, self.sums = self.sums, {}
+        for term in acting:
+            self.sums[term] = own.get(term) or [torch.zeros_like(p) for p in self.parameters]
+            ranks.sum_(self.sums[term], f"the gradient of {term}")
 
     def metrics(self) -> dict[str, float | None]:
         """Return norms and cosines; no cosine with a gradient that is zero."""

@@ -1,7 +1,7 @@
 """The policy's update: packed micro-batches, one forward and backward each for all terms, then one optimiser step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import TrainingError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import (
@@ -186,8 +187,9 @@ def accumulate(
     recipe: Recipe,
     *,
     by_term: TermGradients | None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Metrics, Tensor]:
-    """Leave the gradient of the step's objective in the policy's weights.
+    """Leave this rank's share of the gradient of the step's objective in the policy's weights.
 
     Args:
         policy: The model that learns.
@@ -196,6 +198,8 @@ def accumulate(
         scale: Weights and counts.
         recipe: The run.
         by_term: Also receives the gradient of each term; what is learned stays the same, bit for bit.
+        ranks: Each takes some of the micro-batches. The counts in `scale` are those of all, so gradients and
+            measurements are summed, never averaged.
 
     Returns:
         What was measured, with the number of packed tokens as `trained_tokens`; and log π_old of the rollout tokens,
@@ -203,15 +207,17 @@ def accumulate(
     """
     sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
     num_rollout_tokens = tokens.num_tokens if tokens else 0
-    old_logprobs_T = torch.full((num_rollout_tokens,), torch.nan, device=policy.device)
+    old_logprobs_T = ranks.blank(num_rollout_tokens, policy.device)
     totals: dict[str, Tensor] = {}
-    num_packed = 0
-    for packed in pack(sequences, recipe.config.training.micro_batch_tokens):
-        num_packed += len(packed.input_ids)
+    micro_batches = pack(sequences, recipe.config.training.micro_batch_tokens)
+    for packed, is_own in ranks.deal(micro_batches):
         packed = packed.to(policy.device)
         is_rollout = packed.token_index < num_rollout_tokens
         temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
         logprobs = policy.logprobs(packed, temperature)
+        if not is_own:
+            (logprobs.sum() * 0).backward()  # the others wait for this rank's part in it
+            continue
         rollouts = None
         if tokens is not None and is_rollout.any():
             rollouts = tokens.part(packed, is_rollout, logprobs)
@@ -223,17 +229,19 @@ def accumulate(
         objective.loss.backward()
         for name, value in objective.sums.items():
             totals[name] = totals[name] + value if name in totals else value
-    metrics = _metrics(totals, scale) | {"trained_tokens": num_packed}
-    return metrics, old_logprobs_T
+    ranks.sum_([old_logprobs_T], "log π_old")
+    sums = ranks.sums({name: total.item() for name, total in totals.items()}, "the step's metrics")
+    num_packed = sum(len(packed.input_ids) for packed in micro_batches)
+    return _metrics(sums, scale) | {"trained_tokens": num_packed}, old_logprobs_T
 
 
-def _metrics(totals: dict[str, Tensor], scale: Scale) -> Metrics:
+def _metrics(sums: Mapping[str, float], scale: Scale) -> Metrics:
     """Return `objective/*` and `policy/*` metrics: sums over the counts of their tokens, None without any."""
 
     def mean(name: str, count: int) -> float | None:
-        return totals[name].item() / count if name in totals and count else None
+        return sums[name] / count if name in sums and count else None
 
-    num_weighted = int(totals["weighted"]) if "weighted" in totals else 0
+    num_weighted = int(sums.get("weighted", 0))
     return {
         "objective/loss": mean("loss", 1),
         "objective/sft": mean("sft", scale.num_sft),

@@ -1,0 +1,53 @@
+"""A language model that is not the policy: how it is loaded, and how it reads the run's prompts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from uniapl.config.recipe import Recipe
+from uniapl.config.schema import Config
+from uniapl.data.chat import Chat, reads_argument
+from uniapl.discriminators.reader import check_same_tokens
+from uniapl.errors import InputError
+from uniapl.models.language_model import LanguageModel, load_language_model
+
+
+@dataclass(frozen=True, slots=True)
+class OtherModel:
+    """A language model that is not the policy, and how it reads."""
+
+    model: LanguageModel
+    chat: Chat
+
+
+def load_other_model(config: Config, policy: LanguageModel, chat: Chat) -> OtherModel | None:
+    """Load the language model that `discriminator.path` names; None where the discriminator needs none from there.
+
+    Raises:
+        InputError: It cannot be loaded, or the policy's tokens mean something else to it.
+    """
+    discriminator, form = config.discriminator, Recipe.of(config).form
+    if form not in ("likelihood", "expert") or not discriminator.path or discriminator.servers:
+        return None
+    key = "discriminator.path"
+    model, tokenizer = load_language_model(discriminator.path, policy.dtype, policy.device, key=key)
+    check_same_tokens(chat.tokenizer, tokenizer, f"{key}: {discriminator.path!r}")
+    own, other = (m.model.config.get_text_config().vocab_size for m in (policy, model))
+    if other < own:
+        raise InputError(
+            f"{key}: {discriminator.path!r} knows {other} tokens, and the policy may sample {own}"
+        )
+    return OtherModel(model, other_chat(tokenizer, config, model.model.generation_config))
+
+
+def other_chat(
+    tokenizer: PreTrainedTokenizerBase, config: Config, generation_config: Any = None
+) -> Chat:
+    """Return how another model than the policy reads the run's prompts: by its own template.
+
+    Arguments of the policy's template count as far as this one knows them. A prompt holds its system turn already.
+    """
+    arguments = config.data.template_arguments.items()
+    known = {n: v for n, v in arguments if tokenizer.chat_template and reads_argument(tokenizer, n)}
+    return Chat(tokenizer, generation_config=generation_config, template_arguments=known)
