@@ -43,6 +43,8 @@ DEFINITIONS: dict[str, str] = {
     "rollout/completion_tokens_mean": "Mean length of the step's rollouts, tokens.",
     "rollout/truncated_fraction": "Share of rollouts cut off by the token limit.",
     "rollout/zero_std_group_fraction": "Share of groups whose rewards are all equal: they teach nothing about reward.",
+    "rollout/lag_steps": "Updates between the weights that sampled the batch and its first update: 0 without "
+    "rollout.ahead.",
     "policy/entropy": "Mean -log π of the sampled tokens, an estimate of the policy's entropy, nats per token.",
     "policy/kl_reference": "k3 estimate of KL(policy ‖ reference) on rollouts, nats per token.",
     "policy/ratio_mean": "Mean probability ratio π/π_old over rollout tokens (1 on the first pass).",

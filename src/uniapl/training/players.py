@@ -20,3 +20,5 @@ class Players:
     rewards: Sequence[NamedReward]
     columns: Sequence[str] = ()
     """Columns of the data that reward functions receive; a row without one passes None."""
+    max_sampling_gap: float | None = None
+    """Largest mean |log π_old - log π_sampled| of a step, nats; None where the policy itself samples."""

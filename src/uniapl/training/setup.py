@@ -39,6 +39,7 @@ from uniapl.rewards import (
 )
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.players import Players
+from uniapl.training.rollout_servers import vllm_generator
 from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, PreferencePair, Prompt
 
@@ -244,7 +245,7 @@ def other_roles(
 
 
 def build_generator(config: Config, policy: LanguageModel, chat: Chat) -> TransformersGenerator:
-    """Return what samples the policy as the run does."""
+    """Return what samples the policy in this process as the run does."""
     return TransformersGenerator(
         policy.model,
         chat.tokenizer,
@@ -270,7 +271,9 @@ def build_trainer(
         check_columns(rewards, columns)
     backbone, reference = other_roles(recipe, policy)
     discriminator = build_discriminator(recipe, backbone)
-    generator = build_generator(config, policy, chat)
-    players = Players(policy, generator, discriminator, reference, rewards, columns)
+    generator, gap = build_generator(config, policy, chat), None
+    if recipe.samples and config.rollout.engine == "vllm":
+        generator, gap = vllm_generator(config, policy, chat)
+    players = Players(policy, generator, discriminator, reference, rewards, columns, gap)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(recipe, players, mixture, data.held_out)

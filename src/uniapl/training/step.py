@@ -13,6 +13,7 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table, step_health
+from uniapl.errors import TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
 from uniapl.objective.reductions import group_std
@@ -21,6 +22,7 @@ from uniapl.rewards import TrainerState
 from uniapl.training.batch import StepData, draw_batch, flat_logprobs
 from uniapl.training.multiplier import Multiplier
 from uniapl.training.players import Players
+from uniapl.training.sampling import Sampler
 from uniapl.training.stopwatch import Stopwatch
 from uniapl.training.update import (
     Metrics,
@@ -58,6 +60,9 @@ class Trainer:
         self.players = players
         self.mixture = mixture
         self.held_out = Stream("held-out demonstrations", held_out, config.seed)
+        self.sampler = Sampler(recipe, players, mixture, self.held_out)
+        self.lag = 0
+        """Updates between the weights that sampled the last batch and its first update."""
         self.optimizer = adamw(players.policy.trainable_parameters(), config.optimizer.weight_decay)
         self.step = 0
         """Optimiser updates done."""
@@ -76,8 +81,15 @@ class Trainer:
         with clock("rollout"):
             if not self.parts:
                 self.weights = self._weights_now()
+                batch = self.sampler.next_batch(self.step, self.weights)
+                self.lag = self.step - batch.step
                 drawn = draw_batch(
-                    recipe, self.players, self.mixture, self.held_out, self.weights, self.state
+                    recipe,
+                    self.players,
+                    batch.request,
+                    batch.rollouts,
+                    self.weights,
+                    self.state,
                 )
                 self.parts.extend(drawn)
             data, weights = self.parts.popleft(), self.weights
@@ -99,6 +111,7 @@ class Trainer:
             metrics, old_logprobs_T = accumulate(
                 policy, experts, tokens, scale, recipe, measures_gradients=measures
             )
+            self._check_gap(metrics)
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
             metrics |= self._apply(metrics, scale, rate)
 
@@ -140,6 +153,20 @@ class Trainer:
         limit = self.recipe.config.optimizer.max_grad_norm
         return found | apply(self.players.policy, self.optimizer, loss, learning_rate, limit)
 
+    def _check_gap(self, metrics: Metrics) -> None:
+        """Refuse to learn from rollouts that another model than the policy seems to have sampled.
+
+        Of rollouts that older weights have sampled, the gap says nothing of the engine.
+        """
+        gap, limit = metrics["policy/sampling_gap"], self.players.max_sampling_gap
+        if gap is None or limit is None or self.lag or gap <= limit:
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        raise TrainingError(
+            f"step {self.step + 1}: the log-probs of rollout.servers lie {gap:.3g} nats per token from the policy's "
+            f"own, at most {limit:g} is rounding: do they serve this model, in this precision, at this temperature?"
+        )
+
     def _measures_gradients(self) -> bool:
         """Whether the terms' own gradients are due; only where ρ = 1 do they sum to the step's."""
         every = self.recipe.config.training.gradients_every
@@ -161,6 +188,8 @@ class Trainer:
         metrics["data/sampled_tokens"] = self.sampled_tokens
         if data.rollouts is None:
             return metrics
+        if self.recipe.config.rollout.engine == "vllm":
+            metrics["rollout/lag_steps"] = self.lag
         rollouts, rewards = data.rollouts.rollouts, data.rollouts.rewards
         rewards_GxN, has_reward_GxN = reward_table(data.rollouts, torch.device("cpu"))
         metrics |= {
@@ -185,8 +214,7 @@ class Trainer:
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "discriminator": discriminator.state_dict() if discriminator else None,
-            "mixture": self.mixture.state_dict(),
-            "held_out": self.held_out.state_dict(),
+            **self.sampler.state_dict(),
             "generator": self.players.generator.state_dict(),
             "multiplier": self.multiplier.state_dict(),
             "trained_tokens": self.trained_tokens,
@@ -200,8 +228,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.players.discriminator:
             self.players.discriminator.load_state_dict(state["discriminator"])
-        self.mixture.load_state_dict(state["mixture"])
-        self.held_out.load_state_dict(state["held_out"])
+        self.sampler.load_state_dict(state, self.step)
         self.players.generator.load_state_dict(state["generator"])
         self.multiplier.load_state_dict(state["multiplier"])
         self.trained_tokens = state["trained_tokens"]
