@@ -91,6 +91,46 @@ BASE = {
         ),
         ("rollout.importance_cap=0.5", "rollout.importance_cap: must be at least 1, got 0.5"),
         (
+            "rollout.engine=vllm",
+            "rollout.servers: required by rollout.engine vllm, such as [http://127.0.0.1:8000]",
+        ),
+        (
+            "rollout.engine=vllm rollout.servers=[localhost:8000]",
+            "rollout.servers must be like http://127.0.0.1:8000, got localhost:8000",
+        ),
+        (
+            "rollout.engine=vllm rollout.servers=[http://me:key@h:8000]",
+            "rollout.servers: a key belongs into VLLM_API_KEY, not into the URL",
+        ),
+        (
+            "rollout.engine=vllm rollout.servers=[http://h/v1]",
+            "rollout.servers: must be the root of a server, without /v1, got http://h/v1",
+        ),
+        (
+            "rollout.engine=vllm rollout.servers=[http://h,http://h/]",
+            "rollout.servers: must not name a server twice",
+        ),
+        (
+            "rollout.engine=vllm rollout.servers=[http://h] rollout.ahead=1 rollout.importance_cap=null",
+            "rollout.importance_cap: rollout.ahead samples by older weights, which importance weights make up "
+            "for; must not be null",
+        ),
+        (
+            "rollout.engine=vllm rollout.servers=[http://h] rollout.cache=static",
+            "rollout.cache: has no effect with rollout.engine vllm; remove it",
+        ),
+        *(
+            (
+                f"rollout.{word}",
+                f"rollout.{key}: has no effect with rollout.engine transformers; remove it",
+            )
+            for key, word in (
+                ("servers", "servers=[http://h]"),
+                ("ahead", "ahead=1"),
+                ("timeout_seconds", "timeout_seconds=3"),
+            )
+        ),
+        (
             "rewards=[{function:\u00a0a:f},{function:\u00a0b:f}]",
             "rewards.1.name: f is already the name of rewards.0.name",
         ),
@@ -147,8 +187,8 @@ BASE = {
             "discriminator.path: form reference needs a scorer's model, or discriminator.servers",
         ),
         (
-            "discriminator.form=expert discriminator.servers=[localhost:8000]",
-            "discriminator.servers: must be like http://localhost:8000, got localhost:8000",
+            "discriminator.form=expert discriminator.servers=[localhost]",
+            "discriminator.servers must be like http://127.0.0.1:8000, got localhost",
         ),
         (
             "discriminator.form=expert discriminator.servers=[http://localhost] rollout.temperature=0.5",
@@ -254,7 +294,10 @@ MORE = {
         for key in ("path", "servers", "hint", "hint_template", "pair_template", "frozen")
     ),
     *(f"objective.{key}" for key in ("sft_token_weight", "chord_mu", "pair_weight", "pair_beta")),
-    *(f"rollout.{key}" for key in ("expert_in_group", "engine", "servers", "ahead")),
+    *(
+        f"rollout.{key}"
+        for key in ("expert_in_group", "engine", "servers", "ahead", "timeout_seconds")
+    ),
     *(f"training.{key}" for key in ("sharding", "keep_optimizer")),
 }
 """What the forms of discriminators, pairs, CHORD and many devices brought."""

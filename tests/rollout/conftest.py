@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -27,6 +28,8 @@ from transformers import (
 )
 
 from uniapl.types import Prompt
+
+__all__ = ["tiny"]
 
 VOCABULARY = 97
 EOS, END_OF_TURN = 2, 3

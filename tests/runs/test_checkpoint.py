@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from uniapl.errors import InputError, TrainingError
 from uniapl.files import remove_leftovers, write_text
+from uniapl.models.saving import write_model_folder
 from uniapl.runs import checkpoint
 from uniapl.runs.checkpoint import (
     STATE_VERSION,
@@ -20,7 +21,6 @@ from uniapl.runs.checkpoint import (
     load_state,
     save_checkpoint,
     step_name,
-    write_model_folder,
 )
 
 

@@ -11,7 +11,9 @@ from uniapl.config.forms import FORMS
 from uniapl.config.methods import CONFIGURED, METHODS
 from uniapl.config.recipe import Recipe
 from uniapl.config.schedules import Weight, greatest, is_ever_positive
+from uniapl.errors import InputError
 from uniapl.known_metrics import INSTRUCTION_METRICS
+from uniapl.servers import check_address
 
 if TYPE_CHECKING:  # the schema imports this module
     from uniapl.config.schema import Config, RewardConfig, Sources
@@ -58,6 +60,7 @@ def cross_field_problems(config: "Config") -> list[str]:
         _discriminator,
         _constraint,
         _policy_gradient,
+        _servers,
         _schedules,
         _rewards,
         _evaluation,
@@ -82,6 +85,7 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
         is_asked_for = key in discriminator.model_fields_set and not asks_nothing
         if not applies and (is_asked_for or not explicit_only):
             found[f"discriminator.{key}"] = reason
+    found |= _idle_rollout_keys(config, explicit_only=explicit_only)
     if config.model.tuning != "lora" and discriminator.backbone != "lora":
         for key in type(config.lora).model_fields:
             if not explicit_only or key in config.lora.model_fields_set:
@@ -105,6 +109,17 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
                     f"has no effect with rewards.{index}.function {reward.function}: {reason}"
                 )
     return found
+
+
+def _idle_rollout_keys(config: "Config", *, explicit_only: bool) -> dict[str, str]:
+    """Return key → reason for options of another engine than the one that samples."""
+    rollout = config.rollout
+    others = ("servers", "ahead", "timeout_seconds") if rollout.engine != "vllm" else ("cache",)
+    return {
+        f"rollout.{key}": f"has no effect with rollout.engine {rollout.engine}"
+        for key in others
+        if not explicit_only or key in rollout.model_fields_set
+    }
 
 
 def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
@@ -217,17 +232,19 @@ def _discriminator(config: "Config") -> Iterator[str]:
         yield "discriminator.path: form reference needs a scorer's model, or discriminator.servers"
     if recipe.reads_demonstration and not recipe.num_demonstration_prompts:
         yield f"discriminator.form: method {config.method} rolls out no demonstration prompts to credit"
-    yield from _servers(config)
+    yield from _discriminator_servers(config)
     yield from _templates(config)
 
 
-def _servers(config: "Config") -> Iterator[str]:
+def _discriminator_servers(config: "Config") -> Iterator[str]:
     discriminator = config.discriminator
     if not discriminator.servers:
         return
     for url in discriminator.servers:
-        if not url.startswith(("http://", "https://")):
-            yield f"discriminator.servers: must be like http://localhost:8000, got {url}"
+        try:
+            check_address(url, "discriminator.servers", "VLLM_API_KEY", "http://127.0.0.1:8000")
+        except InputError as error:
+            yield str(error)
     if discriminator.form == "expert" and config.rollout.temperature != 1:
         yield (
             "rollout.temperature: must be 1 with discriminator.servers, whose log-probs are those at "
@@ -303,6 +320,28 @@ def _policy_gradient(config: "Config") -> Iterator[str]:
         yield (
             "rollout.overlong_buffer_tokens: must be at most rollout.max_completion_tokens "
             f"({config.rollout.max_completion_tokens}), got {config.rollout.overlong_buffer_tokens}"
+        )
+
+
+def _servers(config: "Config") -> Iterator[str]:
+    rollout = config.rollout
+    if rollout.engine != "vllm":
+        return
+    if not rollout.servers:
+        yield "rollout.servers: required by rollout.engine vllm, such as [http://127.0.0.1:8000]"
+    for url in rollout.servers:
+        try:
+            check_address(url, "rollout.servers", "VLLM_API_KEY", "http://127.0.0.1:8000")
+        except InputError as error:
+            yield str(error)
+        if url.rstrip("/").endswith("/v1"):
+            yield f"rollout.servers: must be the root of a server, without /v1, got {url}"
+    if len({url.rstrip("/") for url in rollout.servers}) < len(rollout.servers):
+        yield "rollout.servers: must not name a server twice"
+    if rollout.ahead and Recipe.of(config).config.rollout.importance_cap is None:
+        yield (
+            "rollout.importance_cap: rollout.ahead samples by older weights, which importance weights make up for; "
+            "must not be null"
         )
 
 

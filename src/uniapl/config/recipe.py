@@ -33,6 +33,9 @@ _TERMS = {
 _MAY_REST = (0, UNTIL_WARM)
 """Weights by which a method promises no term: without a warm-up there is nothing to do until then."""
 
+SERVER_IMPORTANCE_CAP = 2.0
+"""`rollout.importance_cap` where a server samples and the config does not say."""
+
 HELD_OUT_SHARE = 0.05
 """Of the demonstrations, where the config does not say how many; at least what a step measures."""
 
@@ -94,7 +97,8 @@ class Recipe:
     samples_held_out: bool
     """Whether their prompts are rolled out too: a discriminator that ranks completions is measured so."""
     old_logprobs: Literal["sampled", "computed"]
-    """Where log π_old of rollouts comes from: the generator in float32, a forward where its rounding is too coarse."""
+    """Where log π_old of rollouts comes from: the policy's own generator in float32; a forward where its rounding is
+    too coarse, or another engine has sampled."""
 
     @classmethod
     def of(cls, config: "Config", overridden: frozenset[str] = frozenset()) -> "Recipe":
@@ -144,7 +148,9 @@ class Recipe:
             if _is_measured(config, ranks=ranks, learns=learns, moves_lambda=moves_lambda)
             else 0,
             samples_held_out=moves_lambda and ranks,
-            old_logprobs="sampled" if config.model.dtype == "float32" else "computed",
+            old_logprobs="sampled"
+            if config.model.dtype == "float32" and config.rollout.engine == "transformers"
+            else "computed",
         )
 
     @property
@@ -282,7 +288,12 @@ def _filled_in(config: "Config", row: Method) -> "Config":
         discriminator = discriminator.model_copy(update={"form": row.form})
     if not _learns(config.model_copy(update={"discriminator": discriminator})):
         discriminator = discriminator.model_copy(update={"warmup_steps": 0})
-    return config.model_copy(update={"objective": objective, "discriminator": discriminator})
+    rollout = config.rollout
+    if rollout.engine == "vllm" and "importance_cap" not in rollout.model_fields_set:
+        rollout = rollout.model_copy(update={"importance_cap": SERVER_IMPORTANCE_CAP})
+    return config.model_copy(
+        update={"objective": objective, "discriminator": discriminator, "rollout": rollout}
+    )
 
 
 def _constant_terms(row: Method) -> set[str] | None:

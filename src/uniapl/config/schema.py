@@ -150,7 +150,17 @@ class RolloutConfig(Section):
     """Keys and values while sampling: `dynamic` grows and gives way to training; `static` keeps buffers of full
     length and lets CUDA replay whole decoding steps."""
     importance_cap: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-    """Truncated importance weight min(π_old/π_sampled, cap); for rollouts of another engine or number type."""
+    """Truncated importance weight min(π_old/π_sampled, cap); for rollouts of another engine or number type. With
+    `engine: vllm` it is 2 unless set."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What samples: `transformers`, on the policy itself; `vllm`, servers that get its weights before every batch
+    (docs/scaling.md)."""
+    servers: tuple[str, ...] = ()
+    """Only `vllm`: their addresses, such as `[http://127.0.0.1:8000]`; prompts are dealt to them in turn."""
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0
+    """Only `vllm`: 1 samples the next batch while the steps of this one train; its weights are one batch older."""
+    timeout_seconds: PositiveFloat = 600.0
+    """Only `vllm`: a server that is silent for longer ends the run."""
 
 
 class RewardConfig(Section):

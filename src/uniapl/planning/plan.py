@@ -297,7 +297,7 @@ class _Rehearsal:
         self.footprint = footprint
         footprint.place(*(player for player in self.players.values() if player))
         config, phases = self.config, dict[str, Phase]()
-        if step.rolled_out:
+        if step.rolled_out and config.rollout.engine == "transformers":
             phases["rollout"] = self._decode(
                 step.rolled_out, config.rollout.max_completion_tokens, config.rollout.temperature
             )

@@ -18,15 +18,12 @@ from uniapl.cpu import decoding_attention
 from uniapl.cpu.reordered_weights import reordered_weights
 from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError
+from uniapl.rollout.completions import CompletionReader, check_room
 from uniapl.rollout.decoding import Decoded, decode
 from uniapl.rollout.static_decoding import StaticDecoder
-from uniapl.thoughts import CLOSING, OPENING, left_open
 from uniapl.types import Prompt, Rollout
 
 _ATTENTION_KINDS = {"full_attention", "sliding_attention"}
-
-_LAST_TOKENS = 16
-"""As many tokens of a prompt as hold `<think>` and blanks after it, in any spelling."""
 
 
 class TransformersGenerator:
@@ -77,11 +74,10 @@ class TransformersGenerator:
             )
         _check_model(model)
         self._model = model
-        self._tokenizer = tokenizer
         self._max_completion_tokens = max_completion_tokens
         self._temperature = temperature
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._dropped = _special_token_ids(tokenizer)
+        self._reader = CompletionReader(tokenizer)
         self._max_rows = max_rows
         self._ranks = ranks
         is_static = cache == "static"
@@ -106,23 +102,7 @@ class TransformersGenerator:
             self._check_prompt(prompt)
         wanted = [prompt for prompt in prompts for _ in range(group_size)]
         completions = self._decode([prompt.token_ids for prompt in wanted], group_size)
-        bodies = [
-            completion.token_ids[:-1] if completion.has_ended else completion.token_ids
-            for completion in completions
-        ]
-        texts = [self._text(body) for body in bodies]
-        thinking = {id(prompt): self._begins_thinking(prompt) for prompt in prompts}
-        return [
-            Rollout(
-                prompt=prompt,
-                completion=text,
-                token_ids=tuple(completion.token_ids),
-                sampling_logprobs=tuple(completion.logprobs),
-                finish_reason="stop" if completion.has_ended else "length",
-                begins_thinking=thinking[id(prompt)],
-            )
-            for prompt, completion, text in zip(wanted, completions, texts, strict=True)
-        ]
+        return self._reader.rollouts(wanted, completions)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to sample the same tokens: the random state."""
@@ -131,18 +111,6 @@ class TransformersGenerator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`."""
         self._random.set_state(state["random_state"].cpu())
-
-    def _text(self, token_ids: Sequence[int]) -> str:
-        """Return the text of tokens; of the special ones only the marks of a thought."""
-        kept = [token for token in token_ids if token not in self._dropped]
-        text = self._tokenizer.decode(kept, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
-    def _begins_thinking(self, prompt: Prompt) -> bool:
-        end = self._tokenizer.decode(list(prompt.token_ids[-_LAST_TOKENS:]))
-        assert isinstance(end, str)
-        return left_open(end)
 
     def _decode(self, prompts: list[tuple[int, ...]], group_size: int) -> list[Decoded]:
         """Decode, each rank whole groups of siblings; completions come back in the given order."""
@@ -185,25 +153,9 @@ class TransformersGenerator:
         return completions
 
     def _check_prompt(self, prompt: Prompt) -> None:
-        if not prompt.token_ids:
-            raise InputError(f"prompt {prompt.id} has no tokens, so there is nothing to continue")
         config = self._model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None)
-        needed = len(prompt.token_ids) + self._max_completion_tokens
-        if context is not None and needed > context:
-            raise InputError(
-                f"prompt {prompt.id} has {len(prompt.token_ids)} tokens; with "
-                f"{self._max_completion_tokens} completion tokens it does not fit the model's "
-                f"context of {context}: shorten it or lower rollout.max_completion_tokens"
-            )
-
-
-def _special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the special tokens that a text leaves out: all but the marks of a thought."""
-    added = tokenizer.added_tokens_decoder.items()
-    special = {number for number, token in added if token.special} | set(tokenizer.all_special_ids)
-    marks = (OPENING, CLOSING)
-    return frozenset(n for n in special if tokenizer.convert_ids_to_tokens(n) not in marks)
+        check_room(prompt, self._max_completion_tokens, context, "the model's context")
 
 
 def _check_model(model: PreTrainedModel) -> None:

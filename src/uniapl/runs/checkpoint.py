@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from uniapl.errors import InputError, TrainingError, one_line
-from uniapl.files import write_folder, write_text
+from uniapl.errors import InputError
+from uniapl.files import write_text
 from uniapl.models.loading import refusing
+from uniapl.models.saving import write_model_folder
 
 _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
@@ -74,28 +74,6 @@ def save_checkpoint(
         if old != step and (best is None or old != best["step"]):
             remove_checkpoint(folder / step_name(old))
     return target
-
-
-def write_model_folder(target: Path, write: Callable[[Path], bool | None]) -> bool:
-    """Make a model folder that appears whole; see `files.write_folder`.
-
-    Raises:
-        TrainingError: It could not be written, the disk being full for example; nothing is left of it.
-    """
-    try:
-        return write_folder(target, write)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise TrainingError(f"cannot write {target}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return the system's reason for a failed write; torch and safetensors wrap it in errors of their own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__context__
-    return one_line(error)
 
 
 def load_state(checkpoint: Path) -> State:

@@ -88,6 +88,9 @@ STEP_METRICS: dict[str, StepMetric] = {
         "%",
         "lower",
     ),
+    "rollout/lag_steps": StepMetric(
+        "Updates between the weights that sampled the batch and its first update: 0 without rollout.ahead."
+    ),
     "policy/entropy": StepMetric(
         "Mean -log π_old of the sampled tokens that the KL penalty counts, at rollout.temperature: an estimate of the "
         "policy's entropy.",

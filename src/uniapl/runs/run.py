@@ -23,6 +23,7 @@ from uniapl.evaluation import EvaluationSet, evaluate
 from uniapl.models.fingerprint import weights_fingerprint
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
+from uniapl.models.saving import write_model_folder
 from uniapl.rewards import NamedReward
 from uniapl.rollout import TransformersGenerator
 from uniapl.runs.checkpoint import (
@@ -31,7 +32,6 @@ from uniapl.runs.checkpoint import (
     POLICY,
     save_checkpoint,
     step_name,
-    write_model_folder,
 )
 from uniapl.runs.evaluation_before import Evaluated, EvaluationBefore
 from uniapl.runs.live_rewards import LiveReward, read_rewards

@@ -41,6 +41,8 @@ MAY_CHANGE = {
     "training.micro_batch_tokens",
     "training.device",
     "rollout.max_rows",
+    "rollout.servers",
+    "rollout.timeout_seconds",
 }
 """Keys in which a resumed run may differ: none of them changes what is learned, up to rounding.
 

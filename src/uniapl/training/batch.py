@@ -1,4 +1,4 @@
-"""The first half of a step: draw data, sample the prompts, reward the rollouts.
+"""The first half of a step: draw data, reward the rollouts of its prompts (`sampling` asks for them).
 
 One batch serves `rollout.updates_per_rollout` steps. Each of them gets a part of its own: other demonstrations and
 other prompts, so that no rollout is learned from twice.
@@ -40,11 +40,49 @@ class StepData:
     """The reference's log-prob of each rollout token, nats; None without the KL term."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a batch draws from the data, by part, and what it asks the policy to answer."""
+
+    drawn: list[MixedBatch]
+    measured: list[tuple[Demonstration, ...]]
+    """Held-out demonstrations that measure the constraint."""
+    asked: list[list[Prompt]]
+    """Prompts whose rollouts train; none in a batch without rollouts."""
+    ranked: list[list[Prompt]]
+    """Prompts of the held-out demonstrations, where a rollout measures them."""
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """All prompts, in the order in which they are sampled."""
+        return [prompt for part in (*self.asked, *self.ranked) for prompt in part]
+
+
+def draw_request(
+    recipe: Recipe, mixture: Mixture, held_out: Stream[Demonstration], weights: TermWeights
+) -> Request:
+    """Draw the data of a new batch.
+
+    Args:
+        recipe: The run.
+        mixture: Where demonstrations, prompts and pairs come from.
+        held_out: Where the demonstrations that measure the constraint come from.
+        weights: The terms' weights while the batch serves.
+    """
+    drawn = _draw(recipe, mixture, weights)
+    if not recipe.rolls_out(weights):
+        return Request(drawn, [], [], [])
+    measured = [held_out.take(recipe.num_held_out) for _ in drawn]
+    asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
+    ranked = [[d.prompt for d in part if recipe.samples_held_out] for part in measured]
+    return Request(drawn, measured, asked, ranked)
+
+
 def draw_batch(
     recipe: Recipe,
     players: Players,
-    mixture: Mixture,
-    held_out: Stream[Demonstration],
+    request: Request,
+    sampled: list[Rollout],
     weights: TermWeights,
     state: TrainerState,
 ) -> list[StepData]:
@@ -54,23 +92,21 @@ def draw_batch(
 
     Args:
         recipe: The run.
-        players: Who samples and rewards.
-        mixture: Where demonstrations, prompts and pairs come from.
-        held_out: Where the demonstrations that measure the constraint come from.
+        players: Who rewards.
+        request: What the batch has drawn and asked.
+        sampled: Rollouts of its prompts, siblings adjacent; none in a batch without rollouts.
         weights: The terms' weights while the batch serves.
         state: Where the run stands, for reward functions.
     """
-    drawn = _draw(recipe, mixture, weights)
-    if not recipe.rolls_out(weights):
+    drawn, measured, asked, ranked = (
+        request.drawn,
+        request.measured,
+        request.asked,
+        request.ranked,
+    )
+    if not asked:
         return [StepData(part) for part in drawn]
-    measured = [held_out.take(recipe.num_held_out) for _ in drawn]
-    asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
-    ranked = [[d.prompt for d in part if recipe.samples_held_out] for part in measured]
     size = recipe.config.rollout.group_size
-    with players.policy.autocast():
-        sampled = players.generator.sample(
-            [prompt for part in (*asked, *ranked) for prompt in part], size
-        )
     num_own = size * sum(map(len, asked))
     if recipe.config.rollout.expert_in_group:
         paired = [

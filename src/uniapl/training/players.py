@@ -23,3 +23,5 @@ class Players:
     """Columns of the data that reward functions receive; a row without one passes None."""
     ranks: Ranks = ALONE
     """This process among those that train; each has players of its own."""
+    max_sampling_gap: float | None = None
+    """Largest mean |log π_old - log π_sampled| of a step, nats; None where the policy itself samples."""

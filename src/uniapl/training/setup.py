@@ -41,6 +41,7 @@ from uniapl.rewards import (
 )
 from uniapl.rollout import TransformersGenerator
 from uniapl.training.players import Players
+from uniapl.training.rollout_servers import vllm_generator
 from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, PreferencePair, Prompt
 
@@ -270,7 +271,7 @@ def other_roles(
 def build_generator(
     config: Config, policy: LanguageModel, chat: Chat, ranks: Ranks = ALONE
 ) -> TransformersGenerator:
-    """Return what samples the policy as the run does.
+    """Return what samples the policy in this process as the run does.
 
     Args:
         config: Of the run, resolved.
@@ -324,7 +325,9 @@ def build_trainer(
     backbone, reference = other_roles(recipe, policy, other.model if other else None)
     own_chat = other.chat if other else None
     discriminator = build_discriminator(recipe, backbone, chat, own_chat, ranks)
-    generator = build_generator(config, policy, chat, ranks)
-    players = Players(policy, generator, discriminator, reference, rewards, columns, ranks)
+    generator, gap = build_generator(config, policy, chat, ranks), None
+    if recipe.samples and config.rollout.engine == "vllm":
+        generator, gap = vllm_generator(config, policy, chat)
+    players = Players(policy, generator, discriminator, reference, rewards, columns, ranks, gap)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(recipe, players, mixture, data.held_out)

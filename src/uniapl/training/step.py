@@ -13,6 +13,7 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table, step_health
+from uniapl.errors import TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
 from uniapl.objective.reductions import group_std
@@ -22,6 +23,7 @@ from uniapl.training.batch import StepData, draw_batch, flat_logprobs, shaped
 from uniapl.training.multiplier import Multiplier
 from uniapl.training.pairs import accumulate_pairs
 from uniapl.training.players import Players
+from uniapl.training.sampling import Sampler
 from uniapl.training.stopwatch import Stopwatch
 from uniapl.training.term_gradients import TermGradients
 from uniapl.training.update import (
@@ -74,13 +76,16 @@ class Trainer:
         self.players = players
         self.mixture = mixture
         self.held_out = Stream("held-out demonstrations", held_out, config.seed)
+        self.sampler = Sampler(recipe, players, mixture, self.held_out)
+        self.lag = 0
+        """Updates between the weights that sampled the last batch and its first update."""
         self.optimizer = adamw(players.policy.trainable_parameters(), config.optimizer.weight_decay)
         self.step = 0
         """Optimiser updates done."""
         self.parts: deque[StepData] = deque()
         """What is left of the last batch: a part for each of the coming steps."""
         self.multiplier = Multiplier(recipe)
-        self.weights = self._weights_now()
+        self.weights = recipe.weights_at(0)
         """The terms' weights while the last batch serves."""
         self.trained_tokens = 0
         self.sampled_tokens = 0
@@ -91,59 +96,75 @@ class Trainer:
         Raises:
             TrainingError: A loss or gradient is not finite, or a reward function fails.
         """
-        recipe, policy, discriminator = self.recipe, self.players.policy, self.players.discriminator
-        ranks, clock = self.players.ranks, Stopwatch()
+        recipe, players, clock = self.recipe, self.players, Stopwatch()
         with clock("rollout"):
-            if not self.parts:
-                # a closed gate stops the term, not the rollouts: they tell when it may open again
-                weights = self._weights_now()
-                drawn = draw_batch(
-                    recipe, self.players, self.mixture, self.held_out, weights, self.state
-                )
-                self.parts.extend(drawn)
-                is_closed = self.multiplier.is_closed
-                self.weights = replace(weights, adversarial=0.0) if is_closed else weights
-            data, weights = self.parts.popleft(), self.weights
+            data, weights = self._next_part()
 
-        judgement: Judgement | None = None
-        health: Mapping[str, float] = {}
         with clock("discriminator"):
-            if discriminator and data.rollouts:
-                logprobs = partial(flat_logprobs, policy, recipe=recipe, ranks=ranks)
-                judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
-                if data.held_out:
-                    health = discriminator.measure(data.held_out, logprobs)
-                if recipe.shapes_reward:
-                    data = shaped(data, judgement, weights.adversarial)
-                    weights = replace(weights, adversarial=0.0)
+            judgement, held_out = self._judge(data)
+            if judgement and recipe.shapes_reward:
+                data = shaped(data, judgement, weights.adversarial)
+                weights = replace(weights, adversarial=0.0)
 
         with clock("update"):
             experts = data.drawn.demonstrations if weights.sft else ()
-            tokens = StepTokens.of(data, judgement, recipe, policy.device)
+            tokens = StepTokens.of(data, judgement, recipe, players.policy.device)
             scale = step_scale(recipe, weights, experts, tokens)
             by_term = self._term_gradients()
             metrics, old_logprobs_T = accumulate(
-                policy, experts, tokens, scale, recipe, by_term=by_term, ranks=ranks
+                players.policy, experts, tokens, scale, recipe, by_term=by_term, ranks=players.ranks
             )
+            self._check_gap(metrics)
             if weights.pairs:
                 metrics = self._learn_pairs(metrics, data, weights.pairs, by_term)
-            ranks.sum_gradients(policy.trainable_parameters(), "the policy's gradients")
-            if by_term:
-                by_term.sum_over(ranks)
-                metrics |= by_term.metrics()
+            metrics |= self._sum_over_ranks(by_term)
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
             metrics |= self._apply(metrics, scale, rate)
 
         with clock("discriminator"):
-            if discriminator and data.rollouts and judgement:
-                health = step_health(data.rollouts, judgement, old_logprobs_T, health)
-                metrics |= {**health, **discriminator.learn(discriminator_rate)}
+            health: Mapping[str, float] = {}
+            if judgement and data.rollouts and players.discriminator:
+                health = step_health(data.rollouts, judgement, old_logprobs_T, held_out)
+                metrics |= {**health, **players.discriminator.learn(discriminator_rate)}
             metrics |= self.multiplier.observe(self.step, health)
 
         self.step += 1
         metrics |= self._progress(data, int(metrics.pop("trained_tokens") or 0))
         metrics |= clock.seconds()
         return StepResult(self.step, metrics, data.rollouts, tokens, judgement, old_logprobs_T)
+
+    def _next_part(self) -> tuple[StepData, TermWeights]:
+        """Return what this step learns from, of a new batch if the last one is used up, and the terms' weights."""
+        if not self.parts:
+            weights = self.recipe.weights_at(self.step, self.multiplier.strength)
+            batch = self.sampler.next_batch(self.step, weights)
+            self.lag = self.step - batch.step
+            drawn = draw_batch(
+                self.recipe, self.players, batch.request, batch.rollouts, weights, self.state
+            )
+            self.parts.extend(drawn)
+            # a closed gate stops the term, not the rollouts: they tell when it may open again
+            is_closed = self.multiplier.is_closed
+            self.weights = replace(weights, adversarial=0.0) if is_closed else weights
+        return self.parts.popleft(), self.weights
+
+    def _judge(self, data: StepData) -> tuple[Judgement | None, Mapping[str, float]]:
+        """Return what the discriminator says of the rollouts, and what held-out demonstrations say of it."""
+        players, discriminator = self.players, self.players.discriminator
+        if discriminator is None or data.rollouts is None:
+            return None, {}
+        logprobs = partial(flat_logprobs, players.policy, recipe=self.recipe, ranks=players.ranks)
+        judgement = discriminator.judge(data.rollouts, data.drawn, logprobs)
+        return judgement, discriminator.measure(data.held_out, logprobs) if data.held_out else {}
+
+    def _sum_over_ranks(self, by_term: TermGradients | None) -> Metrics:
+        """Make the gradient of this rank that of all of them; return the metrics of the terms' own gradients."""
+        ranks, policy = self.players.ranks, self.players.policy
+        ranks.sum_gradients(policy.trainable_parameters(), "the policy's gradients")
+        if by_term is None:
+            return {}
+        by_term.sum_over(ranks)
+        return by_term.metrics()
 
     @property
     def state(self) -> TrainerState:
@@ -156,10 +177,6 @@ class Trainer:
         """Whether no batch is half used: only then can a run be saved."""
         return not self.parts
 
-    def _weights_now(self) -> TermWeights:
-        """Return the terms' weights for a new batch, before the gate."""
-        return self.recipe.weights_at(self.step, self.multiplier.strength)
-
     def _apply(self, metrics: Metrics, scale: Scale, learning_rate: float) -> Metrics:
         """Update the policy, unless no token has a weight."""
         found: Metrics = {"optimizer/learning_rate": learning_rate, "optimizer/grad_norm": 0.0}
@@ -169,6 +186,20 @@ class Trainer:
             return found
         limit = self.recipe.config.optimizer.max_grad_norm
         return found | apply(self.players.policy, self.optimizer, loss, learning_rate, limit)
+
+    def _check_gap(self, metrics: Metrics) -> None:
+        """Refuse to learn from rollouts that another model than the policy seems to have sampled.
+
+        Of rollouts that older weights have sampled, the gap says nothing of the engine.
+        """
+        gap, limit = metrics["policy/sampling_gap"], self.players.max_sampling_gap
+        if gap is None or limit is None or self.lag or gap <= limit:
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        raise TrainingError(
+            f"step {self.step + 1}: the log-probs of rollout.servers lie {gap:.3g} nats per token from the policy's "
+            f"own, at most {limit:g} is rounding: do they serve this model, in this precision, at this temperature?"
+        )
 
     def _term_gradients(self) -> TermGradients | None:
         """Return what measures the terms' own gradients if it is due, and ρ is 1, so that they sum to the step's."""
@@ -215,6 +246,8 @@ class Trainer:
         metrics["data/sampled_tokens"] = self.sampled_tokens
         if data.rollouts is None:
             return metrics
+        if self.recipe.config.rollout.engine == "vllm":
+            metrics["rollout/lag_steps"] = self.lag
         pairs = zip(data.rollouts.rollouts, data.rollouts.rewards, strict=True)
         rewards = [reward for rollout, reward in pairs if not rollout.is_expert]
         rollouts = data.rollouts.sampled
@@ -241,8 +274,7 @@ class Trainer:
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "discriminator": discriminator.state_dict() if discriminator else None,
-            "mixture": self.mixture.state_dict(),
-            "held_out": self.held_out.state_dict(),
+            **self.sampler.state_dict(),
             "generator": self.players.generator.state_dict(),
             "multiplier": self.multiplier.state_dict(),
             "trained_tokens": self.trained_tokens,
@@ -256,8 +288,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.players.discriminator:
             self.players.discriminator.load_state_dict(state["discriminator"])
-        self.mixture.load_state_dict(state["mixture"])
-        self.held_out.load_state_dict(state["held_out"])
+        self.sampler.load_state_dict(state, self.step)
         self.players.generator.load_state_dict(state["generator"])
         self.multiplier.load_state_dict(state["multiplier"])
         self.trained_tokens = state["trained_tokens"]

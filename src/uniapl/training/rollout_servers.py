@@ -1,0 +1,75 @@
+"""Rollouts from vLLM servers (`rollout.engine: vllm`): asks what they are and says how the policy gets to them."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from uniapl.config.schema import Config
+from uniapl.data.chat import Chat
+from uniapl.errors import InputError
+from uniapl.models.language_model import LanguageModel
+from uniapl.models.saving import save_plain, write_model_folder
+from uniapl.rollout.vllm_generator import (
+    GAP_LIMIT,
+    GAP_LIMIT_FLOAT32,
+    SamplingSettings,
+    VllmGenerator,
+    ask_servers,
+)
+from uniapl.rollout.vllm_server import ServerFacts, VllmServer
+from uniapl.rollout.vllm_weights import WeightFiles, WeightSync
+
+FOLDER = "server_weights"
+"""In the run folder: weights on their way to the servers."""
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+
+
+def vllm_generator(
+    config: Config, policy: LanguageModel, chat: Chat
+) -> tuple[VllmGenerator, float]:
+    """Return what samples the policy on its servers, and how far log-probs may be apart, nats per token.
+
+    Raises:
+        InputError: A server cannot be reached, or is not as the run needs it.
+    """
+    rollout, key = config.rollout, os.environ.get("VLLM_API_KEY")
+    servers = [VllmServer(url.rstrip("/"), rollout.timeout_seconds, key) for url in rollout.servers]
+    facts = ask_servers(servers)
+    settings = SamplingSettings(
+        max_completion_tokens=rollout.max_completion_tokens,
+        eos_token_ids=frozenset(chat.eos_token_ids),
+        temperature=rollout.temperature,
+        seed=config.seed,
+    )
+    weights = WeightSync(_weight_files(config, policy, facts))
+    is_exact = config.model.dtype == facts.dtype == "float32"
+    generator = VllmGenerator(servers, weights, chat.tokenizer, settings, facts)
+    return generator, GAP_LIMIT_FLOAT32 if is_exact else GAP_LIMIT
+
+
+def _weight_files(config: Config, policy: LanguageModel, facts: ServerFacts) -> WeightFiles:
+    """Say how the policy is written: an adapter apart where the servers take adapters, else merged."""
+    folder = Path(config.output_dir).absolute() / FOLDER
+    dtype = _DTYPES.get(facts.dtype, policy.dtype)
+    role = policy.role
+    if role is None or facts.max_lora_rank is None:
+        return WeightFiles(
+            folder,
+            lambda path: write_model_folder(
+                path, lambda aside: save_plain(policy.merged(), aside, dtype)
+            ),
+        )
+    if config.lora.rank > facts.max_lora_rank:
+        raise InputError(
+            f"lora.rank: is {config.lora.rank}, and the servers of rollout.servers take at most "
+            f"{facts.max_lora_rank}: start vLLM with --max-lora-rank {config.lora.rank}, or without --enable-lora"
+        )
+    base = role.backbone
+    return WeightFiles(
+        folder,
+        lambda path: write_model_folder(
+            path, lambda aside: save_plain(base.plain(None), aside, dtype)
+        ),
+        lambda path: write_model_folder(path, role.save),
+    )
