@@ -102,7 +102,7 @@ def train(
     check_installed(config.training.trackers)
     folder = open_run_folder(config)
     try:
-        with _deterministic():
+        with _deterministic(), _threads(config.training.threads):
             run = _Run(recipe, folder, Options(live, on_step, quiet, json))
             try:
                 run.go()
@@ -111,6 +111,17 @@ def train(
     finally:
         folder.close()
     return Run(folder.path)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ MAY_CHANGE = {
     "training.rollouts_logged_per_step",
     "training.micro_batch_tokens",
     "training.device",
+    "training.threads",
     "rollout.max_rows",
 }
 """Keys in which a resumed run may differ: none of them changes what is learned, up to rounding.
