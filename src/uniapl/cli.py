@@ -26,13 +26,13 @@ commands:
   train CONFIG [key=value ...]        train; everything goes into one run folder
       --preview, --quiet, --json      first data alone; fewer words; JSON lines
   plan CONFIG [key=value ...]         memory, tokens and time of a run
-  compare CONFIG --methods A,B        train on one budget; table with intervals
-      --seeds 0,1,2 --jobs N          --grid A:key=v1,v2 tunes arm A; all: -h
+  compare CONFIG --methods A,B        train on one budget; intervals; all: -h
   chat RUN|MODEL [--compare]          talk to it, beside the one before training
   evaluate [MODEL|RUN] --benchmark NAME --prompts FILE, or --pairs FILE
   prompts SEEDS --output FILE         checkable prompts from seed prompts
   collect PROMPTS --output FILE       demonstrations from an expert
   report RUN [RUN ...]                one self-contained HTML page
+  push RUN OWNER/NAME                 the trained model, to the hub
   config show CONFIG | reference      a resolved config; every key explained
   env [--json]                        versions and devices, for a bug report
 
@@ -136,6 +136,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "collect": (),
     "chat": (),
     "report": (),
+    "push": (),
     "config": ("show", "reference"),
     "env": (),
 }

@@ -267,7 +267,7 @@ GONE = (
     "discriminator.likelihood_weight discriminator.logit_penalty discriminator.logit_scale "
     "discriminator.max_grad_norm discriminator.old_logprobs discriminator.pairs_per_prompt discriminator.ramp_steps "
     "discriminator.replay_rollouts discriminator.std_floor constraint.maximum constraint.minimum constraint.smoothing "
-    "data.pairs_per_step training.threads "
+    "data.pairs_per_step "
     "evaluation.before optimizer.beta1 optimizer.beta2 optimizer.final_fraction training.logit_chunk_tokens"
 ).split()
 

@@ -148,5 +148,5 @@ def test_pairs_under_other_names(chat, write):
     with pytest.raises(InputError) as caught:
         load_pairs(path, chat, columns=names | {"chosen": "goood"})
     assert str(caught.value) == (
-        f"{path}: no column `goood`, which data.columns names for `chosen`; the nearest is `good`"
+        f"{path}: no column `goood`, which `columns` names for `chosen`; the nearest is `good`"
     )

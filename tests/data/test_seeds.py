@@ -168,3 +168,20 @@ def test_text_that_no_file_can_hold_is_refused(tmp_path, row):
     (tmp_path / "s.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=r"s.jsonl:1: .* holds half a surrogate pair"):
         read_seeds(tmp_path / "s.jsonl")
+
+
+def test_columns_are_called_as_the_user_says(tmp_path: Path):
+    file = write(
+        tmp_path / "seeds.jsonl",
+        {"task": "Why?", "prompt": "not this", "reply": "So."},
+        {"task": "Who?", "reply": "You."},
+    )
+    seeds = read_seeds(file, columns={"prompt": "task", "completion": "reply"})
+    assert [p.text for p in seeds.prompts] == ["Why?", "Who?"]
+    assert [p.columns["completion"] for p in seeds.prompts] == ["So.", "You."]
+    # a completion may be missing, a prompt may not
+    assert read_seeds(file, columns={"prompt": "task", "completion": "none"}).prompts
+    with pytest.raises(InputError) as caught:
+        read_seeds(file, columns={"prompt": "tusk"})
+    said = "no column `tusk`, which `columns` names for `prompt`; the nearest is `task`"
+    assert str(caught.value) == f"{file}: {said}"

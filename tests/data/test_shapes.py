@@ -138,17 +138,17 @@ def test_a_prompt_without_a_completion_is_of_its_shape_too(chat, write):
         (
             {"prompt": "a", "completion": "b", "instruction": "c", "output": "d"},
             "two shapes fit, `prompt` with `completion` and `instruction` with `output`: remove one, or say "
-            "which in data.columns, such as {prompt: prompt, completion: completion}",
+            "which in `columns`, such as {prompt: prompt, completion: completion}",
         ),
         (
             {"messages": [USER, EXPERT], "conversations": SHAREGPT},
-            "two shapes fit, `messages` and `conversations`: remove one, or say which in data.columns, such "
+            "two shapes fit, `messages` and `conversations`: remove one, or say which in `columns`, such "
             "as {messages: messages}",
         ),
         (
             {"question": "a", "answer": "b", "response": "c"},
             "two shapes fit, `question` with `answer` and `question` with `response`: remove one, or say "
-            "which in data.columns, such as {question: question, answer: answer}",
+            "which in `columns`, such as {question: question, answer: answer}",
         ),
         (
             {"instruction": "a", "respnse": "b"},
@@ -219,7 +219,7 @@ def test_a_name_that_the_file_lacks_comes_with_the_nearest_column(chat, write):
     path = write({"question": "a", "answer": "b"}, {"question": "c", "answer": "d", "note": "e"})
     names = {"prompt": "qestion", "completion": "answer"}
     assert error_of(load_demonstrations, path, chat, columns=names) == (
-        "data.jsonl: no column `qestion`, which data.columns names for `prompt`; the nearest is `question`"
+        "data.jsonl: no column `qestion`, which `columns` names for `prompt`; the nearest is `question`"
     )
 
 
@@ -228,11 +228,11 @@ def test_a_name_that_the_file_lacks_comes_with_the_nearest_column(chat, write):
     [
         (
             {"prompt": "a", "output": "b"},
-            "data.columns: no shape has `prompt` and `output`; `prompt` and `completion` will do",
+            "columns: no shape has `prompt` and `output`; `prompt` and `completion` will do",
         ),
         (
             {"prompt": "a", "completion": "a"},
-            "data.columns: prompt and completion cannot both be `a`",
+            "columns: prompt and completion cannot both be `a`",
         ),
     ],
 )

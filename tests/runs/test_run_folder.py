@@ -105,7 +105,7 @@ def test_settings_that_change_nothing_learned_may_differ(tiny: Tiny, run_folder:
         *("training.evaluate_every=4", "training.rollouts_logged_per_step=0"),
         *("training.gradients_every=2", "training.trackers=[tensorboard]"),
         *("training.micro_batch_tokens=64", "rollout.max_rows=4"),
-        "training.device=cpu",
+        *("training.device=cpu", "training.threads=2"),
     ]
     named = {word.partition("=")[0] for word in words} | {"output_dir", "training.resume"}
     of_servers = {"rollout.servers", "rollout.timeout_seconds"}  # without one they have no effect
@@ -200,3 +200,10 @@ def test_home_is_understood(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Monk
     opened = open_run_folder(resolve(tiny.load(Path("~/runs/a"))))
     assert opened.path == tmp_path / "runs" / "a"
     opened.close()
+
+
+def test_a_run_has_its_own_number_of_threads(tiny: Tiny, run_folder: Path):
+    before = torch.get_num_threads()
+    tiny.train(run_folder, "training.steps=2", "training.threads=2")
+    assert json.loads((run_folder / "environment.json").read_text())["threads"] == 2
+    assert torch.get_num_threads() == before

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from uniapl.commands.common import add_columns, given_columns
 from uniapl.errors import InputError, TrainingError
 from uniapl.types import Prompt
 
@@ -49,9 +50,7 @@ class _Expert:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     add = parser.add_argument
-    add(
-        "prompts", metavar="PROMPTS", help="as data.prompts of a config: JSONL, Parquet or a hub id"
-    )
+    add("prompts", metavar="PROMPTS", help="as data.prompts of a config: a file or a hub id")
     add("--output", metavar="FILE", type=Path, required=True, help="JSONL")
     add("--endpoint", metavar="URL", help="OpenAI-compatible; the key is read from OPENAI_API_KEY")
     add("--model", metavar="NAME", help="as the endpoint calls it")
@@ -91,6 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
     add("--limit", metavar="N", type=int, help="only the first prompts")
+    add_columns(parser)
     _add_request_options(parser)
     parser.set_defaults(handler=run)
 
@@ -138,7 +138,10 @@ def run(options: argparse.Namespace) -> None:
     from uniapl.files import write_rows
 
     _check(options)
-    loaded = load_prompts(options.prompts, None, validate_row=_check_row, limit=options.limit)
+    columns = given_columns(options)
+    loaded = load_prompts(
+        options.prompts, None, columns=columns, validate_row=_check_row, limit=options.limit
+    )
     prompts = _distinct(loaded)
     chosen = _local_expert(options, prompts) if options.local else _endpoint_expert(options)
     tally = Tally()
@@ -210,6 +213,7 @@ def _settings(options: argparse.Namespace, chosen: _Expert) -> dict[str, Any]:
     """Return what a reader of the summary needs to collect the same again; there is no key in it."""
     return {
         "prompts": options.prompts,
+        "columns": given_columns(options),
         "endpoint": options.endpoint,
         "request": dict(chosen.expert.settings),
         "system_prompt": chosen.system_prompt,

@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import Any
 
+from uniapl.errors import InputError
+
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the words `CONFIG [key=value …]`."""
@@ -26,6 +28,40 @@ def print_as_file(text: str) -> None:
         sys.stdout.buffer.write(text.encode())
         return
     print(text, end="")
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add how the user calls the columns."""
+    parser.add_argument(
+        "--columns",
+        metavar="'{OURS: YOURS}'",
+        help="as data.columns of a config, such as '{prompt: task, completion: reply}'",
+    )
+
+
+def given_columns(options: argparse.Namespace) -> dict[str, str]:
+    """Return our names of columns → the user's.
+
+    Raises:
+        InputError: The text is no such mapping, or a name is none of ours.
+    """
+    if options.columns is None:
+        return {}
+    from uniapl.config.checks import unknown_columns
+    from uniapl.config.strict_yaml import load_yaml
+
+    columns: Any = load_yaml(options.columns, "--columns")
+    if not (isinstance(columns, dict) and columns):
+        raise InputError(
+            "--columns must be a mapping such as '{prompt: task, completion: reply}', "
+            f"got {options.columns!r}"
+        )
+    wrong = [name for name, column in columns.items() if not isinstance(column, str) or not column]
+    if wrong:
+        raise InputError(f"--columns: {wrong[0]} must be the name of a column")
+    if problems := list(unknown_columns("--columns", columns)):
+        raise InputError("\n".join(problems))
+    return columns
 
 
 def add_decoding(parser: argparse.ArgumentParser, *, temperature: str, max_tokens: str) -> None:

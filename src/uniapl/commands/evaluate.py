@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from uniapl.commands.common import add_decoding, given_decoding
+from uniapl.commands.common import add_columns, add_decoding, given_columns, given_decoding
 from uniapl.errors import InputError
 
 
@@ -33,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("official", "sound"),
         help="IFEval's own verdicts, or a reward's; default: official, for custom sound",
     )
+    add_columns(parser)
     add_decoding(parser, temperature="0, greedy", max_tokens="1280 or the context")
     parser.add_argument("--max-rows", type=int, help="answers decoded at once; default: 64")
     parser.set_defaults(handler=_evaluate)
@@ -51,7 +52,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         prompts=options.prompts,
         responses=options.responses,
         output=options.output,
-        selection=Selection(options.limit, options.partial),
+        selection=Selection(options.limit, options.partial, given_columns(options)),
         reading=options.reading,
         decoding=Decoding(**given) if given else None,
     )
@@ -79,5 +80,8 @@ def _evaluate_pairs(options: argparse.Namespace) -> None:
         raise InputError("--pairs needs a model: a reward model, or a run with a discriminator")
     from uniapl.evaluation.pairs import evaluate_pairs
 
-    done = evaluate_pairs(options.model, options.pairs, options.output, options.limit)
+    columns = given_columns(options)
+    done = evaluate_pairs(
+        options.model, options.pairs, options.output, options.limit, columns=columns
+    )
     print("\n".join(done.lines()))

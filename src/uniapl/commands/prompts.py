@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from uniapl.commands.common import add_columns, given_columns
 from uniapl.errors import InputError
 
 
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ask only for what each seed's completion already does: demonstrations",
     )
+    add_columns(parser)
     parser.add_argument("--min-instructions", type=int, default=1, help="per prompt; default: 1")
     parser.add_argument("--max-instructions", type=int, default=5, help="per prompt; default: 5")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -53,7 +55,9 @@ def run(options: argparse.Namespace) -> None:
         {name: file for name, file in outputs.items() if file is not None},
         {"the seeds": options.seeds, **inputs},
     )
-    seeds = read_seeds(options.seeds, joins_context=options.from_completions)
+    seeds = read_seeds(
+        options.seeds, columns=given_columns(options), joins_context=options.from_completions
+    )
     excluded = Overlaps(text for file in options.exclude for text in read_texts(file))
     counts = (options.min_instructions, options.max_instructions)
     if options.from_completions:

@@ -3,7 +3,7 @@
 `schema.Config` runs them after each key is valid by itself, for configs from files and from Python alike.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -172,12 +172,17 @@ def _sources(config: "Config") -> Iterator[str]:
         if not isinstance(value, str):
             named += [(f"data.{key}.{i}.columns", entry.columns) for i, entry in enumerate(entries)]
     for key, columns in named:
-        for name in columns:
-            if name not in COLUMN_NAMES:
-                close = get_close_matches(name, COLUMN_NAMES, n=1)
-                known = f"known are {', '.join(COLUMN_NAMES)}"
-                hint = f"did you mean {close[0]}?" if close else known
-                yield f"{key}: unknown name {name}; {hint}"
+        yield from unknown_columns(key, columns)
+
+
+def unknown_columns(key: str, columns: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each name that is none of `COLUMN_NAMES`; `key` is what holds them."""
+    for name in columns:
+        if name not in COLUMN_NAMES:
+            close = get_close_matches(name, COLUMN_NAMES, n=1)
+            known = f"known are {', '.join(COLUMN_NAMES)}"
+            hint = f"did you mean {close[0]}?" if close else known
+            yield f"{key}: unknown name {name}; {hint}"
 
 
 def _data(config: "Config") -> Iterator[str]:

@@ -58,7 +58,6 @@ _GONE = {
     "optimizer.beta2": "it is 0.95; remove it",
     "optimizer.final_fraction": "it is 0.1; remove it",
     "training.logit_chunk_tokens": "it is 1024; remove it",
-    "training.threads": "set OMP_NUM_THREADS in the environment; remove it",
 }
 """Keys of earlier versions, and what to do."""
 

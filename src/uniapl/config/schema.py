@@ -300,6 +300,8 @@ class TrainingConfig(Section):
     """`never`, `auto` (newest complete checkpoint of output_dir, else start afresh) or a checkpoint folder."""
     rollouts_logged_per_step: NonNegativeInt = 8
     """Rollouts written to rollouts/ with their reward breakdown."""
+    threads: PositiveInt | None = None
+    """Threads of torch on the CPU; None: OMP_NUM_THREADS, else torch's choice."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where the models live: `cpu`, `cuda`, `cuda:1` …; `auto`: CUDA if there is one."""
 

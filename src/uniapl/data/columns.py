@@ -1,4 +1,4 @@
-"""The user's names of columns: `data.columns` maps the names of `shapes.NAMES` to them."""
+"""The user's names of columns: `data.columns` or a command's `--columns` maps the names of `shapes.NAMES` to them."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ from uniapl.errors import InputError
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
-    """Check `data.columns`, a mapping of names from `NAMES` to the user's.
+    """Check a mapping of names from `NAMES` to the user's.
 
     Raises:
         InputError: Two names stand for one column, or no shape has all of them.
@@ -16,11 +16,11 @@ def check_columns(columns: Mapping[str, str]) -> None:
     for column in columns.values():
         doubled = [name for name, other in columns.items() if other == column]
         if len(doubled) > 1:
-            raise InputError(f"data.columns: {' and '.join(doubled)} cannot both be `{column}`")
+            raise InputError(f"columns: {' and '.join(doubled)} cannot both be `{column}`")
     if not any(shape.takes(columns) for shape in SHAPES):
         names = [name for name in columns if name not in BESIDE_ALL]
         raise InputError(
-            f"data.columns: no shape has {' and '.join(f'`{n}`' for n in names)}; `prompt` and `completion` will do"
+            f"columns: no shape has {' and '.join(f'`{n}`' for n in names)}; `prompt` and `completion` will do"
         )
 
 
@@ -34,11 +34,11 @@ def renamed(row: Values, columns: Mapping[str, str]) -> Values:
 
 
 def missing_columns(columns: Mapping[str, str], found: Collection[str]) -> list[str]:
-    """Return a line for each column that `data.columns` names and no row has."""
+    """Return a line for each column that the mapping names and no row has."""
     lines: list[str] = []
     for name, column in columns.items():
         if column not in found:
             close = get_close_matches(column, found, n=1, cutoff=0.0)
             hint = f"; the nearest is `{close[0]}`" if close else ""
-            lines.append(f"no column `{column}`, which data.columns names for `{name}`{hint}")
+            lines.append(f"no column `{column}`, which `columns` names for `{name}`{hint}")
     return lines

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uniapl.data.columns import missing_columns, renamed
 from uniapl.data.formats import read_text_lines
 from uniapl.data.rows import Problems, Row, number_as_id, row_key
 from uniapl.data.sources import local_file, read_rows
@@ -32,13 +33,20 @@ class Seeds:
     """Rows left out, by reason."""
 
 
-def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool = False) -> Seeds:
+def read_seeds(
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_words: int = 200,
+    joins_context: bool = False,
+) -> Seeds:
     """Read seed prompts.
 
     Args:
         source: A text file with a prompt per line (`.txt`, `.txt.gz`), or rows in any form that `read_rows` knows
             with a column `prompt`, `instruction`, `question`, `query` or `text`, or `messages` or `conversations`,
             of which the first user turn counts. Of Self-Instruct's `instances` the first one counts.
+        columns: Names of these → the file's, where they are others.
         max_words: Longer ones are left out.
         joins_context: Put the text that a prompt needs (`context`, `input`) below it; else leave such
             rows out.
@@ -48,7 +56,7 @@ def read_seeds(source: str | Path, *, max_words: int = 200, joins_context: bool 
     """
     seeds = Seeds()
     problems = Problems()
-    rows = list(_rows(source, problems))
+    rows = _renamed(source, list(_rows(source, problems)), columns or {})
     keys = _keys(rows)
     for row in rows:
         with problems.at(row.where):
@@ -89,6 +97,15 @@ def _rows(source: str | Path, problems: Problems) -> Iterable[Row]:
     assert path is not None
     numbered = read_text_lines(path)
     return (Row(n, f"{path}:{n}", {"text": line}) for n, line in numbered if line.strip())
+
+
+def _renamed(source: str | Path, rows: list[Row], columns: Mapping[str, str]) -> list[Row]:
+    """Return the rows under our names; a completion may be missing: not every use of seeds needs one."""
+    found = {name for row in rows for name in row.values}
+    wanted = {n: c for n, c in columns.items() if n not in _COMPLETION_COLUMNS}
+    for line in missing_columns(wanted, found):
+        raise InputError(f"{source}: {line}")
+    return [Row(row.number, row.where, dict(renamed(row.values, columns))) for row in rows]
 
 
 def _keys(rows: Iterable[Row]) -> set[str]:

@@ -174,7 +174,7 @@ def recognise(row: Values, needs_completion: bool, named: Collection[str] = ()) 
     example = ", ".join(f"{name}: {name}" for name in first)
     raise InputError(
         f"two shapes fit, `{'` with `'.join(first)}` and `{'` with `'.join(second)}`: remove one, or say "
-        f"which in data.columns, such as {{{example}}}"
+        f"which in `columns`, such as {{{example}}}"
     )
 
 

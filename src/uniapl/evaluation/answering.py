@@ -133,7 +133,8 @@ def answer_benchmark(
         prompts: As `load_prompts`.
         check: The verdict on an answer.
         decoding: How the model answers.
-        settings: Recorded with the results, and completed here; `limit` of them is how many prompts are read.
+        settings: Recorded with the results, and completed here; `limit` of them is how many prompts are read,
+            `columns` what the file calls them.
         folder: Where the results will go; those of other settings are not replaced.
 
     Raises:
@@ -141,7 +142,9 @@ def answer_benchmark(
     """
     arguments = {} if decoding.is_thinking else {"enable_thinking": False}
     loaded_model = load_answering_model(model, template_arguments=arguments)
-    loaded = load_prompts(prompts, loaded_model.chat, limit=settings["limit"])
+    loaded = load_prompts(
+        prompts, loaded_model.chat, columns=settings.get("columns"), limit=settings["limit"]
+    )
     check_prompts(loaded, check, prompts)
     longest = max(loaded, key=lambda prompt: len(prompt.token_ids))
     limit = decoding.max_completion_tokens or loaded_model.room(len(longest.token_ids))

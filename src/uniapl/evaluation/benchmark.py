@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -92,12 +92,14 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which of the prompts are scored."""
+    """What of the files is read, and which prompts are scored."""
 
     limit: int | None = None
     """Only the first so many."""
     is_partial: bool = False
     """Only those that have a response; without it, a prompt that has none is an error."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names of `data.columns` → those of the prompts' and the responses' files, where they are others."""
 
     def __post_init__(self) -> None:
         """Check the limit.
@@ -153,7 +155,7 @@ def evaluate_benchmark(
         responses: Rows of `key` or `prompt`, and `response`; instead of a model.
         output: Folder for the two files; default: `evaluations/BENCHMARK`, inside the run folder if
             the model is one. Results of another model or of other settings are not replaced.
-        selection: Which prompts are scored; default: all.
+        selection: What is read and scored; default: all.
         reading: How IFEval's types are checked; default `official`, for `custom` `sound`.
         decoding: Only with a model.
 
@@ -168,6 +170,8 @@ def evaluate_benchmark(
         reading = "sound" if benchmark == "custom" else "official"
     settings: dict[str, Any] = {"benchmark": benchmark, "prompts": str(prompts)}
     settings |= {"reading": reading, "limit": selection.limit}
+    if selection.columns:
+        settings["columns"] = dict(selection.columns)
     check, folder = _check(benchmark, reading), _folder(benchmark, output, model)
     inputs = {"--prompts": prompts, **({} if responses is None else {"--responses": responses})}
     check_folder(folder, inputs)
@@ -292,10 +296,11 @@ def _folder(benchmark: BenchmarkName, output: str | Path | None, model: str | Pa
 def _match(
     prompts: str | Path, responses: str | Path, check: Check, selection: Selection
 ) -> Matched:
-    loaded, limit = load_prompts(prompts, None), selection.limit
+    limit, columns = selection.limit, selection.columns
+    loaded = load_prompts(prompts, None, columns=columns)
     check_prompts(loaded[:limit], check, prompts)
     # all of them: a response to one beyond the limit is not unknown
-    matched = match_responses(loaded, responses).of(loaded[:limit])
+    matched = match_responses(loaded, responses, columns).of(loaded[:limit])
     if not matched.prompts:
         raise InputError(f"{responses}: answers none of the prompts of {prompts}")
     if matched.missing and not selection.is_partial:

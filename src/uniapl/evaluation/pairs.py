@@ -5,7 +5,7 @@ Output: `samples.jsonl` and `results.json` (docs/evaluation.md).
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +54,8 @@ def evaluate_pairs(
     pairs: str | Path,
     output: str | Path | None = None,
     limit: int | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> PairsResult:
     """Score both completions of every pair and compare.
 
@@ -62,6 +64,7 @@ def evaluate_pairs(
         pairs: A file of pairs in any shape that `load_pairs` knows, or a hub id.
         output: Folder for the two files; default: `evaluations/pairs`, inside the run folder if the model is one.
         limit: Only the first so many pairs.
+        columns: As `load_pairs`'s.
 
     Raises:
         InputError: Something given is wrong; nothing has been written.
@@ -74,8 +77,10 @@ def evaluate_pairs(
     check_folder(folder, {"--pairs": pairs})
     settings = {"model": str(model), "pairs": str(pairs), "pairs_sha256": content_hash(pairs)}
     settings["limit"] = limit
+    if columns:
+        settings["columns"] = dict(columns)
     config = load_config(run / "config.yaml") if is_run else None
-    loaded = load_pairs(pairs, None)[:limit]
+    loaded = load_pairs(pairs, None, columns=columns)[:limit]
     device = find_device()
     scorer = (
         load_discriminator(run, config, device) if config else load_reward_model(str(model), device)

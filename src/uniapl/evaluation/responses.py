@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from uniapl.data.columns import renamed
 from uniapl.data.sources import Problems, read_rows
 from uniapl.errors import InputError
 from uniapl.files import check_text
@@ -37,12 +38,15 @@ class Matched:
         )
 
 
-def match_responses(prompts: Sequence[Prompt], source: str | Path) -> Matched:
+def match_responses(
+    prompts: Sequence[Prompt], source: str | Path, columns: Mapping[str, str] | None = None
+) -> Matched:
     """Read responses and join them to prompts.
 
     Args:
         source: Rows with `response` (text or null) and `key`, the prompt's, or else `prompt`, its exact
             text (but for blanks around it). Keys are compared as text, so 17 is "17".
+        columns: `key`, `prompt` and `response` → what the file calls them, where it is otherwise.
 
     Raises:
         InputError: Rows are malformed, two answer the same prompt differently, or a row's key and prompt
@@ -57,8 +61,9 @@ def match_responses(prompts: Sequence[Prompt], source: str | Path) -> Matched:
     unknown: list[str] = []
     for row in read_rows(source, problems):
         with problems.at(row.where):
-            response = _response(row.values)
-            ids = _prompt_ids(row.values, texts, by_text)
+            values = renamed(row.values, columns or {})
+            response = _response(values)
+            ids = _prompt_ids(values, texts, by_text)
             if not ids:
                 unknown.append(row.where)
             for prompt_id in ids:

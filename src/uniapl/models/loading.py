@@ -46,11 +46,18 @@ def refusing(prefix: str, path: str) -> Iterator[None]:
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer. Raises whatever transformers raises; see `refusing`."""
+    """Load a model's tokenizer.
+
+    Raises:
+        ValueError: It reads no text: without files, transformers makes an empty one of the architecture's kind. And
+            whatever transformers raises; see `refusing`.
+    """
     # False: with None transformers would ask at the terminal whether to run the model's own code
     tokenizer = AutoTokenizer.from_pretrained(
         source.place, trust_remote_code=False, **source.options
     )
+    if not tokenizer.encode("a", add_special_tokens=False):
+        raise ValueError("its tokenizer knows no words: tokenizer.json is missing or empty")
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 

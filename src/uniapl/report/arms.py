@@ -16,7 +16,7 @@ FEWEST_POINTS = 40
 RECENT_STEPS = 20
 """A curve's first and last values, in figures, are means over so many steps, or over a third of a short run."""
 
-NOT_A_SETTING = ("seed", "output_dir", "training.resume", "training.device")
+NOT_A_SETTING = ("seed", "output_dir", "training.resume", "training.threads", "training.device")
 """Keys in which runs of one arm may differ."""
 
 

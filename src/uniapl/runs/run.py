@@ -103,7 +103,7 @@ def train(
     with started() as ranks:
         folder = join_run_folder(config, ranks)
         try:
-            with _deterministic():
+            with _deterministic(), _threads(config.training.threads):
                 run = _Run(recipe, folder, Options(live, on_step, quiet, json), ranks)
                 try:
                     run.go()
@@ -113,6 +113,17 @@ def train(
         finally:
             folder.close()
     return Run(folder.path)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ MAY_CHANGE = {
     "training.rollouts_logged_per_step",
     "training.micro_batch_tokens",
     "training.device",
+    "training.threads",
     "rollout.max_rows",
     "rollout.servers",
     "rollout.timeout_seconds",
