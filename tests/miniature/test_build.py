@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen3ForCausalLM
 
 from uniapl.miniature import DATA, MODEL
 from uniapl.miniature.build import (
@@ -21,7 +21,7 @@ from uniapl.miniature.build import (
     main,
 )
 from uniapl.miniature.demonstrations import ROWS, SECOND_TEXTS
-from uniapl.miniature.pretraining import Recipe
+from uniapl.miniature.pretraining import Recipe, mean_loss
 from uniapl.miniature.reference_scorer import ScorerRecipe
 
 TINY = Recipe(num_texts=64, batch_size=16)
@@ -101,7 +101,7 @@ def test_a_scorer_has_one_label_and_the_tokenizer(base, tmp_path, capfd):
 
 
 def test_a_larger_base_has_four_times_the_parameters(base, tmp_path):
-    build_larger(base, tmp_path / "larger", replace(TINY, num_texts=16))
+    build_larger(base, tmp_path / "larger", replace(TINY, num_texts=32))
     small, large = (
         sum(v.numel() for v in load_file(folder / "model.safetensors").values())
         for folder in (MODEL, tmp_path / "larger")
@@ -110,6 +110,24 @@ def test_a_larger_base_has_four_times_the_parameters(base, tmp_path):
     assert (tmp_path / "larger" / "tokenizer.json").read_bytes() == (
         MODEL / "tokenizer.json"
     ).read_bytes()
+
+
+def test_the_mean_loss_counts_every_token_of_the_completions_once():
+    model = Qwen3ForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    texts = [
+        ("Describe the sea.", "I love the sea."),
+        ("Describe the farm.", "Many hens sleep."),
+    ] * 70
+    losses = []
+    for prompt, completion in texts[:2]:
+        start = tokenizer(f"<|user|>{prompt}<|end|><|assistant|>")["input_ids"]
+        ids = torch.tensor([start + tokenizer(f"{completion}<|end|>")["input_ids"]])
+        logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        own = logprobs.gather(1, ids[0, 1:, None])[len(start) - 1 :, 0]
+        losses.append((-own.sum().item(), len(own)))
+    expected = sum(total for total, _ in losses) / sum(number for _, number in losses)
+    assert mean_loss(model, tokenizer, texts) == pytest.approx(expected, rel=1e-5)
 
 
 def test_held_out_are_all_prompts_of_validation_and_test():

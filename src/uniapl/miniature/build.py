@@ -41,9 +41,9 @@ from uniapl.miniature.demonstrations import (
     write_data,
     write_second_texts,
 )
-from uniapl.miniature.known_expert import EXPERT, WEAKER, make_expert
+from uniapl.miniature.known_expert import EXPERT, WEAKER, make_expert, measure
 from uniapl.miniature.other_writers import texts_by_writer
-from uniapl.miniature.pretraining import Recipe, make_model, pretrain, sample_corpus
+from uniapl.miniature.pretraining import Recipe, make_model, mean_loss, pretrain, sample_corpus
 from uniapl.miniature.reference_scorer import ScorerRecipe, make_scorer, pair_accuracies
 from uniapl.miniature.tokenizer import END_ID, PAD_ID, build_tokenizer
 
@@ -70,6 +70,7 @@ def build(output: Path, recipe: Recipe, rows: Mapping[str, int] = ROWS, seed: in
         model = make_model(len(tokenizer), seed)
         say(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
         pretrain(model, tokenizer, texts, recipe, seed, say)
+        say_loss(model, tokenizer, recipe, seed, say)
         save_language_model(model, aside / "model")
         tokenizer.save_pretrained(aside / "model", save_jinja_files=False)
         share_files(aside / "model")
@@ -98,6 +99,9 @@ def build_expert(base: Path, folder: Path, recipe: Recipe, seed: int = SEED) -> 
     say = start_clock()
     tokenizer = load_tokenizer(base)
     model = make_expert(base / "model", tokenizer, held_out_prompts(base), recipe, seed + 2, say)
+    torch.manual_seed(seed)
+    for name, value in measure(model, tokenizer, read_rows(base, "validation")).items():
+        say(f"{name} {value:.3f} on the validation prompts")
     write_model(folder, base, lambda aside: save_language_model(model, aside))
     say(f"wrote {folder}")
 
@@ -132,8 +136,21 @@ def build_larger(base: Path, folder: Path, recipe: Recipe, seed: int = SEED) -> 
     model = make_model(len(tokenizer), seed, LARGER_WIDTH)
     say(f"{model.num_parameters():,} parameters")
     pretrain(model, tokenizer, sample_corpus(recipe.num_texts, seed), recipe, seed, say)
+    say_loss(model, tokenizer, recipe, seed, say)
     write_model(folder, base, lambda aside: save_language_model(model, aside))
     say(f"wrote {folder}")
+
+
+def say_loss(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    seed: int,
+    say: Say,
+) -> None:
+    """Say a base model's loss on new texts of its corpus, a twentieth as many as it learned."""
+    texts = sample_corpus(recipe.num_texts // 20, seed + 6)
+    say(f"loss {mean_loss(model, tokenizer, texts):.4f} nats a token on {len(texts)} new texts")
 
 
 def start_clock() -> Say:

@@ -5,15 +5,19 @@ expert writes next is nearly random in many places, so this model's accuracy sta
 """
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from uniapl.instructions import strict
 from uniapl.miniature.demonstrations import expert_tasks
-from uniapl.miniature.pretraining import Recipe, pretrain
+from uniapl.miniature.metrics import fluency, joint
+from uniapl.miniature.other_writers import sample
+from uniapl.miniature.pretraining import Recipe, mean_loss, pretrain
 
 EXPERT = Recipe(num_texts=80_000, warmup_steps=100)
 """What made the shipped one: 18 CPU minutes on one thread."""
@@ -47,6 +51,39 @@ def make_expert(
     say(f"{len(texts)} texts of the expert")
     pretrain(model, tokenizer, texts, recipe, seed, say)
     return model
+
+
+def measure(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return how well a model writes: one completion per row, sampled at temperature 1.
+
+    Args:
+        model: Whose completions are judged; they are drawn from torch's global generator.
+        tokenizer: The model's.
+        rows: Of a data file with completions of the expert.
+
+    Returns:
+        `strict` (share of the prompts whose instructions are all followed), `fluency`, `joint`, and `nll`: the model's
+        surprise at the expert's completions, mean over tokens, nats.
+    """
+    prompts = [row["prompt"] for row in rows]
+    completions = sample(model, tokenizer, prompts)
+    columns = {
+        name: [row[name] for row in rows] for name in ("instruction_id_list", "kwargs", "topic")
+    }
+    followed = [
+        all(strict(row["instruction_id_list"], row["kwargs"], completion))
+        for row, completion in zip(rows, completions, strict=True)
+    ]
+    shares = {
+        "strict": followed,
+        "fluency": fluency(prompts, completions, **columns),
+        "joint": joint(prompts, completions, **columns),
+    }
+    found = {name: sum(map(float, values)) / len(rows) for name, values in shares.items()}
+    texts = [(row["prompt"], row["completion"]) for row in rows]
+    return found | {"nll": mean_loss(model, tokenizer, texts)}
 
 
 def fresh_texts(

@@ -7,7 +7,7 @@ model knows every instruction but has never seen two together.
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -103,6 +103,23 @@ def pretrain(
             seconds = time.monotonic() - start
             say(f"step {step + 1}/{len(batches)} loss {loss.item():.3f} {seconds:.0f} s")
     model.eval()
+
+
+@torch.no_grad()
+def mean_loss(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]
+) -> float:
+    """Return −log p of the completions, end of turn included, in nats: the mean over all their tokens."""
+    total, num_tokens = 0.0, 0
+    for start in range(0, len(texts), _BUCKET):
+        chunk = texts[start : start + _BUCKET]
+        input_ids, labels = _pad([_encode(tokenizer, *text) for text in chunk])
+        logits = model(input_ids=input_ids).logits[:, :-1]
+        total += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED, reduction="sum"
+        ).item()
+        num_tokens += int((labels != _IGNORED).sum())
+    return total / num_tokens
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
