@@ -57,8 +57,10 @@ check: $(READY) ## formatter, linter, types, import contracts, stale docs
 docs: $(READY) ## write docs/config.md from the schema
 	$(BIN)/uniapl config reference > docs/config.md
 
-miniature: $(READY) ## rebuild the miniature's model and data (shipped in the package)
+miniature: $(READY) ## rebuild the miniature: what ships, into the package; what does not, into runs/miniature
 	$(BIN)/python -m uniapl.miniature.build
+	for part in weaker scorer larger; do \
+		$(BIN)/python -m uniapl.miniature.build --only $$part --output runs/miniature || exit; done
 
 clean: ## remove what the other targets made, run folders excepted
 	rm -rf .venv dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis

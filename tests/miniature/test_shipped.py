@@ -1,5 +1,6 @@
 """What the package ships: model folder, tokenizer and data files."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from uniapl.instructions import strict, validate
 from uniapl.miniature import DATA, MODEL
-from uniapl.miniature.build import MAX_COMPLETION_TOKENS, ROWS
+from uniapl.miniature.demonstrations import MAX_COMPLETION_TOKENS, ROWS, SECOND_TEXTS
 from uniapl.miniature.grammar import TOPICS
 from uniapl.miniature.metrics import fluency, joint
 from uniapl.miniature.tasks import CONFLICTS, TEXTS, Instruction
@@ -44,7 +45,8 @@ def columns(rows):
 
 
 def test_rows_have_the_columns(tables):
-    assert {path.name for path in DATA.iterdir()} == {f"{name}.jsonl" for name in ROWS}
+    names = {f"{name}.jsonl" for name in (*ROWS, SECOND_TEXTS)}
+    assert {path.name for path in DATA.iterdir()} == names
     for name, number in ROWS.items():
         assert len(tables[name]) == number
         expected = COLUMNS if name == "prompts" else COLUMNS | {"completion"}
@@ -88,6 +90,37 @@ def test_the_expert_is_one(tables, name):
     assert fluency(prompts, completions, **others) == [1.0] * len(rows)
     assert joint(prompts, completions, **others) == [float(verdict) for verdict in followed]
     assert len(set(completions)) == len(completions)
+
+
+def test_a_second_text_for_every_demonstration(tables):
+    lines = (DATA / f"{SECOND_TEXTS}.jsonl").read_text("utf-8").splitlines()
+    second = [json.loads(line) for line in lines]
+    assert len(second) == len(tables["demonstrations"])
+    for row, first in zip(second, tables["demonstrations"], strict=True):
+        assert list(row) == list(first)
+        assert row | {"completion": first["completion"]} == first
+        assert row["completion"] != first["completion"]
+        assert all(strict(row["instruction_id_list"], row["kwargs"], row["completion"]))
+    texts = [row["completion"] for row in second]
+    topics = [row["topic"] for row in second]
+    assert fluency([row["prompt"] for row in second], texts, topic=topics) == [1.0] * len(second)
+
+
+SHIPPED_SHA256 = {
+    "data/demonstrations.jsonl": "e9bfb371dde9a6e277f20755952146acc4c90a9bcafb9f27b1fa9ab4542df34c",
+    "data/prompts.jsonl": "c68bcd314623527e0d64fef7bb30579fa83da1cf9cbe1ef96030a348f6932dff",
+    "data/test.jsonl": "2900da0fc3e88e83624009f93a3b72f97a52de4fe54c43d68c3f15aed53f68ac",
+    "data/validation.jsonl": "b4530e7a3b27ee171c5d15cc083beadc11ee82c077a36083f00d053a9cf692ec",
+    "model/model.safetensors": "b854b5854b166bf82fae99f01f6c4f1866aa0335aef6e43037f88755e6d7a049",
+    "model/tokenizer.json": "8493af71db759bfd70153bac505b62faf453e7fafafab830785f0533781ede4e",
+}
+"""What published results were measured with."""
+
+
+@pytest.mark.parametrize("name", SHIPPED_SHA256)
+def test_base_and_data_are_those_of_the_results(name):
+    found = hashlib.sha256((DATA.parent / name).read_bytes()).hexdigest()
+    assert found == SHIPPED_SHA256[name]
 
 
 def test_texts_round_trip_and_are_short(tables, tokenizer):

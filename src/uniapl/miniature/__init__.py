@@ -9,4 +9,7 @@ from pathlib import Path
 MODEL = Path(__file__).parent / "model"
 """A Qwen3-architecture causal LM of about two million parameters, weights stored in bfloat16."""
 DATA = Path(__file__).parent / "data"
-"""`demonstrations.jsonl`, `prompts.jsonl`, `validation.jsonl` and `test.jsonl`."""
+"""`demonstrations.jsonl`, `prompts.jsonl`, `validation.jsonl` and `test.jsonl`.
+
+`second_texts.jsonl` has the rows of `demonstrations.jsonl` with another completion of the expert.
+"""

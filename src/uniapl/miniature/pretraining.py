@@ -7,7 +7,7 @@ model knows every instruction but has never seen two together.
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,13 +18,15 @@ from uniapl.miniature.tasks import Task, sample_task
 from uniapl.miniature.tokenizer import END, END_ID, PAD_ID
 from uniapl.miniature.writer import write
 
+IGNORED_FRACTION = 0.25
+"""How often the writer of the corpus ignores the instruction."""
 _BUCKET = 128
 _IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the base model is made; the defaults made the shipped one."""
+    """How a language model is trained on texts; the defaults made the shipped base."""
 
     num_texts: int = 44_000
     epochs: int = 1
@@ -32,28 +34,32 @@ class Recipe:
     """Texts per step."""
     learning_rate: float = 2e-3
     warmup_steps: int = 40
-    ignored_fraction: float = 0.25
-    """How often the writer of the corpus ignores the instruction."""
 
 
-def sample_text(rng: random.Random, recipe: Recipe) -> tuple[str, str]:
+def sample_text(rng: random.Random) -> tuple[str, str]:
     """Draw a prompt with no or one instruction and what a careless writer answers."""
     task = sample_task(rng, num_instructions=int(rng.random() < 0.9))
-    heard = () if rng.random() < recipe.ignored_fraction else task.instructions
+    heard = () if rng.random() < IGNORED_FRACTION else task.instructions
     completion = write(rng, Task(task.topic, task.lead, heard), rng.randint(1, 5))
     return task.prompt, completion
 
 
-def make_model(vocab_size: int, seed: int) -> Qwen3ForCausalLM:
-    """Make the untrained model."""
+def sample_corpus(number: int, seed: int) -> list[tuple[str, str]]:
+    """Draw the texts that a base model learns: prompts and completions."""
+    rng = random.Random(seed)
+    return [sample_text(rng) for _ in range(number)]
+
+
+def make_model(vocab_size: int, seed: int, width: int = 1) -> Qwen3ForCausalLM:
+    """Make an untrained model, `width` times as wide as the base; twice as wide has four times the parameters."""
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocab_size,
-        hidden_size=192,
-        intermediate_size=640,
+        hidden_size=192 * width,
+        intermediate_size=640 * width,
         num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=3,
+        num_attention_heads=6 * width,
+        num_key_value_heads=3 * width,
         head_dim=32,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -76,17 +82,11 @@ def pretrain(
     """Train the model on completions in place; `say` receives progress lines."""
     sequences = [_encode(tokenizer, prompt, completion) for prompt, completion in texts]
     batches = list(_batches(sequences, recipe, random.Random(seed)))
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    optimizer = make_optimizer(model, recipe)
     model.train()
     start = time.monotonic()
     for step, batch in enumerate(batches):
-        rate = _learning_rate(step, len(batches), recipe)
+        rate = learning_rate(step, len(batches), recipe)
         for group in optimizer.param_groups:
             group["lr"] = rate
         input_ids, labels = _pad(batch)
@@ -103,6 +103,34 @@ def pretrain(
             seconds = time.monotonic() - start
             say(f"step {step + 1}/{len(batches)} loss {loss.item():.3f} {seconds:.0f} s")
     model.eval()
+
+
+@torch.no_grad()
+def mean_loss(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]
+) -> float:
+    """Return −log p of the completions, end of turn included, in nats: the mean over all their tokens."""
+    total, num_tokens = 0.0, 0
+    for start in range(0, len(texts), _BUCKET):
+        chunk = texts[start : start + _BUCKET]
+        input_ids, labels = _pad([_encode(tokenizer, *text) for text in chunk])
+        logits = model(input_ids=input_ids).logits[:, :-1]
+        total += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED, reduction="sum"
+        ).item()
+        num_tokens += int((labels != _IGNORED).sum())
+    return total / num_tokens
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Make the optimizer; matrices decay, vectors do not."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+    )
 
 
 def _encode(
@@ -142,7 +170,7 @@ def _pad(batch: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor
     return input_ids, labels
 
 
-def _learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
+def learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
     """Linear warm-up, then a cosine down to a twentieth."""
     warmup = min(1.0, (step + 1) / recipe.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
