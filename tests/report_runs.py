@@ -98,7 +98,7 @@ def metric_row(method: str, step: int, steps: int, noise: random.Random) -> dict
         "discriminator/reward_correlation": noisy(0.17, 0.07),
         "discriminator/demonstration_logit": noisy(logit, 0.08),
         "discriminator/preference_logit": noisy(logit - 0.15 * step / steps, 0.08),
-        "constraint/accuracy": rise(step, steps, 0.9, 0.66, 7),
+        "constraint/distance": rise(step, steps, 0.9, 0.66, 7),
         "constraint/weight": 0.1,
         "constraint/state": 0,
     }

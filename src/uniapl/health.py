@@ -152,6 +152,11 @@ def judge(name: str, values: Sequence[float]) -> Finding:
     return Finding(name, "sound", f"{told}: in its band, {band.text}")
 
 
+def quiet_steps(warmup_steps: int) -> int:
+    """Return how many steps nothing is said of the discriminator: its warm-up, and as many in which λ rises."""
+    return 2 * warmup_steps
+
+
 @dataclass(slots=True)
 class HealthWatch:
     """Watches metrics from step to step; its fields are what a resumed run needs."""

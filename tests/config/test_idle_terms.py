@@ -64,7 +64,20 @@ def test_what_never_acts_is_named(minimal: Path, words: list[str], lines: list[s
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_whose_terms_all_act_says_nothing(minimal: Path, method: str):
-    assert idle(minimal, f"method={method}", "training.steps=11") == []
+    # alone with SFT, a likelihood discriminator at the policy's rate would learn nothing else than the policy
+    words = ["discriminator.learning_rate=1e-2"] if method == "a-sft" else []
+    assert idle(minimal, f"method={method}", "training.steps=11", *words) == []
+
+
+def test_a_discriminator_that_is_the_policys_twin_is_named(minimal: Path):
+    words = ["method=a-sft", "training.steps=11"]
+    (line,) = idle(minimal, *words)
+    assert line.startswith(
+        "the discriminator starts as the policy and learns the same demonstrations"
+    )
+    assert idle(minimal, *words, "objective.kl_coef=0.1") == []
+    assert idle(minimal, *words, "discriminator.form=scalar") == []
+    assert idle(minimal, *words, "discriminator.path=p") == []
 
 
 def test_no_warm_up_and_a_controlled_weight_are_no_silence(minimal: Path):

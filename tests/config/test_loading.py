@@ -88,7 +88,7 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
             "optimizer.learning_rate: must be a finite number, got inf",
         ),
         ("optimizer.learning_rate='1e-6'", "optimizer.learning_rate: must be a number, got '1e-6'"),
-        ("objective.clip_low=1", "objective.clip_low: must be less than 1, got 1"),
+        ("objective.clip_low=1.5", "objective.clip_low: must be at most 1, got 1.5"),
         ("rewards.0.all_or_nothing=2", "rewards.0.all_or_nothing: must be at most 1, got 2"),
         ("rollout.mask_truncated=yes", "rollout.mask_truncated: must be true or false, got 'yes'"),
         (

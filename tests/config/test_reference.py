@@ -29,7 +29,7 @@ def test_every_key_has_a_row_with_a_meaning():
         ("optimizer.learning_rate", "number > 0"),
         ("rewards.0.all_or_nothing", "number from 0 to 1"),
         ("constraint.target", "number > 0 or null"),
-        ("objective.clip_low", "number > 0 and < 1"),
+        ("objective.clip_low", "number > 0 and ≤ 1"),
         ("rollout.mask_truncated", "`true` or `false`"),
         ("model.dtype", "`float32`, `bfloat16`"),
         ("evaluation.metrics", "list of `module:function`"),

@@ -91,7 +91,7 @@ def test_zero_std_fraction_counts_rewarded_groups() -> None:
     has_reward = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
     # group 0 equal, 1 not, 2 has one reward only (equal), 3 has none and does not count
     assert zero_std_fraction(rewards, has_reward) == pytest.approx(2 / 3)
-    assert zero_std_fraction(rewards, torch.zeros_like(has_reward)) == 0.0
+    assert zero_std_fraction(rewards, torch.zeros_like(has_reward)) is None
 
 
 # equal, different, different among those with a reward, one reward only, no reward, equal among those with one

@@ -187,7 +187,7 @@ def test_health_words_are_those_of_the_terminal(finished_run):
     }
     rows = rewrite_metrics(finished_run, lambda row: row | off)
     config = yaml.safe_load((finished_run / "config.yaml").read_text())
-    config["discriminator"] = {"warmup_steps": 6, "ramp_steps": 4}
+    config["discriminator"] = {"warmup_steps": 5}
     (finished_run / "config.yaml").write_text(yaml.safe_dump(config))
     watch = HealthWatch()
     said = [(row["step"], line) for row in rows for line in watch.warnings(row["step"], row, 10)]

@@ -56,10 +56,6 @@ class Plan:
     arms: tuple[Arm, ...]
     baseline: str
 
-    def arm(self, name: str) -> Arm:
-        """Return the arm of that name."""
-        return next(a for a in self.arms if a.name == name)
-
 
 def read_plan(
     methods: str, seeds: Sequence[str], grids: Sequence[str] = (), baseline: str | None = None

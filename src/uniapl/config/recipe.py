@@ -31,7 +31,7 @@ _TERMS = {
 }
 """Fields of `TermWeights` that methods are made of → how a message names them."""
 _MAY_REST = (0, UNTIL_WARM)
-"""Weights by which a method promises no term: without a warm-up there is nothing to do until then."""
+"""A method that gives a term one of these weights does not promise that it ever acts."""
 
 SERVER_IMPORTANCE_CAP = 2.0
 """`rollout.importance_cap` where a server samples and the config does not say."""
@@ -224,10 +224,24 @@ class Recipe:
         promised = {
             t for t, w in _weights(METHODS[self.config.method]).items() if w not in _MAY_REST
         }
-        return [
+        lines = [
             f"{_TERMS[term]} is 0 in {_every(len(steps))}{self._why_idle(term)}{rest}"
             for term in _TERMS
             if term in promised - acting
+        ]
+        return [*lines, *self._twin(acting)]
+
+    def _twin(self, acting: set[str]) -> list[str]:
+        """Return a line where the discriminator learns what the policy learns, at its rate, from the same start."""
+        config = self.config
+        own, rate = config.discriminator.learning_rate, config.optimizer.learning_rate
+        is_twin = self.form == "likelihood" and not config.discriminator.path
+        others = {"grpo"} & acting or self.has_kl or self.has_pairs
+        if not is_twin or others or own not in (None, rate) or "adversarial" not in acting:
+            return []
+        return [
+            "the discriminator starts as the policy and learns the same demonstrations at the same rate, so that its "
+            "credit is almost 0: give discriminator.learning_rate or discriminator.path, or another discriminator.form"
         ]
 
     def _why_idle(self, term: str) -> str:

@@ -132,7 +132,7 @@ class RolloutConfig(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature; log-probs of rollouts are taken at the same temperature."""
     max_completion_tokens: PositiveInt = 256
-    """A rollout that reaches it is truncated: masked out of every term if `mask_truncated`."""
+    """A rollout that reaches it is truncated: if `mask_truncated`, left out of the reward term and the KL penalty."""
     mask_truncated: bool = True
     """Leave truncated rollouts out of the reward term and the KL penalty (their reward still counts in the group's
     mean)."""
@@ -248,7 +248,7 @@ class ObjectiveConfig(Section):
     """β of that loss, per nat: the larger, the closer the policy stays to the reference."""
     kl_coef: Weight = 0.0
     """Weight of the k3 estimate of KL(policy ‖ reference) on rollouts."""
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.2
     """The ratio is clipped below 1 - clip_low where the weight is negative; acts if updates_per_rollout > 1."""
     clip_high: PositiveFloat = 0.2
     """The ratio is clipped above 1 + clip_high where the weight is positive; acts if updates_per_rollout > 1."""

@@ -31,10 +31,10 @@ def step_health(
     is_judged_GxN = judged_completions(batch, judgement)
     lengths = [float(len(r.token_ids)) for r in batch.rollouts]
     lengths_GxN = torch.tensor(lengths, device=logits_GxN.device).view_as(logits_GxN)
-    found = {
+    found: dict[str, float | None] = {
         **judgement.health,
         **held_out,
-        "discriminator/group_std": mean_group_std(logits_GxN, is_judged_GxN) or 0.0,
+        "discriminator/group_std": mean_group_std(logits_GxN, is_judged_GxN),
         "discriminator/length_correlation": group_correlation(
             logits_GxN, lengths_GxN, is_judged_GxN
         ),
@@ -47,9 +47,9 @@ def step_health(
     if judgement.expert_logprobs_T is not None:
         ratios_T = (judgement.expert_logprobs_T - old_logprobs_T)[judgement.is_credited_T]
         found["discriminator/log_ratio"] = ratios_T.mean().item()
-        if "discriminator/held_out_log_ratio" in found:
+        if "discriminator/held_out_log_ratio" in held_out:
             found["discriminator/margin"] = (
-                found["discriminator/held_out_log_ratio"] - found["discriminator/log_ratio"]
+                held_out["discriminator/held_out_log_ratio"] - ratios_T.mean().item()
             )
     is_paired = torch.tensor([e is not None for e in batch.experts], device=logits_GxN.device)
     for name, groups in (("demonstration", is_paired), ("preference", ~is_paired)):
@@ -104,6 +104,6 @@ def reward_table(batch: RolloutBatch, device: torch.device) -> tuple[Tensor, Ten
     return values.view(-1, batch.group_size), has_reward.view(-1, batch.group_size)
 
 
-def finite(values: dict[str, float]) -> dict[str, float]:
-    """Leave out what is not a finite number."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+def finite(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Leave out what is no finite number."""
+    return {n: value for n, value in values.items() if value is not None and math.isfinite(value)}

@@ -52,7 +52,7 @@ def _all_equal(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> Tensor:
     return highest <= lowest
 
 
-def zero_std_fraction(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> float:
+def zero_std_fraction(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> float | None:
     """Return the share of groups whose rewards are all equal: the reward teaches nothing there.
 
     Args:
@@ -61,11 +61,11 @@ def zero_std_fraction(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> float:
 
     Returns:
         A number from 0 to 1: groups with equal rewards over groups with at least one reward. A group with one reward
-        counts as equal. 0 if no group has a reward.
+        counts as equal. None if no group has a reward.
     """
     is_rewarded = has_reward_GxN.any(1)
     if not is_rewarded.any():
-        return 0.0
+        return None
     return _all_equal(rewards_GxN, has_reward_GxN).squeeze(1)[is_rewarded].float().mean().item()
 
 

@@ -81,7 +81,9 @@ def mean_group_std(values_GxN: Tensor, is_counted_GxN: Tensor) -> float | None:
     return group_std(values_GxN, is_counted_GxN)[has_std].mean().item() if has_std.any() else None
 
 
-def group_correlation(first_GxN: Tensor, second_GxN: Tensor, is_counted_GxN: Tensor) -> float:
+def group_correlation(
+    first_GxN: Tensor, second_GxN: Tensor, is_counted_GxN: Tensor
+) -> float | None:
     """Return the correlation inside groups: both are centred in their group, then all members are pooled.
 
     Args:
@@ -90,9 +92,9 @@ def group_correlation(first_GxN: Tensor, second_GxN: Tensor, is_counted_GxN: Ten
         is_counted_GxN: Members that count in both, [G, N].
 
     Returns:
-        Pearson's correlation, from -1 to 1; 0 if either does not vary inside any group.
+        Pearson's correlation, from -1 to 1; None if either does not vary inside any group.
     """
     a = (first_GxN - group_mean(first_GxN, is_counted_GxN)).masked_fill(~is_counted_GxN, 0)
     b = (second_GxN - group_mean(second_GxN, is_counted_GxN)).masked_fill(~is_counted_GxN, 0)
     scale = (a.square().sum() * b.square().sum()).sqrt()
-    return ((a * b).sum() / scale).item() if scale > 0 else 0.0
+    return ((a * b).sum() / scale).item() if scale > 0 else None

@@ -109,7 +109,11 @@ class Objective:
 
 
 def unified_objective(
-    experts_T: Tensor | None, rollouts: RolloutTokens | None, scale: Scale
+    experts_T: Tensor | None,
+    rollouts: RolloutTokens | None,
+    scale: Scale,
+    *,
+    separates: bool = True,
 ) -> Objective:
     """Return a micro-batch's share of the step's loss, with its terms and what was measured.
 
@@ -117,6 +121,7 @@ def unified_objective(
         experts_T: log π_θ(y*_t) of the expert's tokens, nats, with gradient; None where there are none.
         rollouts: The rollout tokens; None where there are none.
         scale: Weights and counts of the whole step.
+        separates: Whether the terms of the rollouts are also wanted one by one.
 
     At least one of the two kinds of tokens must be there.
     """
@@ -134,9 +139,9 @@ def unified_objective(
     if rollouts is not None:
         reward_weights_T, weights_T = token_weights(rollouts, scale)
         losses.append(-_surrogate(rollouts, weights_T, scale).sum())
-        if scale.grpo_weight:
+        if separates and scale.grpo_weight:
             terms["grpo"] = -_surrogate(rollouts, reward_weights_T, scale).sum()
-        if scale.adversarial_weight and rollouts.credit_T is not None:
+        if separates and scale.adversarial_weight and rollouts.credit_T is not None:
             own_T = weights_T - reward_weights_T
             terms["adversarial"] = -_surrogate(rollouts, own_T, scale).sum()
         if rollouts.ref_logprobs_T is not None:
@@ -211,9 +216,11 @@ def _measured(
     """
     ratio_T = _ratio(tokens, None, scale).detach()
     counts_T, old_T = tokens.is_penalised_T, tokens.old_logprobs_T
-    is_clipped_T = is_ratio_clipped(
-        ratio_T, weights_T, scale.clip_low, scale.clip_high, scale.dual_clip
-    )
+    is_clipped_T = torch.zeros_like(counts_T)  # CISPO clips the ratio and takes no gradient away
+    if scale.policy_gradient != "cispo":
+        is_clipped_T = is_ratio_clipped(
+            ratio_T, weights_T, scale.clip_low, scale.clip_high, scale.dual_clip
+        )
     sums = {
         "grpo": -(ratio_T * tokens.reward_advantages_T)[tokens.is_rewarded_T].sum(),
         "ratio": ratio_T[counts_T].sum(),

@@ -7,7 +7,7 @@ while the run trained.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uniapl.health import BANDS, HealthWatch
+from uniapl.health import BANDS, HealthWatch, quiet_steps
 from uniapl.report.arms import Arm, curve
 from uniapl.report.curves import band_of
 from uniapl.report.reading import Run, setting
@@ -22,12 +22,16 @@ CHARTS: Charts = [
         "metrics": [["objective/adversarial_weight", "acting"]],
     },
     {
+        "title": "Margin, held-out demonstrations over rollouts",
+        "metrics": [["discriminator/margin", "of the step"], ["constraint/margin", "smoothed"]],
+    },
+    {
         "title": "Discriminator accuracy",
         "metrics": [["discriminator/accuracy", ""]],
     },
     {
-        "title": "Accuracy on held-out demonstrations",
-        "metrics": [["constraint/accuracy", ""]],
+        "title": "Distance to the expert",
+        "metrics": [["constraint/distance", ""]],
         "target": True,
     },
     {
@@ -54,7 +58,7 @@ def health_charts(arms: Sequence[Arm], measured_names: Sequence[str]) -> Charts:
 
     Only of the arms that have a discriminator; empty if none has.
     """
-    adversarial = [i for i, arm in enumerate(arms) if curve(arm, "discriminator/accuracy")]
+    adversarial = [i for i, arm in enumerate(arms) if curve(arm, "discriminator/group_std")]
     if not adversarial:
         return []
     charts: Charts = []
@@ -97,11 +101,8 @@ def health_of_runs(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def _replayed(run: Run) -> tuple[HealthWatch, list[tuple[int, str]]]:
     """Return the watch after the run's last step and (step, line) of every warning."""
-    quiet = sum(
-        value
-        for key in ("discriminator.warmup_steps", "discriminator.ramp_steps")
-        if isinstance(value := setting(run.config, key), int)
-    )
+    warm = setting(run.config, "discriminator.warmup_steps")
+    quiet = quiet_steps(warm if isinstance(warm, int) else 0)
     watch, warnings = HealthWatch(), []
     columns = {name: run.metrics[name] for name in BANDS if name in run.metrics}
     for index, step in enumerate(run.steps):

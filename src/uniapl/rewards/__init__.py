@@ -6,7 +6,13 @@ Example:
         print(reward.total, reward.breakdown)
 """
 
-from uniapl.rewards.build import build_reward, build_rewards, check_columns, column_names
+from uniapl.rewards.build import (
+    build_reward,
+    build_rewards,
+    check_columns,
+    check_names,
+    column_names,
+)
 from uniapl.rewards.calls import NamedReward
 from uniapl.rewards.context import TrainerState
 from uniapl.rewards.functions import load_function
@@ -20,6 +26,7 @@ __all__ = [
     "build_reward",
     "build_rewards",
     "check_columns",
+    "check_names",
     "column_names",
     "instruction_reward",
     "load_function",

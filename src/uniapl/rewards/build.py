@@ -84,13 +84,22 @@ def build_rewards(specs: Iterable[Mapping[str, Any]]) -> list[NamedReward]:
         InputError: as `build_reward`; or two rewards have the same name.
     """
     rewards = [build_reward(**spec) for spec in specs]
+    check_names(rewards)
+    return rewards
+
+
+def check_names(rewards: Sequence[NamedReward]) -> None:
+    """Refuse two rewards of one name, of which one would overwrite the other's metrics.
+
+    Raises:
+        InputError: There are two.
+    """
     names = [reward.name for reward in rewards]
     for name in names:
         if names.count(name) > 1:
             raise InputError(
                 f"{names.count(name)} rewards are named {name}; give each its own `name`"
             )
-    return rewards
 
 
 def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:

@@ -131,8 +131,8 @@ def draw_batch(
         for part, prompts in zip(measured, ranked, strict=True)
     ]
     return [
-        _step_data((part, batch, held_out_batch), recipe, players, weights)
-        for part, batch, held_out_batch in zip(drawn, batches, held, strict=True)
+        _step_data(parts, recipe, players, weights, is_first=number == 0)
+        for number, parts in enumerate(zip(drawn, batches, held, strict=True))
     ]
 
 
@@ -141,17 +141,19 @@ def _step_data(
     recipe: Recipe,
     players: Players,
     weights: TermWeights,
+    *,
+    is_first: bool,
 ) -> StepData:
     """Return a part with the log-probs that must be known before the policy moves."""
     drawn, rollouts, held_out = parts
-    moves_before = recipe.config.rollout.updates_per_rollout > 1 or recipe.shapes_reward
+    is_asked_for = not is_first or recipe.shapes_reward
     reference = players.reference if weights.kl else None
     ranks = players.ranks
     return StepData(
         drawn=drawn,
         rollouts=rollouts,
         held_out=held_out if held_out.experts else None,
-        old_logprobs_T=_old_logprobs(rollouts, recipe, players) if moves_before else None,
+        old_logprobs_T=_old_logprobs(rollouts, recipe, players) if is_asked_for else None,
         ref_logprobs_T=_ref_logprobs(rollouts, recipe, reference, ranks),
     )
 

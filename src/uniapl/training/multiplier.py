@@ -8,6 +8,9 @@ from uniapl.config.checks import GREATEST_WEIGHT, LEAST_WEIGHT
 from uniapl.config.recipe import Recipe
 from uniapl.objective.constraint import constraint_state, next_weight, smooth
 
+ROUNDING = 1e-6
+"""Margin up to which a discriminator tells nothing, nats per token: what two equal models differ by in float32."""
+
 SMOOTHING = 0.8
 """Weight of the past in what is measured step by step."""
 
@@ -38,7 +41,7 @@ class Multiplier:
     @property
     def is_closed(self) -> bool:
         """Whether λ is 0 because the discriminator is wrong."""
-        return self.margin is not None and self.margin <= 0
+        return self.margin is not None and self.margin <= ROUNDING
 
     def observe(self, step: int, health: Mapping[str, float | None]) -> dict[str, float | None]:
         """Take in what a step measured of the discriminator, and move λ where a target asks for it.

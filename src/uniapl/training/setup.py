@@ -36,6 +36,7 @@ from uniapl.rewards import (
     build_reward,
     build_rewards,
     check_columns,
+    check_names,
     column_names,
     model_reward,
 )
@@ -99,7 +100,7 @@ def load_rewards(
     """
     specs: list[dict[str, Any]] = []
     if live is not None:
-        return [*live, *_overlong(recipe)]
+        return _with_penalty(live, recipe)
     for index, reward in enumerate(recipe.config.rewards):
         spec = reward.model_dump(exclude={"path"})
         if reward.path is not None:
@@ -112,7 +113,14 @@ def load_rewards(
             except InputError as error:
                 raise InputError(f"rewards.{index}.path: {error}") from error
         specs.append(spec)
-    return build_rewards(specs) + _overlong(recipe)
+    return _with_penalty(build_rewards(specs), recipe)
+
+
+def _with_penalty(rewards: Sequence[NamedReward], recipe: Recipe) -> list[NamedReward]:
+    """Return all rewards of a run; `overlong` is a name that only one of them may have."""
+    found = [*rewards, *_overlong(recipe)]
+    check_names(found)
+    return found
 
 
 def _overlong(recipe: Recipe) -> list[NamedReward]:

@@ -16,7 +16,7 @@ from uniapl.discriminators.health import reward_table, step_health
 from uniapl.errors import TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
-from uniapl.objective.reductions import group_std
+from uniapl.objective.reductions import mean_group_std
 from uniapl.objective.unified import Scale
 from uniapl.rewards import TrainerState
 from uniapl.training.batch import StepData, draw_batch, flat_logprobs, shaped
@@ -254,7 +254,7 @@ class Trainer:
         rewards_GxN, has_reward_GxN = reward_table(data.rollouts, torch.device("cpu"))
         metrics |= {
             "reward/mean": _mean([r.total for r in rewards]),
-            "reward/std": group_std(rewards_GxN, has_reward_GxN).mean().item(),
+            "reward/std": mean_group_std(rewards_GxN, has_reward_GxN),
             "rollout/completion_tokens_mean": data.rollouts.num_tokens / len(rollouts),
             "rollout/truncated_fraction": _mean([float(r.is_truncated) for r in rollouts]),
             "rollout/zero_std_group_fraction": zero_std_fraction(rewards_GxN, has_reward_GxN),

@@ -223,7 +223,7 @@ def accumulate(
             rollouts = tokens.part(packed, is_rollout, logprobs)
             old_logprobs_T[packed.token_index[is_rollout]] = rollouts.old_logprobs_T
         experts_T = None if is_rollout.all() else logprobs[~is_rollout]
-        objective = unified_objective(experts_T, rollouts, scale)
+        objective = unified_objective(experts_T, rollouts, scale, separates=by_term is not None)
         if by_term is not None:
             by_term.add(objective.terms)
         objective.loss.backward()
