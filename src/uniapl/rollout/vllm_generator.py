@@ -47,6 +47,8 @@ class SamplingSettings:
     temperature: float
     seed: int
     """The run's."""
+    vocabulary: int
+    """Number of token ids that the model knows."""
 
 
 class Pending:
@@ -99,7 +101,6 @@ class VllmGenerator:
     ) -> None:
         self._servers, self._weights, self._settings = servers, weights, settings
         self._reader = CompletionReader(tokenizer)
-        self._vocabulary = len(tokenizer)
         self._facts = facts
         self._num_calls = 0
 
@@ -222,30 +223,27 @@ class VllmGenerator:
             raise ValueError(f"asked for {size} completions, the answer has numbers {places}")
         if answer.get("prompt_token_ids") != request["token_ids"]:
             raise ValueError("the answer continues other tokens than those that were sent")
-        settings, vocabulary = self._settings, self._vocabulary
         ordered = sorted(choices, key=lambda choice: choice["index"])
-        return [read_choice(choice, settings, version, vocabulary) for choice in ordered]
+        return [read_choice(choice, self._settings, version) for choice in ordered]
 
 
-def read_choice(
-    choice: dict[str, Any], settings: SamplingSettings, version: str, vocabulary: int
-) -> Decoded:
+def read_choice(choice: dict[str, Any], settings: SamplingSettings, version: str) -> Decoded:
     """Return one completion of an answer.
 
     Args:
         choice: As vLLM sends it.
         settings: What was asked for.
         version: Of the weights that must have sampled it.
-        vocabulary: Number of token ids.
 
     Raises:
         ValueError: Something is missing, does not fit, or comes from other weights.
     """
     tokens, limit = choice.get("token_ids"), settings.max_completion_tokens
+    known = settings.vocabulary
     if not isinstance(tokens, list) or not tokens:
         raise ValueError("a completion has no token ids")
-    if not all(type(t) is int and 0 <= t < vocabulary for t in tokens):
-        raise ValueError(f"a completion has token ids that are none of the {vocabulary} there are")
+    if not all(type(t) is int and 0 <= t < known for t in tokens):
+        raise ValueError(f"a completion has token ids that are none of the {known} there are")
     reason, has_ended = choice.get("finish_reason"), tokens[-1] in settings.eos_token_ids
     is_whole = has_ended if reason == "stop" else reason == "length" and len(tokens) == limit
     if not is_whole or len(tokens) > limit:

@@ -41,6 +41,7 @@ def vllm_generator(
         eos_token_ids=frozenset(chat.eos_token_ids),
         temperature=rollout.temperature,
         seed=config.seed,
+        vocabulary=policy.model.config.get_text_config().vocab_size,
     )
     weights = WeightSync(_weight_files(config, policy, facts))
     is_exact = config.model.dtype == facts.dtype == "float32"
