@@ -100,7 +100,7 @@ def train(
     recipe = Recipe.of(config, overridden)
     config = recipe.config
     check_installed(config.training.trackers)
-    with started() as ranks:
+    with started(shards=config.training.sharding == "full") as ranks:
         folder = join_run_folder(config, ranks)
         try:
             with _deterministic():
@@ -214,7 +214,9 @@ class _Run:
         if self.log:
             self.log.progress.stopped(self.trainer.step)
         if number:
-            raise Stopped(number)
+            stop = Stopped(number)
+            stop.is_said_elsewhere = not self.ranks.is_first
+            raise stop
 
     def _heap(self) -> AbstractContextManager[None]:
         """Return the context that suits the run's memory: who trains an adapter wants little of it."""

@@ -63,6 +63,7 @@ def draw_batch(
     asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
     ranked = [[d.prompt for d in part if recipe.samples_held_out] for part in measured]
     size = recipe.config.rollout.group_size
+    players.policy.gather()
     with players.policy.autocast():
         sampled = players.generator.sample(
             [prompt for part in (*asked, *ranked) for prompt in part], size

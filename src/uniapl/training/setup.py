@@ -249,7 +249,7 @@ def build_generator(
 ) -> TransformersGenerator:
     """Return what samples the policy as the run does."""
     return TransformersGenerator(
-        policy.model,
+        policy.whole,
         chat.tokenizer,
         max_completion_tokens=config.rollout.max_completion_tokens,
         eos_token_ids=chat.eos_token_ids,
@@ -278,6 +278,10 @@ def build_trainer(
     if recipe.samples:
         check_columns(rewards, columns)
     backbone, reference = other_roles(recipe, policy)
+    if ranks.in_lockstep:
+        policy.shard(policy.device)
+        if reference:
+            reference.shard()
     discriminator = build_discriminator(recipe, backbone, ranks)
     generator = build_generator(config, policy, chat, ranks)
     players = Players(policy, generator, discriminator, reference, rewards, columns, ranks)
