@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from uniapl.errors import InputError, TrainingError, one_line
+
 Learning = tuple[Any, torch.optim.Optimizer]
 """A sharded model that learns, and its optimiser."""
 
@@ -78,19 +80,37 @@ def first_numbers(parameter: Tensor, count: int) -> Tensor:
 
 
 def save_shards(folder: Path, learning: dict[str, Learning]) -> None:
-    """Write each rank's part of models and optimisers into a folder that all ranks see; collective."""
+    """Write each rank's part of models and optimisers into a folder that all ranks see; collective.
+
+    Raises:
+        TrainingError: One of them could not write.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(_states(learning), checkpoint_id=str(folder))
+    try:
+        save(_states(learning), checkpoint_id=str(folder))
+    except CheckpointException as error:
+        rank, (failure, _) = next(iter(error.failures.items()))
+        raise TrainingError(f"rank {rank} cannot write {folder}: {one_line(failure)}") from error
 
 
 def load_shards(folder: Path, learning: dict[str, Learning]) -> None:
-    """Take over what `save_shards` wrote, on however many ranks; collective."""
+    """Take over what `save_shards` wrote, on however many ranks; collective.
+
+    Raises:
+        InputError: It is damaged, or another model's.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
     states = _states(learning)
-    load(states, checkpoint_id=str(folder))
+    try:
+        load(states, checkpoint_id=str(folder))
+    except CheckpointException as error:
+        rank, (failure, _) = next(iter(error.failures.items()))
+        raise InputError(f"rank {rank} cannot read {folder}: {one_line(failure)}") from error
     for name, (model, optimizer) in learning.items():
         own = states[name]
         set_state_dict(
