@@ -290,7 +290,7 @@ class RandomTexts:
             return None
         sequence = TokenSequence(asked.token_ids, tuple(ids))
         with torch.no_grad():
-            return plain_logprobs(self.policy.model, sequence, self.temperature).tolist()
+            return plain_logprobs(self.policy.whole, sequence, self.temperature).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         return {"random": self.random.get_state()}

@@ -23,6 +23,7 @@ from uniapl.config.methods import METHODS
 from uniapl.distributed import ALONE, Ranks
 from uniapl.distributed import ranks as ranks_module
 from uniapl.distributed.launch import started
+from uniapl.distributed.sharding import whole
 from uniapl.objective.unified import Objective, Scale
 from uniapl.rollout import TransformersGenerator
 from uniapl.training import update
@@ -80,6 +81,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name → method and sections. `sampled`: real tokens of the policy, the others random ones."""
 
+SHARDED = tuple(
+    name for name in CASES if not name.startswith(("lora", "gradients", "one micro-batch, "))
+)
+"""The cases that also run with weights shared out, as `NAME, full`."""
+
 
 class Case:
     """A trainer after some steps."""
@@ -90,7 +96,7 @@ class Case:
         trainer = make_trainer(method, ranks=ranks, **{**sections, "training": training})
         if name.startswith("sampled"):
             trainer.players.generator = TransformersGenerator(
-                trainer.players.policy.model,
+                trainer.players.policy.whole,
                 tiny_tokenizer(),
                 max_completion_tokens=5,
                 eos_token_ids=[4],
@@ -139,7 +145,7 @@ def weights_of(trainer: Trainer) -> list[Tensor]:
     """All weights that learn: the policy's and the discriminator's."""
     discriminator: Any = trainer.players.discriminator
     learned = list(discriminator.learner.parameters) if discriminator else []
-    return [p.detach() for p in [*trainer.players.policy.trainable_parameters(), *learned]]
+    return [whole(p.detach()) for p in [*trainer.players.policy.trainable_parameters(), *learned]]
 
 
 @contextmanager
@@ -170,13 +176,20 @@ def own_counts(ranks: Ranks) -> Any:
     """A fault: each micro-batch divides by its own counts, not by the step's."""
     original: Callable[..., Objective] = update.unified_objective
 
-    def counted(experts_T: Tensor | None, rollouts: Any, scale: Scale) -> Objective:
+    def counted(experts_T: Tensor | None, rollouts: Any, scale: Scale, **options: Any) -> Objective:
         own = replace(scale, num_sft=0 if experts_T is None else len(experts_T))
         if rollouts is not None:
             own = replace(own, num_rewarded=int(rollouts.is_rewarded_T.sum()))
-        return original(experts_T, rollouts, own)
+        return original(experts_T, rollouts, own, **options)
 
     return changed(update, "unified_objective", counted)
+
+
+def averaged_shards(ranks: Ranks) -> Any:
+    """A fault: FSDP2 averages gradients, as it does unless it is told otherwise."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return changed(FSDPModule, "set_gradient_divide_factor", lambda *_: None)
 
 
 def no_sum(ranks: Ranks) -> Any:
@@ -188,6 +201,7 @@ FAULTS: dict[str, Callable[[Ranks], Any]] = {
     "mean for sum": mean_for_sum,
     "counts per rank": own_counts,
     "no sum": no_sum,
+    "mean for sum, full": averaged_shards,
 }
 
 
@@ -196,15 +210,21 @@ def main() -> None:
     found: dict[str, Any] = {}
     with started() as ranks, double():
         for name in names or CASES:
-            alone, together = Case(name, ALONE), Case(name, ranks)
-            found[name] = together.distance(alone)
-            theirs = [None] * ranks.size
-            dist.all_gather_object(theirs, [w.sum().item() for w in together.weights])
-            found[name]["ranks_agree"] = all(sums == theirs[0] for sums in theirs)
+            alone = Case(name, ALONE)
+            kinds = {name: ranks}
+            if name in SHARDED:
+                kinds[f"{name}, full"] = replace(ranks, in_lockstep=True)
+            for kind, own in kinds.items():
+                together = Case(name, own)
+                found[kind] = together.distance(alone)
+                theirs = [None] * ranks.size
+                dist.all_gather_object(theirs, [w.sum().item() for w in together.weights])
+                found[kind]["ranks_agree"] = all(sums == theirs[0] for sums in theirs)
         for fault, planted in FAULTS.items():
             alone = Case("mix", ALONE)
+            shards = fault.endswith(", full")
             with planted(ranks):
-                found[fault] = Case("mix", ranks).distance(alone)
+                found[fault] = Case("mix", replace(ranks, in_lockstep=shards)).distance(alone)
         if ranks.is_first:
             Path(output).write_text(json.dumps(found, indent=1))
 

@@ -67,6 +67,10 @@ def make_trainer(
     recipe = make_recipe(method, **sections)
     policy = prepare_policy(exact_policy(), recipe.config)
     backbone, reference = other_roles(recipe, policy)
+    if ranks.in_lockstep:  # as `build_trainer` does
+        policy.shard(policy.device)
+        if reference:
+            reference.shard()
     players = Players(
         policy,
         RandomTexts(policy, recipe.config.rollout.temperature),

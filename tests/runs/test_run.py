@@ -206,7 +206,7 @@ def test_an_evaluation_has_the_logprobs_of_a_plain_forward(
             logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
         return float(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).mean())
 
-    def compared(generator: Any, data: Any, settings: Any, policy: Any, base: Any) -> Any:
+    def compared(generator: Any, data: Any, settings: Any, policy: Any, base: Any, _: Any) -> Any:
         experts = [e for e in data.experts if e is not None]
         samples = [*experts, *generator.sample(data.prompts, 1)]
         now.load_state_dict(generator._model.state_dict())

@@ -57,6 +57,7 @@ def cross_field_problems(config: "Config") -> list[str]:
         _sources,
         _data,
         _multiples,
+        _sharding,
         _discriminator,
         _constraint,
         _policy_gradient,
@@ -279,6 +280,18 @@ def _multiples(config: "Config") -> Iterator[str]:
             yield f"training.{name}: must be a multiple of rollout.updates_per_rollout ({updates}), got {value}"
     if config.training.evaluate_every and config.evaluation.prompts is None:
         yield "training.evaluate_every: needs evaluation.prompts, which is null"
+
+
+def _sharding(config: "Config") -> Iterator[str]:
+    if config.training.sharding == "none":
+        return
+    why = "with training.sharding full"
+    if config.model.tuning == "lora":
+        yield f"model.tuning: must be full {why}, got lora; an adapter needs little memory: leave training.sharding out"
+    if Recipe.of(config).has_discriminator and config.discriminator.backbone == "lora":
+        yield f"discriminator.backbone: must be copy {why}, got lora"
+    if config.training.gradients_every:
+        yield f"training.gradients_every: must be 0 {why}: a term's own gradient is never whole there"
 
 
 def _constraint(config: "Config") -> Iterator[str]:

@@ -286,6 +286,9 @@ class TrainingConfig(Section):
     """Tokens of one packed forward and backward; lower needs less memory and changes no result."""
     gradient_checkpointing: bool = False
     """Run each layer again in the backward pass instead of keeping its activations: less memory, slower."""
+    sharding: Literal["none", "full"] = "none"
+    """With several ranks (docs/scaling.md): `none`, each holds whole models; `full`, weights, gradients and optimiser
+    states are shared out (FSDP2). Full tuning alone."""
     checkpoint_every: NonNegativeInt = 50
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: PositiveInt = 2

@@ -7,6 +7,7 @@ from torch import nn
 
 from uniapl.config.recipe import Recipe
 from uniapl.distributed import ALONE, Ranks
+from uniapl.distributed.sharding import clip_gradients
 from uniapl.errors import InputError, TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.models.language_model import LanguageModel
@@ -24,6 +25,8 @@ class Learner:
     ) -> None:
         self.model = model
         self.ranks = ranks
+        if ranks.in_lockstep:
+            model.shard(torch.device("cpu") if ranks.is_first else None)
         self.parameters: list[nn.Parameter] = model.trainable_parameters()
         self.max_grad_norm = recipe.config.optimizer.max_grad_norm
         self.optimizer = adamw(self.parameters, recipe.config.optimizer.weight_decay)
@@ -40,7 +43,7 @@ class Learner:
             TrainingError: The gradient is not finite; the weights are unchanged.
         """
         self.ranks.sum_gradients(self.parameters, "the discriminator's gradients")
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
+        norm = clip_gradients(self.parameters, self.max_grad_norm)
         if not torch.isfinite(torch.tensor(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise TrainingError(
@@ -53,7 +56,9 @@ class Learner:
         return {"optimizer/discriminator_grad_norm": norm}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimiser."""
+        """Return weights and optimiser; nothing where they are shared out, and `save_shards` writes them."""
+        if self.ranks.in_lockstep:
+            return {}
         return {
             "model": {name: p.detach() for name, p in self._named_parameters().items()},
             "optimizer": self.optimizer.state_dict(),
@@ -65,6 +70,8 @@ class Learner:
         Raises:
             InputError: It holds other weights.
         """
+        if self.ranks.in_lockstep:
+            return
         own = self._named_parameters()
         if own.keys() != state["model"].keys():
             raise InputError("the checkpoint's discriminator has other weights than this run's")

@@ -63,8 +63,9 @@ class Endings:
     def failed(self, error: BaseException) -> None:
         """Leave the note that this rank fails; the first to leave one says its error, later ones keep silent."""
         self._is_over.set()
-        if not getattr(error, "is_said_elsewhere", False):
-            error.is_said_elsewhere = self._count("failed", add=1) > 1  # type: ignore[attr-defined]
+        is_later = self._count("failed", add=1) > 1
+        if getattr(error, "is_said_elsewhere", None) is None:
+            error.is_said_elsewhere = is_later  # type: ignore[attr-defined]
 
     def over(self) -> None:
         """Stop looking: the run has ended well."""

@@ -10,7 +10,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +35,7 @@ class Place:
     """Among those of this host."""
     meets_at: tuple[str, int] | None = None
     """Host and port of the first rank, where the launcher does not say them."""
+    is_launched: bool = True
 
 
 def place_of(variables: Mapping[str, str]) -> Place:
@@ -65,7 +66,7 @@ def place_of(variables: Mapping[str, str]) -> Place:
                 int(variables.get("MASTER_PORT", port)),
             ),
         )
-    return Place(0, 1, 0)
+    return Place(0, 1, 0, is_launched=False)
 
 
 def first_host(nodes: str) -> str:
@@ -84,21 +85,29 @@ def _numbers(variables: Mapping[str, str], rank: str, size: str) -> tuple[int, i
 
 
 @contextmanager
-def started() -> Iterator[Ranks]:
+def started(*, shards: bool = False) -> Iterator[Ranks]:
     """Meet the other processes of this launch, if there are any; part from them at the end.
+
+    Args:
+        shards: Weights will be shared out, which needs a launcher even for one process.
 
     Raises:
         InputError: There is no device for this process, or the others do not come.
     """
     place = place_of(os.environ)
-    if place.size == 1 and not dist.is_initialized():
+    if shards and not (place.is_launched or dist.is_initialized()):
+        raise InputError(
+            "training.sharding: full shares weights out over several processes; start with "
+            "torchrun --nproc-per-node N -m uniapl train …, or leave it out"
+        )
+    if place.size == 1 and not shards and not dist.is_initialized():
         yield ALONE
         return
     is_ours = not dist.is_initialized()
     timeout = _timeout_seconds()
     if is_ours:
         _meet(place, timeout)
-    ranks = _ranks(timeout)
+    ranks = replace(_ranks(timeout), in_lockstep=shards)
     assert ranks.endings is not None
     try:
         yield ranks

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.distributed import ALONE, Ranks
+from uniapl.distributed.sharding import gather_into, shard
 from uniapl.models import gguf, packed_attention
 from uniapl.models.adapters import (
     AdaptedBackbone,
@@ -63,6 +64,8 @@ class LanguageModel(nn.Module):
         self.logit_chunk_tokens = logit_chunk_tokens
         self.role = role
         self.recomputes_layers = recomputes_layers
+        self.is_sharded = False
+        self._whole: list[PreTrainedModel] = []  # in a list: it is no part of this module
         # no dropout: a ratio of two forwards must be 1 where the weights are equal
         self.model.eval()
 
@@ -241,8 +244,41 @@ class LanguageModel(nn.Module):
         gc.collect()  # a merged copy is full of cycles, and as large as the policy
 
     def merged(self) -> PreTrainedModel:
-        """Return an ordinary model: a copy with the adapter merged into the weights, or the model itself."""
-        return self.role.backbone.plain(merged=self.role.name) if self.role else self.model
+        """Return an ordinary model: a copy with the adapter merged into the weights, or `whole`."""
+        return self.role.backbone.plain(merged=self.role.name) if self.role else self.whole
+
+    @property
+    def whole(self) -> PreTrainedModel:
+        """The model with all weights on this rank: a copy as `gather` last made it where they are shared out."""
+        return self._whole[0] if self._whole else self.model
+
+    def gather(self) -> None:
+        """Bring `whole` up to date; collective where weights are shared out."""
+        if self.is_sharded:
+            gather_into(self._whole[0] if self._whole else None, self.model)
+
+    def shard(
+        self,
+        whole_on: torch.device | None = None,
+        root: nn.Module | None = None,
+        methods: Sequence[str] = ("logprobs",),
+    ) -> None:
+        """Share the weights out over the ranks.
+
+        Args:
+            whole_on: Where this rank keeps a whole copy, to sample from or to save; None: it has none.
+            root: What holds this model and is called in its place; None: this model.
+            methods: The root's, which compute.
+
+        Raises:
+            InputError: The model's layers are not known.
+        """
+        layers = recomputable_layers(self.model, "training.sharding: full")
+        if whole_on is not None:
+            self._whole = [copy.deepcopy(self.model).requires_grad_(False)]
+            nn.Module.to(self._whole[0], whole_on)
+        self.is_sharded = True
+        shard(root or self, layers, methods)
 
     def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write what `load` reads: a float32 model folder, or the adapter alone into a folder that must not exist."""

@@ -12,17 +12,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from uniapl.errors import InputError
 
 
-def recomputable_layers(model: nn.Module) -> list[nn.Module]:
+def recomputable_layers(
+    model: nn.Module, key: str = "training.gradient_checkpointing"
+) -> list[nn.Module]:
     """Return the model's decoder layers: those of which transformers says that they can be run again.
+
+    Args:
+        model: A transformers model.
+        key: What the user has asked for, for messages.
 
     Raises:
         InputError: It says of none that it can be run again.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
-        raise InputError(
-            f"training.gradient_checkpointing: {type(model).__name__} has no layers that can be recomputed"
-        )
+        raise InputError(f"{key}: {type(model).__name__} has no layers that can be recomputed")
     return list(layers)
 
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from uniapl.distributed.sharding import whole
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import Packed
 from uniapl.models.saving import follow_umask
@@ -32,6 +33,15 @@ class ScalarModel(nn.Module):
         """Return the weights that learn: the backbone's and the head."""
         return [*self.backbone.trainable_parameters(), *self.head.parameters()]
 
+    def shard(self, whole_on: torch.device | None = None) -> None:
+        """As `LanguageModel.shard`."""
+        self.backbone.shard(whole_on, self, ("logits",))
+
+    def gather(self) -> None:
+        """Bring the weights that `save` writes up to date; collective where weights are shared out."""
+        self.backbone.gather()
+        self._head_weight = whole(self.head.weight.detach())
+
     @property
     def can_be_saved(self) -> bool:
         """Whether transformers has a sequence-classification model of this architecture."""
@@ -40,7 +50,8 @@ class ScalarModel(nn.Module):
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
         """Write an ordinary sequence-classification folder with one label, the weights as `dtype`.
 
-        It has no padding token where that ends completions: transformers finds a text's last token by it.
+        It has no padding token where that ends completions: transformers finds a text's last token by it. Where weights
+        are shared out, `gather` comes before.
 
         Args:
             folder: Where to; made if it is not there.
@@ -55,7 +66,8 @@ class ScalarModel(nn.Module):
             model = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
         weights = self.backbone.merged().base_model.state_dict()
         model.base_model.load_state_dict({n: w.to(dtype) for n, w in weights.items()}, assign=True)
-        model.score.load_state_dict({"weight": self.head.weight.detach().to(dtype)}, assign=True)
+        head = getattr(self, "_head_weight", self.head.weight.detach())
+        model.score.load_state_dict({"weight": head.to(dtype)}, assign=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         follow_umask(folder)

@@ -20,6 +20,8 @@ from uniapl.models.saving import write_model_folder
 _NAME = re.compile(r"^step_(\d{6,})$")
 STATE, POLICY, COMPLETE, BEST = "state.pt", "policy", "COMPLETE", "best.json"
 ADAPTER, DISCRIMINATOR = "adapter", "discriminator"
+SHARDS, PENDING_SHARDS = "shards", ".shards.writing"
+"""Weights and optimisers where they are shared out: in a checkpoint, and beside it while the ranks write them."""
 
 STATE_VERSION = 2
 """Grows when what a state holds changes its meaning: a run goes on only from states of its own version. The first

@@ -18,8 +18,10 @@ from uniapl.config.recipe import Recipe
 from uniapl.cpu.heap import tuned_heap
 from uniapl.distributed import ALONE, Ranks
 from uniapl.distributed.launch import started
+from uniapl.distributed.sharding import load_shards, save_shards
 from uniapl.errors import InputError, Stopped
 from uniapl.evaluation import EvaluationSet, evaluate
+from uniapl.files import remove_leftovers
 from uniapl.models.fingerprint import weights_fingerprint
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import completion_offsets, pack, sequence_of
@@ -29,7 +31,9 @@ from uniapl.rollout import TransformersGenerator
 from uniapl.runs.checkpoint import (
     ADAPTER,
     DISCRIMINATOR,
+    PENDING_SHARDS,
     POLICY,
+    SHARDS,
     save_checkpoint,
     step_name,
 )
@@ -100,7 +104,7 @@ def train(
     recipe = Recipe.of(config, overridden)
     config = recipe.config
     check_installed(config.training.trackers)
-    with started() as ranks:
+    with started(shards=config.training.sharding == "full") as ranks:
         folder = join_run_folder(config, ranks)
         try:
             with _deterministic(), _threads(config.training.threads):
@@ -159,13 +163,17 @@ class _Run:
         self.before = EvaluationBefore(config)
         self.config = config
         rewards = load_rewards(recipe, self.policy.device, options.rewards)
+        fingerprint = weights_fingerprint(self.policy.model) if ranks.in_lockstep else None
         self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards, ranks)
         self.best: dict[str, Any] | None = None
         learning = self.policy.trainable_parameters() if self.policy.role else ()
-        self.base_weights = weights_fingerprint(self.policy.model, learning)
+        self.base_weights = fingerprint or weights_fingerprint(self.policy.model, learning)
         if folder.state and folder.checkpoint:
             self._check_base(folder.state)
-            self.policy.load(folder.checkpoint / POLICY)
+            if self.trainer.is_sharded:
+                load_shards(folder.checkpoint / SHARDS, self.trainer.learning())
+            else:
+                self.policy.load(folder.checkpoint / POLICY)
             self.trainer.load_state_dict(folder.state)
             self.best = folder.state["best"]
         meanings = definitions(r.name for r in rewards)
@@ -225,7 +233,9 @@ class _Run:
         if self.log:
             self.log.progress.stopped(self.trainer.step)
         if number:
-            raise Stopped(number)
+            stop = Stopped(number)
+            stop.is_said_elsewhere = not self.ranks.is_first
+            raise stop
 
     def _heap(self) -> AbstractContextManager[None]:
         """Return the context that suits the run's memory: who trains an adapter wants little of it."""
@@ -262,13 +272,23 @@ class _Run:
 
     def _save(self) -> None:
         state = self.trainer.state_dict() | {"best": self.best, "base_weights": self.base_weights}
+        pending = self.folder.checkpoints / PENDING_SHARDS
+        if self.trainer.is_sharded:
+            self.ranks.on_first(lambda: remove_leftovers(pending.parent), "writing a checkpoint")
+            save_shards(pending, self.trainer.learning())
+
+        def save_weights(policy: Path) -> None:
+            if self.trainer.is_sharded:
+                pending.rename(policy.with_name(SHARDS))
+            else:
+                self.policy.save_trained(policy, self.chat.tokenizer)
 
         def write() -> None:
             assert self.log
             save_checkpoint(
                 self.folder.checkpoints,
                 self.trainer.step,
-                lambda path: self.policy.save_trained(path, self.chat.tokenizer),
+                save_weights,
                 state | self.log.state_dict(),
                 self.config.training.keep_checkpoints,
             )
@@ -300,9 +320,10 @@ class _Run:
         data = replace(data, trainer_state=self.trainer.state)
         temperature = config.temperature
         limit = config.max_completion_tokens or self.config.rollout.max_completion_tokens
+        self.policy.gather()
         # a generator of its own: evaluating more or less often must not change the training
         generator = TransformersGenerator(
-            self.policy.model,
+            self.policy.whole,
             self.chat.tokenizer,
             max_completion_tokens=limit,
             eos_token_ids=self.chat.eos_token_ids,
@@ -355,6 +376,7 @@ class _Run:
 
     def _finish(self) -> None:
         """Write the models; the other ranks wait for the first one."""
+        self.trainer.gather()
         self.ranks.on_first(self._write_models, "writing the models")
 
     def _write_models(self) -> None:

@@ -61,6 +61,7 @@ class Sampler:
             request = self._draw(weights)
             rollouts: list[Rollout] = []
             if request.asked:
+                self._players.policy.gather()
                 with self._players.policy.autocast():
                     rollouts = self._players.generator.sample(request.prompts, rollout.group_size)
             return Sampled(request, rollouts, step)

@@ -288,7 +288,7 @@ def build_generator(
         ranks: Each decodes some of the rows.
     """
     return TransformersGenerator(
-        policy.model,
+        policy.whole,
         chat.tokenizer,
         max_completion_tokens=config.rollout.max_completion_tokens,
         eos_token_ids=chat.eos_token_ids,
@@ -331,6 +331,11 @@ def build_trainer(
         check_columns(rewards, columns)
     other = load_other_model(config, policy, chat)
     backbone, reference = other_roles(recipe, policy, other.model if other else None)
+    if ranks.in_lockstep:
+        policy.shard(policy.device)
+        for model in (reference, other.model if other and not recipe.learns else None):
+            if model:
+                model.shard()
     own_chat = other.chat if other else None
     discriminator = build_discriminator(recipe, backbone, chat, own_chat, ranks)
     generator, gap = build_generator(config, policy, chat, ranks), None

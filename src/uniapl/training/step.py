@@ -13,6 +13,7 @@ from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table, step_health
+from uniapl.distributed.sharding import Learning
 from uniapl.errors import TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
@@ -173,6 +174,11 @@ class Trainer:
         return TrainerState(self.step, self.recipe.config.training.steps, epoch)
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are shared out over the ranks."""
+        return self.players.ranks.in_lockstep
+
+    @property
     def is_between_batches(self) -> bool:
         """Whether no batch is half used: only then can a run be saved."""
         return not self.parts
@@ -185,7 +191,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             return found
         limit = self.recipe.config.optimizer.max_grad_norm
-        return found | apply(self.players.policy, self.optimizer, loss, learning_rate, limit)
+        policy, ranks = self.players.policy, self.players.ranks
+        return found | apply(policy, self.optimizer, loss, learning_rate, limit, ranks)
 
     def _check_gap(self, metrics: Metrics) -> None:
         """Refuse to learn from rollouts that another model than the policy seems to have sampled.
@@ -266,13 +273,25 @@ class Trainer:
             metrics[f"reward/{name}"] = value
         return metrics
 
+    def learning(self) -> dict[str, Learning]:
+        """Return the models that learn with their optimisers, as `save_shards` takes them."""
+        found: dict[str, Learning] = {"policy": (self.players.policy, self.optimizer)}
+        if learner := getattr(self.players.discriminator, "learner", None):
+            found["discriminator"] = (learner.model, learner.optimizer)
+        return found
+
+    def gather(self) -> None:
+        """Bring the whole models that are saved up to date; collective where weights are shared out."""
+        for model, _ in self.learning().values():
+            model.gather()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that moves, apart from the policy's weights."""
+        """Return everything that moves, apart from the policy's weights and from what `save_shards` writes."""
         assert self.is_between_batches
         discriminator = self.players.discriminator
         return {
             "step": self.step,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if self.is_sharded else self.optimizer.state_dict(),
             "discriminator": discriminator.state_dict() if discriminator else None,
             **self.sampler.state_dict(),
             "generator": self.players.generator.state_dict(),
@@ -285,7 +304,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`; the policy's weights are loaded apart."""
         self.step = state["step"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        if not self.is_sharded:
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.players.discriminator:
             self.players.discriminator.load_state_dict(state["discriminator"])
         self.sampler.load_state_dict(state, self.step)

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table
 from uniapl.distributed import ALONE, Ranks
+from uniapl.distributed.sharding import clip_gradients, first_numbers
 from uniapl.errors import TrainingError
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import (
@@ -271,6 +272,7 @@ def apply(
     loss: float,
     learning_rate: float,
     max_grad_norm: float,
+    ranks: Ranks = ALONE,
 ) -> Metrics:
     """Update the policy with the gradient in its weights.
 
@@ -280,6 +282,7 @@ def apply(
         loss: The step's.
         learning_rate: Of this step.
         max_grad_norm: The gradient's norm is cut to it.
+        ranks: Those that have the policy's weights together, if they are shared out.
 
     Returns:
         The gradient's norm before the cut, and the share of watched weights that moved.
@@ -287,7 +290,7 @@ def apply(
     Raises:
         TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
     """
-    norm = nn.utils.clip_grad_norm_(policy.trainable_parameters(), max_grad_norm).item()
+    norm = clip_gradients(policy.trainable_parameters(), max_grad_norm)
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
             optimizer.zero_grad(set_to_none=True)
@@ -300,11 +303,16 @@ def apply(
     before = _some_weights(optimizer)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    moved = (_some_weights(optimizer) != before).double().mean().item()
+    has_moved = _some_weights(optimizer) != before
+    moved = has_moved.double().mean().item()
+    if ranks.in_lockstep:
+        counts = {"moved": int(has_moved.sum()), "all": len(has_moved)}
+        found = ranks.sums(counts, "which weights have moved")
+        moved = found["moved"] / found["all"]
     return {"optimizer/grad_norm": norm, "optimizer/moved_fraction": moved}
 
 
 def _some_weights(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Return the first weights of each tensor that learns, in one row."""
+    """Return the first weights of each tensor that learns, in one row; this rank's of them if they are shared out."""
     learning = [p for group in optimizer.param_groups for p in group["params"]]
-    return torch.cat([p.detach().flatten()[:SAMPLED_WEIGHTS] for p in learning])
+    return torch.cat([first_numbers(p, SAMPLED_WEIGHTS) for p in learning])
