@@ -27,18 +27,18 @@ from exact import (
     rollout,
     sequences_of,
 )
-from tiny import tiny_tokenizer
+from tiny import save_tiny_model, tiny_model, tiny_tokenizer
 from tiny_runs import Tiny, rows
 from torch import Tensor
 from trainers import make_recipe, make_trainer, metrics_of
 
 from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
-from uniapl.discriminators.expert import Expert, hint_gain
+from uniapl.discriminators.expert import Expert, hint_gain, hint_line
 from uniapl.discriminators.reader import PromptReader, check_same_tokens
 from uniapl.discriminators.scoring import LocalScorer
 from uniapl.errors import InputError
-from uniapl.models.language_model import LanguageModel
+from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.models.packing import TokenSequence, pack
 from uniapl.types import Message, Prompt, RolloutBatch
 
@@ -258,6 +258,32 @@ def test_whether_a_model_reads_hints_is_measured_on_second_texts(per_token: floa
     assert hint_gain(made, texts[:2]) is None
 
 
+@pytest.mark.parametrize(
+    ("per_token", "texts", "said", "is_good"),
+    [
+        (
+            0.5,
+            2,
+            "a demonstration in the prompt makes another one likelier (+2.500 nats per token, 1 pairs)",
+            True,
+        ),
+        (-0.5, 2, "this model cannot read hints", False),
+        (0.5, 1, "no prompt has two demonstrations", False),
+    ],
+)
+def test_the_start_of_a_run_says_whether_hints_are_read(
+    per_token: float, texts: int, said: str, is_good: bool
+) -> None:
+    policys = chat()
+    demonstrations = [demonstration(asked(policys, "a"), 70 + i, 4) for i in range(texts)]
+    made = Expert(a_recipe(), Hinted(per_token), PromptReader(policys, HINT))
+    found = hint_line(made, demonstrations)
+    assert found is not None
+    assert said in found[0]
+    assert found[1] is is_good
+    assert hint_line(an_expert(), demonstrations) is None
+
+
 def test_another_tokenizer_is_refused_in_one_line() -> None:
     own, other = tiny_tokenizer(), tiny_tokenizer()
     check_same_tokens(own, other, "it")
@@ -321,3 +347,44 @@ def test_a_gate_that_closed_goes_on_measuring() -> None:
     trainer.multiplier.margin = 9.0
     (row,) = metrics_of(trainer, 1)
     assert row["objective/adversarial_weight"] == 0.1
+
+
+# A larger judge
+
+
+def test_a_larger_model_learns_the_demonstrations_along(tiny: Tiny, tmp_path: Path) -> None:
+    """`likelihood` with a model of its own, which reads prompts by its own template; its folder opens again."""
+    torch.set_default_dtype(torch.float32)
+    folder = tmp_path / "larger"
+    tiny_model(hidden_size=48, num_hidden_layers=3).save_pretrained(folder)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = OTHER
+    tokenizer.save_pretrained(folder)
+    for backbone in ("copy", "lora"):
+        words = [
+            f"discriminator.path={folder}",
+            f"discriminator.backbone={backbone}",
+            "lora.rank=2",
+        ]
+        run = tiny.train(
+            tmp_path / backbone, *words[: 3 if backbone == "lora" else 2], "training.steps=4"
+        )
+        losses = [row["discriminator/loss"] for row in rows(run)]
+        assert losses[-1] < losses[0]
+        saved, its_tokenizer = load_language_model(
+            str(run / "discriminator"), torch.float32, torch.device("cpu")
+        )
+        assert saved.model.config.hidden_size == 48
+        assert its_tokenizer.chat_template == OTHER
+
+
+def test_a_judge_with_another_tokenizer_stops_before_the_first_step(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    folder = save_tiny_model(tmp_path / "other")
+    tokenizer = tiny_tokenizer()
+    del_token = tokenizer.convert_ids_to_tokens(100)
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace(f'"{del_token}": 100', '"zz": 100', 1))
+    with pytest.raises(InputError, match="has another tokenizer than the policy: token 100"):
+        tiny.train(tmp_path / "run", f"discriminator.path={folder}")

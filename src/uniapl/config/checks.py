@@ -262,7 +262,9 @@ def _discriminator_servers(config: "Config") -> Iterator[str]:
 
 def _templates(config: "Config") -> Iterator[str]:
     discriminator = config.discriminator
-    texts = {"hint_template": (discriminator.hint_template, ("prompt", "completion"))}
+    texts: dict[str, tuple[str, tuple[str, ...]]] = {
+        "hint_template": (discriminator.hint_template, ("prompt", "completion"))
+    }
     if discriminator.pair_template not in PAIR_TEMPLATES:
         texts["pair_template"] = (discriminator.pair_template, ("prompt", "reference", "candidate"))
     for key, (text, fields) in texts.items():

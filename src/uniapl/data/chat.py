@@ -185,6 +185,14 @@ class Chat:
             ids = ids[:-1]
         return tuple(ids)
 
+    def encode_turns(self, turns: Sequence[Message]) -> tuple[int, ...]:
+        """Return the ids of a prompt's turns; of the last one's text where the tokenizer has no chat template.
+
+        Raises:
+            InputError: the template refuses the turns.
+        """
+        return self.encode_prompt(turns if self.tokenizer.chat_template else turns[-1]["content"])
+
     def encode_completion(self, text: str) -> tuple[int, ...]:
         """Return what the policy would have sampled to say `text`: its tokens and the end of the turn.
 
@@ -350,6 +358,23 @@ class Chat:
                 **self._template_arguments,
             )
         )
+
+
+def other_chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    template_arguments: Mapping[str, Any],
+    generation_config: Any = None,
+) -> Chat:
+    """Return how another model than the policy reads the run's prompts: by its own template.
+
+    Arguments of the policy's template count as far as this one knows them. A prompt holds its system turn already.
+    """
+    known = {
+        name: value
+        for name, value in template_arguments.items()
+        if tokenizer.chat_template and reads_argument(tokenizer, name)
+    }
+    return Chat(tokenizer, generation_config=generation_config, template_arguments=known)
 
 
 @cache

@@ -96,3 +96,24 @@ def hint_gain(expert: Expert, demonstrations: Sequence[Demonstration]) -> HintGa
     plain = [expert.reader.sequence(text) for _, text in pairs]
     gain_T = expert.scorer.logprobs(hinted) - expert.scorer.logprobs(plain)
     return HintGain(gain_T.mean().item(), len(pairs))
+
+
+def hint_line(
+    discriminator: object, demonstrations: Sequence[Demonstration]
+) -> tuple[str, bool] | None:
+    """Return a line that says whether the expert can read hints, and whether that is good; None without hints."""
+    if not isinstance(discriminator, Expert) or discriminator.reader.hint_template is None:
+        return None
+    name, gain = "discriminator.hint", hint_gain(discriminator, demonstrations)
+    if gain is None:
+        return (
+            f"{name}: no prompt has two demonstrations, so nothing tells whether the model can read hints",
+            False,
+        )
+    found = f"{gain.nats_per_token:+.3f} nats per token, {gain.num_pairs} pairs"
+    if gain.nats_per_token <= 0:
+        return (
+            f"{name}: a demonstration in the prompt makes another one of the same prompt no likelier ({found}): this "
+            "model cannot read hints, and its credit tells nothing of the expert"
+        ), False
+    return f"{name}: a demonstration in the prompt makes another one likelier ({found})", True

@@ -1,13 +1,10 @@
 """A language model that is not the policy: how it is loaded, and how it reads the run's prompts."""
 
 from dataclasses import dataclass
-from typing import Any
-
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
-from uniapl.data.chat import Chat, reads_argument
+from uniapl.data.chat import Chat, other_chat
 from uniapl.discriminators.reader import check_same_tokens
 from uniapl.errors import InputError
 from uniapl.models.language_model import LanguageModel, load_language_model
@@ -38,16 +35,5 @@ def load_other_model(config: Config, policy: LanguageModel, chat: Chat) -> Other
         raise InputError(
             f"{key}: {discriminator.path!r} knows {other} tokens, and the policy may sample {own}"
         )
-    return OtherModel(model, other_chat(tokenizer, config, model.model.generation_config))
-
-
-def other_chat(
-    tokenizer: PreTrainedTokenizerBase, config: Config, generation_config: Any = None
-) -> Chat:
-    """Return how another model than the policy reads the run's prompts: by its own template.
-
-    Arguments of the policy's template count as far as this one knows them. A prompt holds its system turn already.
-    """
-    arguments = config.data.template_arguments.items()
-    known = {n: v for n, v in arguments if tokenizer.chat_template and reads_argument(tokenizer, n)}
-    return Chat(tokenizer, generation_config=generation_config, template_arguments=known)
+    known = config.data.template_arguments
+    return OtherModel(model, other_chat(tokenizer, known, model.model.generation_config))

@@ -60,9 +60,7 @@ class PromptReader:
         turns = prompt.messages
         if self.hint_template is not None and hint is not None:
             turns = (*turns[:-1], _hinted(turns[-1], self.hint_template, hint.completion))
-        if self.chat.tokenizer.chat_template:
-            return self.chat.encode_prompt(turns)
-        return self.chat.encode_prompt(turns[-1]["content"])
+        return self.chat.encode_turns(turns)
 
 
 def _hinted(turn: Message, template: str, completion: str) -> Message:

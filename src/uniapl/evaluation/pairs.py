@@ -15,7 +15,7 @@ import torch
 
 from uniapl.config import Config, load_config
 from uniapl.config.recipe import Recipe
-from uniapl.data.chat import Chat
+from uniapl.data.chat import Chat, other_chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.sources import Problems
 from uniapl.errors import InputError, TrainingError
@@ -116,10 +116,10 @@ def load_discriminator(run: Path, config: Config, device: torch.device) -> Score
         raise InputError(
             f"{run} has no discriminator/: its method has none, or the run has not ended yet"
         )
-    if Recipe.of(config).form == "scalar":
+    if Recipe.of(config).ranks:
         return load_reward_model(str(folder), device)
     dtype = getattr(torch, config.model.dtype)
-    expert, _ = load_language_model(str(folder), dtype, device)
+    expert, its_tokenizer = load_language_model(str(folder), dtype, device)
     policy, tokenizer = load_language_model(str(run / "policy"), dtype, device)
     chat = Chat(
         tokenizer,
@@ -127,7 +127,8 @@ def load_discriminator(run: Path, config: Config, device: torch.device) -> Score
         system_prompt=config.data.system_prompt,
         template_arguments=config.data.template_arguments,
     )
-    return LikelihoodRatio(expert, policy, chat, config)
+    own = other_chat(its_tokenizer, config.data.template_arguments)
+    return LikelihoodRatio(expert, policy, chat, config, own)
 
 
 def _scores(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.config.schema import Config
@@ -121,35 +122,55 @@ class LikelihoodRatio:
     """d(x, y) of a run's `likelihood` discriminator: the mean of log p_φ - log π over tokens, both as they are now."""
 
     def __init__(
-        self, expert: LanguageModel, policy: LanguageModel, chat: Chat, config: Config
+        self,
+        expert: LanguageModel,
+        policy: LanguageModel,
+        chat: Chat,
+        config: Config,
+        expert_chat: Chat,
     ) -> None:
+        """Prepare.
+
+        Args:
+            expert: p_φ.
+            policy: π, with the same tokens.
+            chat: How the policy reads prompts.
+            config: The run's.
+            expert_chat: How p_φ does.
+        """
         self._expert = expert
         self._policy = policy
         self._chat = chat
         self._config = config
+        self._expert_chat = expert_chat
 
-    def encode(self, prompt: Given, completion: str) -> TokenSequence:
-        """As `Scorer`."""
-        text = TokenSequence(
-            self._chat.encode_prompt(prompt), self._chat.encode_completion(completion)
-        )
-        context = getattr(
-            self._policy.model.config.get_text_config(), "max_position_embeddings", None
-        )
-        _check_length(len(text.prompt_ids) + len(text.completion_ids), context)
-        return text
+    def encode(self, prompt: Given, completion: str) -> tuple[TokenSequence, TokenSequence]:
+        """As `Scorer`: what p_φ reads, and what the policy does; the completion's tokens are the same."""
+        completion_ids = self._chat.encode_completion(completion)
+        own = TokenSequence(self._chat.encode_prompt(prompt), completion_ids)
+        turns = self._chat.messages(prompt)
+        theirs = TokenSequence(self._expert_chat.encode_turns(turns), completion_ids)
+        for text, model in ((own, self._policy), (theirs, self._expert)):
+            config = model.model.config.get_text_config()
+            context = getattr(config, "max_position_embeddings", None)
+            _check_length(len(text.prompt_ids) + len(text.completion_ids), context)
+        return theirs, own
 
-    def scores(self, texts: Sequence[TokenSequence]) -> list[float]:
+    def scores(self, texts: Sequence[tuple[TokenSequence, TokenSequence]]) -> list[float]:
         """As `Scorer`."""
-        device, num_tokens = self._policy.device, completion_offsets(texts)[-1]
-        packed = [p.to(device) for p in pack(texts, self._config.training.micro_batch_tokens)]
-        temperature = self._config.rollout.temperature  # as in training
-        expert, policy = (
-            model.flat_logprobs(packed, num_tokens, temperature)
-            for model in (self._expert, self._policy)
+        theirs, own = ([pair[side] for pair in texts] for side in (0, 1))
+        ratios_T = self._logprobs(self._expert, theirs) - self._logprobs(self._policy, own)
+        index = per_token(torch.arange(len(texts), device=ratios_T.device), own)
+        return sequence_mean(ratios_T, index, len(texts)).tolist()
+
+    def _logprobs(self, model: LanguageModel, texts: Sequence[TokenSequence]) -> Tensor:
+        """Return log-probs of all completion tokens, [tokens], nats, at the temperature of training."""
+        packed = pack(texts, self._config.training.micro_batch_tokens)
+        return model.flat_logprobs(
+            [p.to(model.device) for p in packed],
+            completion_offsets(texts)[-1],
+            self._config.rollout.temperature,
         )
-        index = per_token(torch.arange(len(texts), device=device), texts)
-        return sequence_mean(expert - policy, index, len(texts)).tolist()
 
 
 def load_reward_model(

@@ -16,6 +16,7 @@ from torch.utils import deterministic
 from uniapl.config import ConfigSource, load_config, overridden_keys
 from uniapl.config.recipe import Recipe
 from uniapl.cpu.heap import tuned_heap
+from uniapl.discriminators import hint_line
 from uniapl.distributed import ALONE, Ranks
 from uniapl.distributed.launch import started
 from uniapl.distributed.sharding import load_shards, save_shards
@@ -249,6 +250,7 @@ class _Run:
     def _announce(self) -> None:
         config, data = self.config, self.data
         hosts = self.ranks.hosts()
+        hint = hint_line(self.trainer.players.discriminator, data.demonstrations)
         if self.log is None:
             return
         progress = self.log.progress
@@ -262,6 +264,8 @@ class _Run:
         )
         for line in [*hosts, *data.notes]:
             progress.say(line)
+        if hint:
+            (progress.say if hint[1] else progress.warn)(hint[0])
         for line in [*self.trainer.recipe.idle_terms(), *self.chat.warnings()]:
             progress.warn(line)
         if self.folder.step:

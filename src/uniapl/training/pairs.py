@@ -61,8 +61,10 @@ def accumulate_pairs(
         chosen = [i for sequence, i in place.items() if sequence % 2 == 0]
         rejected = [place[sequence + 1] for sequence in place if sequence % 2 == 0]
         loss_P = dpo_loss(
-            *(logprobs_S[i] for i in (chosen, rejected)),
-            *(ref_logprobs_S[i] for i in (chosen, rejected)),
+            logprobs_S[chosen],
+            logprobs_S[rejected],
+            ref_logprobs_S[chosen],
+            ref_logprobs_S[rejected],
             beta,
         )
         loss = loss_P.sum() * (weight / len(pairs))
