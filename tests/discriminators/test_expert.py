@@ -154,7 +154,7 @@ def test_it_reads_the_prompt_by_its_own_template_and_the_completion_as_it_is() -
     said = rollout(asked(chat(), "a b"), 70, 71, 4)
     (read,) = PromptReader(theirs).rollouts(RolloutBatch((said,), 1, (None,)))
     assert read is not None
-    assert theirs.tokenizer.decode(read.prompt_ids) == "<|user|>: a b<|end|><|assistant|>"
+    assert theirs.tokenizer.decode(list(read.prompt_ids)) == "<|user|>: a b<|end|><|assistant|>"
     assert read.prompt_ids != said.prompt.token_ids
     assert read.completion_ids == (70, 71, 4)
 
@@ -178,7 +178,7 @@ def test_a_hint_stands_in_the_prompt_of_demonstration_prompts_alone() -> None:
     assert one is not None
     assert two is not None
     assert (
-        policys.tokenizer.decode(one.prompt_ids)
+        policys.tokenizer.decode(list(one.prompt_ids))
         == "<|user|>a {completion}|70 4<|end|><|assistant|>"
     )
     assert one.prompt_ids == two.prompt_ids  # so a group shares it
