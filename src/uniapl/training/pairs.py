@@ -39,8 +39,8 @@ def accumulate_pairs(
         ranks: Each takes some of the micro-batches.
 
     Returns:
-        Loss (mean over the pairs, nats, unweighted), the share of pairs that the policy prefers rightly beside the
-        reference, the term's Σ |token weight|, and how many tokens were packed.
+        `objective/pairs*`: mean loss, unweighted; share of pairs that the policy prefers more rightly than the reference;
+        Σ |token weight|. And the number of packed tokens.
     """
     sequences = [
         TokenSequence(pair.prompt.token_ids, ids)
@@ -74,17 +74,16 @@ def accumulate_pairs(
         lengths_P = packed.sequence_index.bincount()[[*chosen, *rejected]].view(2, -1).sum(0)
         for name, value in _measured(loss_P, lengths_P, weight, beta).items():
             totals[name] = totals.get(name, 0.0) + value / len(pairs)
-    sums = ranks.sums(totals, "the pairs' metrics")
-    found = {f"objective/{name}": value for name, value in sums.items()}
+    found = ranks.sums(totals, "the pairs' metrics")
     return found | {"trained_tokens": sum(len(packed.input_ids) for packed in micro_batches)}
 
 
 def _measured(loss_P: Tensor, lengths_P: Tensor, weight: float, beta: float) -> dict[str, float]:
     """Return sums over the pairs of a micro-batch, whose completions have `lengths_P` tokens together, [P]."""
     values = {
-        "pairs": loss_P.detach(),
-        "pairs_accuracy": (loss_P < math.log(2)).double(),
-        "pairs_token_weights": weight * dpo_token_weight(loss_P, beta) * lengths_P,
+        "objective/pairs": loss_P.detach(),
+        "objective/pairs_accuracy": (loss_P < math.log(2)).double(),
+        "objective/pairs_token_weights": weight * dpo_token_weight(loss_P, beta) * lengths_P,
     }
     return {name: values_P.sum().item() for name, values_P in values.items()}
 

@@ -296,8 +296,7 @@ def build_generator(
         max_rows=config.rollout.max_rows,
         cache=config.rollout.cache,
         seed=config.seed,
-        ranks=ranks,
-    )
+    ).dealt_over(ranks)
 
 
 def build_trainer(
