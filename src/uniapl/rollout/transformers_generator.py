@@ -46,8 +46,6 @@ class TransformersGenerator:
         cache: `dynamic` grows with the completions; `static` is as long as they may get and lets
             CUDA replay whole steps (`static_decoding`). It changes no result beyond rounding.
         seed: of the generator's own random numbers; torch's global ones are never touched.
-        ranks: each decodes the completions of some prompts. All have the same seed and draw the
-            numbers of all completions, so how many ranks there are changes no token.
 
     Example:
         generator = TransformersGenerator(
@@ -66,7 +64,6 @@ class TransformersGenerator:
         max_rows: int = 256,
         cache: Literal["dynamic", "static"] = "dynamic",
         seed: int = 0,
-        ranks: Ranks = ALONE,
     ) -> None:
         is_number = 0 <= temperature < math.inf
         if max_completion_tokens < 1 or max_rows < 1 or not is_number or not eos_token_ids:
@@ -83,13 +80,21 @@ class TransformersGenerator:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._dropped = _special_token_ids(tokenizer)
         self._max_rows = max_rows
-        self._ranks = ranks
+        self._ranks = ALONE
         is_static = cache == "static"
         self._run = StaticDecoder(model).decode if is_static else partial(decode, model)
         self._weights = nullcontext if is_static else reordered_weights
         # On the CPU whatever the model's device: a run resumes on other hardware, and drawing
         # costs one small transfer per chunk.
         self._random = torch.Generator().manual_seed(seed)
+
+    def among(self, ranks: Ranks) -> "TransformersGenerator":
+        """Let each rank decode the completions of some prompts; returns this generator.
+
+        All ranks have the same seed and draw the numbers of all completions, so how many there are changes no token.
+        """
+        self._ranks = ranks
+        return self
 
     def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
         """Return `group_size` rollouts per prompt, siblings adjacent, prompts in the given order.

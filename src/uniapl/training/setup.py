@@ -257,8 +257,7 @@ def build_generator(
         max_rows=config.rollout.max_rows,
         cache=config.rollout.cache,
         seed=config.seed,
-        ranks=ranks,
-    )
+    ).among(ranks)
 
 
 def build_trainer(
