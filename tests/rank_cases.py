@@ -102,7 +102,7 @@ class Case:
                 eos_token_ids=[4],
                 temperature=0.7,
                 max_rows=4,
-            ).dealt_over(ranks)
+            ).among(ranks)
         self.metrics: list[dict[str, float | None]] = []
         self.token_ids: list[list[tuple[int, ...]]] = []
         for _ in range(NUM_STEPS):

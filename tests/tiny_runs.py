@@ -113,5 +113,5 @@ def assert_same_run(run: Path, other: Path) -> None:
     assert contents(run).keys() == contents(other).keys()
     differing = [name for name, data in contents(run).items() if contents(other)[name] != data]
     assert differing == []
-    leftovers = [p for p in run.rglob(".*") if p.name != ".lock"]
+    leftovers = [p for p in run.rglob(".*") if p.name not in (".lock", ".metadata")]
     assert leftovers == []

@@ -63,8 +63,11 @@ class Endings:
     def failed(self, error: BaseException) -> None:
         """Leave the note that this rank fails; the first to leave one says its error, later ones keep silent."""
         self._is_over.set()
+        settled = getattr(error, "is_said_elsewhere", None)
+        if settled:
+            return  # the rank that says it leaves the note
         is_later = self._count("failed", add=1) > 1
-        if getattr(error, "is_said_elsewhere", None) is None:
+        if settled is None:
             error.is_said_elsewhere = is_later  # type: ignore[attr-defined]
 
     def over(self) -> None:

@@ -84,4 +84,5 @@ class ScalarModel(nn.Module):
         """
         hidden = self.backbone.hidden_states(packed)[packed.last_positions]
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.head(hidden.to(self.head.weight.dtype)).squeeze(1)
+            # a sum over one number, and no view: FSDP2 hooks what is returned
+            return self.head(hidden.to(self.head.weight.dtype)).sum(1)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,8 +84,11 @@ class TransformersGenerator:
         # costs one small transfer per chunk.
         self._random = torch.Generator().manual_seed(seed)
 
-    def dealt_over(self, ranks: Ranks) -> Self:
-        """Let each rank decode some of the groups; all get all rollouts. Return this generator."""
+    def among(self, ranks: Ranks) -> "TransformersGenerator":
+        """Let each rank decode the completions of some prompts; returns this generator.
+
+        All ranks have the same seed and draw the numbers of all completions, so how many there are changes no token.
+        """
         self._ranks = ranks
         return self
 

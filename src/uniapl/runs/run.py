@@ -334,7 +334,7 @@ class _Run:
             temperature=temperature,
             max_rows=self.config.rollout.max_rows,
             seed=self.config.seed,
-        ).dealt_over(self.ranks)
+        ).among(self.ranks)
         settings = {"temperature": temperature, "max_completion_tokens": limit}
         # sampling keeps log-probs at its temperature, greedily at 1
         is_known = self.config.model.dtype == "float32" and temperature in (0, 1)

@@ -34,13 +34,12 @@ def accumulate_pairs(
         pairs: Of the step; their number is the term's own count.
         weight: `objective.pair_weight` as it acts.
         beta: β, per nat.
-        micro_batch_tokens: Of one forward and backward; the two completions of a pair are never in two of them.
+        micro_batch_tokens: Of one forward and backward; a pair is always in one.
         by_term: Also receives the term's own gradient.
         ranks: Each takes some of the micro-batches.
 
     Returns:
-        `objective/pairs*`: mean loss, unweighted; share of pairs that the policy prefers more rightly than the reference;
-        Σ |token weight|. And the number of packed tokens.
+        `objective/pairs*` (loss and accuracy are means over the pairs, unweighted), and the number of packed tokens.
     """
     sequences = [
         TokenSequence(pair.prompt.token_ids, ids)

@@ -296,7 +296,7 @@ def build_generator(
         max_rows=config.rollout.max_rows,
         cache=config.rollout.cache,
         seed=config.seed,
-    ).dealt_over(ranks)
+    ).among(ranks)
 
 
 def build_trainer(
