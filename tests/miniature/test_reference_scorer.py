@@ -17,7 +17,7 @@ from uniapl.miniature.demonstrations import new_tasks, task_of
 from uniapl.miniature.known_expert import fresh_texts
 from uniapl.miniature.metrics import fluency
 from uniapl.miniature.other_writers import breaking_texts, texts_by_writer
-from uniapl.miniature.reference_scorer import bradley_terry_loss, encode_pair, scores
+from uniapl.miniature.reference_scorer import bradley_terry_loss, encode_pair, scores, shared_scores
 from uniapl.miniature.tasks import sample_task
 
 
@@ -54,6 +54,31 @@ def test_padding_changes_no_score_and_transformers_reads_the_last_token(tokenize
     torch.testing.assert_close(together, alone)
     hidden = model.model(input_ids=torch.tensor([texts[0]])).last_hidden_state[0, -1]
     torch.testing.assert_close(model.score(hidden), together[:1])
+
+
+def test_a_shared_beginning_changes_no_score_and_no_gradient(tokenizer):
+    torch.manual_seed(0)
+    model = Qwen3ForSequenceClassification.from_pretrained(
+        MODEL, num_labels=1, dtype=torch.float64
+    ).eval()
+    lines = (DATA / "second_texts.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[:6]]
+    groups = [
+        [
+            encode_pair(tokenizer, row["prompt"], row["completion"], text)
+            for text in (row["completion"], f"{row['completion']} I", "", other["completion"])
+        ]
+        for row, other in zip(rows[:3], rows[3:], strict=True)
+    ]
+    wanted = torch.stack([scores(model, group) for group in groups])
+    (wanted.sigmoid().sum()).backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    found = shared_scores(model, groups)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    (found.sigmoid().sum()).backward()
+    for ours, theirs in zip((p.grad for p in model.parameters()), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ above a text of another. Here the writers are seven and simple, and a reference 
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import cast
 
@@ -34,7 +34,7 @@ PAIR_TEXT = "{prompt}\n{reference}\n\n{prompt}\n{candidate}"
 class ScorerRecipe:
     """How the scorer is made."""
 
-    num_prompts: int = 3_000
+    num_prompts: int = 2_000
     """Each with two texts of every writer."""
     comparisons: Recipe = field(
         default_factory=lambda: Recipe(
@@ -121,7 +121,8 @@ def pair_accuracies(
         reference, own = texts["expert"]
         names = sorted(set(texts) - {"expert"})
         candidates = [own, *(texts[name][0] for name in names)]
-        found = scores(model, [encode_pair(tokenizer, prompt, reference, x) for x in candidates])
+        pairs = [encode_pair(tokenizer, prompt, reference, x) for x in candidates]
+        found = shared_scores(model, [pairs])[0]
         for name, score in zip(names, found[1:].tolist(), strict=True):
             verdicts.setdefault(name, []).append(found[0].item() > score)
     return {name: sum(values) / len(values) for name, values in sorted(verdicts.items())}
@@ -143,6 +144,55 @@ def scores(model: Qwen3ForSequenceClassification, sequences: Sequence[list[int]]
         input_ids[row, : len(ids)] = torch.tensor(ids)
     is_real = torch.arange(input_ids.shape[1]) < lengths[:, None]
     return model(input_ids=input_ids, attention_mask=is_real.long()).logits[:, 0]
+
+
+def shared_scores(
+    model: Qwen3ForSequenceClassification, groups: Sequence[Sequence[list[int]]]
+) -> Tensor:
+    """Return what `scores` returns, but read once what the sequences of a group begin with.
+
+    Args:
+        model: The scorer; its attention must take a mask of four dimensions, as transformers' `sdpa` does.
+        groups: As many sequences in each.
+
+    Returns:
+        Logits [groups, sequences in a group], with gradient.
+    """
+    rows = [_lay_out(group) for group in groups]
+    width = max(len(ids) for ids, _, _, _ in rows)
+    input_ids = torch.full((len(rows), width), PAD_ID)
+    positions = torch.zeros_like(input_ids)
+    parts = torch.full_like(input_ids, -1)
+    for row, (ids, places, members, _) in enumerate(rows):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        positions[row, : len(ids)] = torch.tensor(places)
+        parts[row, : len(ids)] = torch.tensor(members)
+    is_seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
+    is_past = torch.ones(width, width).tril().bool()
+    hidden = model.model(
+        input_ids=input_ids, position_ids=positions, attention_mask=(is_seen & is_past)[:, None]
+    ).last_hidden_state
+    ends = torch.tensor([ends for _, _, _, ends in rows])
+    return model.score(hidden[torch.arange(len(rows))[:, None], ends])[..., 0]
+
+
+def _lay_out(group: Sequence[list[int]]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Lay a group end to end behind what it shares.
+
+    Returns:
+        Token ids; their positions in their own sequences; the sequence of each, from 1 on, 0 where all share it; the
+        index of each sequence's last token.
+    """
+    equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*group, strict=False))
+    num_shared = min(sum(1 for _ in equal), *(len(ids) - 1 for ids in group))
+    ids, positions = list(group[0][:num_shared]), list(range(num_shared))
+    parts, ends = [0] * num_shared, list[int]()
+    for part, sequence in enumerate(group, start=1):
+        ids += sequence[num_shared:]
+        positions += range(num_shared, len(sequence))
+        parts += [part] * (len(sequence) - num_shared)
+        ends.append(len(ids) - 1)
+    return ids, positions, parts, ends
 
 
 def bradley_terry_loss(scores_CxN: Tensor) -> Tensor:
@@ -180,17 +230,22 @@ def _train(
     size = recipe.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     optimizer = make_optimizer(model, recipe)
+    recent: list[tuple[float, float]] = []
     model.train()
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, len(batches), recipe)
-        found = scores(model, [ids for c in batch for ids in c.candidates]).view(len(batch), -1)
+        found = shared_scores(model, [comparison.candidates for comparison in batch])
         loss = bradley_terry_loss(found)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step % 100 == 0 or step == len(batches) - 1:
-            accuracy = (found[:, :1] > found[:, 1:]).float().mean()
-            say(f"step {step + 1}/{len(batches)} loss {loss.item():.3f} accuracy {accuracy:.2f}")
+        recent.append((loss.item(), (found[:, :1] > found[:, 1:]).float().mean().item()))
+        if (step + 1) % 100 == 0 or step == len(batches) - 1:
+            mean_loss, accuracy = (
+                sum(values) / len(recent) for values in zip(*recent, strict=True)
+            )
+            say(f"step {step + 1}/{len(batches)} loss {mean_loss:.3f} accuracy {accuracy:.3f}")
+            recent.clear()
     model.eval()
