@@ -7,18 +7,15 @@ where that is no more than two minutes; it does not retry what has to wait longe
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from uniapl.errors import InputError
 from uniapl.experts.answers import UNKNOWN, Answer, Failure, Outcome, Request
+from uniapl.servers import async_client, check_address, import_openai, said
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -30,9 +27,6 @@ _PATH = "/chat/completions"
 
 _MAX_DIGITS = 300
 """Of an integer in an answer; a float has the rest."""
-
-_MESSAGE_CHARACTERS = 200
-"""As much of what a server says as fits a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +51,7 @@ class Endpoint:
         Raises:
             InputError: The address or a number makes no sense.
         """
-        # what stands in a URL ends in logs
-        if "@" in self.url or "?" in self.url:
-            raise InputError("--endpoint: a key belongs into OPENAI_API_KEY, not into the URL")
-        try:
-            parts = urlsplit(self.url)
-            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # of a port or a bracket
-            is_address = False
-        if not is_address:
-            raise InputError(f"--endpoint must be like http://localhost:8000/v1, got {self.url}")
+        check_address(self.url, "--endpoint", "OPENAI_API_KEY", "http://localhost:8000/v1")
         if (base := self.url.rstrip("/").removesuffix(_PATH)) != self.url.rstrip("/"):
             raise InputError(f"--endpoint is the base that {_PATH} is added to: {base}")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
@@ -127,12 +112,7 @@ class EndpointExpert:
         Raises:
             InputError: The package `openai` is missing.
         """
-        try:
-            self._openai = import_module("openai")
-        except ModuleNotFoundError as error:
-            raise InputError(
-                "asking an endpoint needs openai: pip install 'uniapl[collect]'"
-            ) from error
+        self._openai = import_openai("asking an endpoint", "collect")
         self.settings = settings
         self._endpoint = endpoint
         self._has_answered = False
@@ -167,16 +147,13 @@ class EndpointExpert:
 
     def _client(self) -> "AsyncOpenAI":
         rate = self._endpoint.requests_per_minute
-        # as a hook of the HTTP client, because the openai client's own retries count too
-        hooks = {"request": [] if rate is None else [Pace(rate)]}
-        with _own_environment(self._endpoint.url):
-            return self._openai.AsyncOpenAI(
-                base_url=self._endpoint.url,
-                api_key=self._endpoint.api_key or "none",
-                timeout=self._endpoint.timeout_seconds,
-                max_retries=self._endpoint.retries,
-                http_client=self._openai.DefaultAsyncHttpx2Client(event_hooks=hooks),
-            )
+        return async_client(
+            self._endpoint.url,
+            self._endpoint.api_key,
+            timeout_seconds=self._endpoint.timeout_seconds,
+            retries=self._endpoint.retries,
+            before_requests=() if rate is None else [Pace(rate)],
+        )
 
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> Outcome:
         import httpx2  # comes with openai
@@ -238,13 +215,7 @@ class EndpointExpert:
         return f"; is it {base}/v1?"
 
     def _line(self, text: object) -> str:
-        """Return text of a server or library in one short line, without the key."""
-        line = " ".join(str(text).split())
-        if self._endpoint.api_key is not None:
-            line = line.replace(self._endpoint.api_key, "***")
-        if len(line) <= _MESSAGE_CHARACTERS:
-            return line
-        return line[: _MESSAGE_CHARACTERS - 3] + "..."
+        return said(text, self._endpoint.api_key)
 
 
 class Pace:
@@ -263,23 +234,6 @@ class Pace:
         turn = max(now, self._next)
         self._next = turn + self._interval
         await asyncio.sleep(turn - now)
-
-
-@contextmanager
-def _own_environment(url: str) -> Iterator[None]:
-    """Hide OpenAI's variables from its client, which would send what they hold (OPENAI_ORG_ID) to any address.
-
-    OpenAI itself may have them. The key is uniapl's to give: it is named in the command's help.
-    """
-    host = urlsplit(url).hostname or ""
-    is_openai = host == "openai.com" or host.endswith(".openai.com")
-    hidden = {} if is_openai else {n: v for n, v in os.environ.items() if n.startswith("OPENAI_")}
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 _TEXT_PARTS = ("text", "output_text")
