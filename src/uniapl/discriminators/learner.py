@@ -1,6 +1,7 @@
 """The weights of a discriminator that learns: their optimiser, their update, their state."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -8,8 +9,18 @@ from torch import nn
 from uniapl.config.recipe import Recipe
 from uniapl.errors import InputError, TrainingError
 from uniapl.models.adamw import adamw
-from uniapl.models.language_model import LanguageModel
-from uniapl.models.scalar_model import ScalarModel
+
+
+class Trainable(Protocol):
+    """A model whose weights have names, and of which some learn."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that learn."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all weights with their names."""
+        ...
 
 
 class Learner:
@@ -17,7 +28,7 @@ class Learner:
 
     def __init__(
         self,
-        model: LanguageModel | ScalarModel,
+        model: Trainable,
         recipe: Recipe,
     ) -> None:
         self.model = model

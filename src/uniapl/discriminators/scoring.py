@@ -1,6 +1,6 @@
-"""Log-probs of given tokens under a model that is not the policy, and the credit that they are worth."""
+"""Log-probs of given tokens under a model that is not the policy, scores of completions, and what both are worth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,7 +17,15 @@ from uniapl.models.packing import (
     per_token,
     sequence_of,
 )
+from uniapl.objective.adversarial import completion_credit
+from uniapl.objective.constraint import smooth
+from uniapl.objective.reductions import mean_group_std
 from uniapl.types import RolloutBatch
+
+STD_SMOOTHING = 0.9
+"""Weight of the past in the running group deviation."""
+STD_FLOOR = 0.1
+"""Least standard deviation by which centred logits are divided: noise is never blown up."""
 
 
 class TokenScorer(Protocol):
@@ -64,3 +72,33 @@ def judge_tokens(
     return Judgement(
         is_credited_T=is_credited_T, expert_logprobs_T=expert_logprobs_T, credit_clamp=credit_clamp
     )
+
+
+def judge_completions(
+    batch: RolloutBatch,
+    logits_GxN: Tensor,
+    is_counted_GxN: Tensor,
+    running_std: float | None,
+    health: Mapping[str, float],
+) -> tuple[Judgement, float | None]:
+    """Return what scores of completions are worth, and the running deviation of groups after this step.
+
+    Args:
+        batch: The step's rollouts.
+        logits_GxN: d of each; any finite number where it does not count.
+        is_counted_GxN: Which of them are centred and credited.
+        running_std: Moving average of the mean group deviation before; None: there was none yet.
+        health: Metrics of the form's own, without `discriminator/`.
+    """
+    std = mean_group_std(logits_GxN, is_counted_GxN)
+    if std is not None:
+        running_std = smooth(running_std, std, STD_SMOOTHING)
+    credit_GxN = completion_credit(logits_GxN, is_counted_GxN, running_std or 0.0, STD_FLOOR)
+    rollouts = list(map(sequence_of, batch.rollouts))
+    judgement = Judgement(
+        is_credited_T=per_token(is_counted_GxN.flatten(), rollouts),
+        credit_T=per_token(credit_GxN.flatten(), rollouts),
+        logits_GxN=logits_GxN,
+        health={f"discriminator/{name}": value for name, value in health.items()},
+    )
+    return judgement, running_std

@@ -55,13 +55,16 @@ DEFINITIONS: dict[str, str] = {
     "policy/clip_fraction": "Share of weighted rollout tokens where the clip took the gradient away.",
     "policy/sampling_gap": "Mean |log π_old - log π_sampled| over rollout tokens: trainer against generator.",
     "discriminator/loss": "Loss of the discriminator's update: nats per token of the demonstrations (likelihood), "
-    "or per pair, log 2 = 0.693 being chance (scalar; once more for data.pairs).",
+    "or per pair, log 2 = 0.693 being chance (scalar, once more for data.pairs; reference, if it learns).",
+    "discriminator/score": "Mean score of the credited rollouts (reference); where it rises while the accuracy falls, "
+    "the policy games the scorer.",
     "discriminator/log_ratio": "Mean of log p_expert - log π over the rollouts' tokens, nats: minus the reverse KL to "
     "the expert as the discriminator sees it.",
     "discriminator/held_out_log_ratio": "The same over held-out demonstrations.",
     "discriminator/margin": "Held-out demonstrations minus rollouts in log-ratio, nats per token: above 0 the "
     "discriminator tells the expert from the policy.",
-    "discriminator/accuracy": "Share of (expert, rollout) pairs ranked right, ties half, before it learned from them.",
+    "discriminator/accuracy": "Share of (expert, rollout) pairs ranked right, ties half, before it learned from them; "
+    "beside a reference the expert's other text of the prompt counts.",
     "discriminator/pair_margin": "Mean of d(expert) - d(rollout) over those pairs.",
     "discriminator/held_out_accuracy": "Share of (held-out demonstration, rollout) pairs ranked right, ties half.",
     "discriminator/held_out_pair_margin": "Mean of d(demonstration) - d(rollout) over those pairs.",
@@ -69,6 +72,8 @@ DEFINITIONS: dict[str, str] = {
     "learned from them in this step; from the second pass over the data on, it has seen them.",
     "discriminator/group_std": "Spread of d inside groups: without it there is nothing to learn from.",
     "discriminator/length_correlation": "Correlation of d with length inside groups; beyond ±0.6 it judges length.",
+    "discriminator/repetition_correlation": "Correlation of d with the share of repeated 3-grams inside groups; above "
+    "0.6 it rewards repetition.",
     "discriminator/reward_correlation": "Correlation of d with the reward inside groups.",
     "discriminator/demonstration_logit": "Mean d of rollouts on demonstration prompts.",
     "discriminator/preference_logit": "Mean d of rollouts on preference prompts; far below hints at reward hacking.",

@@ -20,7 +20,7 @@ from uniapl.data.readers import (
     load_prompts,
 )
 from uniapl.data.shares import Source, read_sources
-from uniapl.discriminators import build_discriminator
+from uniapl.discriminators import Seen, build_discriminator
 from uniapl.discriminators.reader import check_same_tokens
 from uniapl.errors import InputError
 from uniapl.evaluation import EvaluationSet, load_metrics
@@ -331,7 +331,8 @@ def build_trainer(
         check_columns(rewards, columns)
     other = load_other_model(config, policy, chat)
     backbone, reference = other_roles(recipe, policy, other.model if other else None)
-    discriminator = build_discriminator(recipe, backbone, chat, other.chat if other else None)
+    seen = Seen(data.demonstrations, data.held_out, data.prompts)
+    discriminator = build_discriminator(recipe, backbone, chat, other.chat if other else None, seen)
     generator = build_generator(config, policy, chat)
     players = Players(policy, generator, discriminator, reference, rewards, columns)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
