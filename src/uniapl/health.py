@@ -59,7 +59,8 @@ BANDS: dict[str, Band] = {
         0.5,
         0.95,
         "the discriminator ranks the expert below the policy: raise discriminator.learning_rate "
-        "or discriminator.warmup_steps",
+        "or discriminator.warmup_steps; if it is frozen, the policy games it: lower "
+        "objective.adversarial_weight",
         "the discriminator tells expert and policy apart almost always, so that its credit saturates: lower "
         "discriminator.learning_rate",
     ),
@@ -68,6 +69,12 @@ BANDS: dict[str, Band] = {
         0.6,
         "the discriminator judges completions by being short: give it demonstrations of more lengths",
         "the discriminator judges completions by being long: give it demonstrations of more lengths",
+    ),
+    "discriminator/repetition_correlation": Band(
+        None,
+        0.6,
+        above="the discriminator likes completions that repeat themselves, so the policy may game it: lower "
+        "objective.adversarial_weight, or take a discriminator that learns",
     ),
     "constraint/state": Band(
         None,

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from uniapl.discriminators import Judgement
-from uniapl.discriminators.scalar import STD_FLOOR, Scalar
+from uniapl.discriminators.scalar import Scalar
+from uniapl.discriminators.scoring import STD_FLOOR
 from uniapl.models.packing import sequence_of
 from uniapl.types import MixedBatch, RolloutBatch
 

@@ -292,6 +292,8 @@ def _sharding(config: "Config") -> Iterator[str]:
         yield f"model.tuning: must be full {why}, got lora; an adapter needs little memory: leave training.sharding out"
     if Recipe.of(config).has_discriminator and config.discriminator.backbone == "lora":
         yield f"discriminator.backbone: must be copy {why}, got lora"
+    if Recipe.of(config).form == "reference" and not config.discriminator.frozen:
+        yield f"discriminator.frozen: must be true {why}: a scorer that learns is never shared out"
     if config.training.gradients_every:
         yield f"training.gradients_every: must be 0 {why}: a term's own gradient is never whole there"
 

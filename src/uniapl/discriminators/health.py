@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from uniapl.discriminators.protocol import Judgement
+from uniapl.experts import repetition_fraction, words
 from uniapl.models.packing import per_token, sequence_of
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.objective.reductions import group_correlation, mean_group_std, sequence_mean
@@ -30,13 +31,20 @@ def step_health(
     logits_GxN = completion_logits(batch, judgement, old_logprobs_T)
     is_judged_GxN = judged_completions(batch, judgement)
     lengths = [float(len(r.token_ids)) for r in batch.rollouts]
-    lengths_GxN = torch.tensor(lengths, device=logits_GxN.device).view_as(logits_GxN)
+    repetition = [repetition_fraction(words(r.answer)) for r in batch.rollouts]
+    lengths_GxN, repetition_GxN = (
+        torch.tensor(values, device=logits_GxN.device).view_as(logits_GxN)
+        for values in (lengths, repetition)
+    )
     found: dict[str, float | None] = {
         **judgement.health,
         **held_out,
         "discriminator/group_std": mean_group_std(logits_GxN, is_judged_GxN),
         "discriminator/length_correlation": group_correlation(
             logits_GxN, lengths_GxN, is_judged_GxN
+        ),
+        "discriminator/repetition_correlation": group_correlation(
+            logits_GxN, repetition_GxN, is_judged_GxN
         ),
     }
     if batch.rewards:

@@ -1,6 +1,7 @@
 """The weights of a discriminator that learns: their optimiser, their update, their state."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,18 +15,31 @@ from uniapl.models.language_model import LanguageModel
 from uniapl.models.scalar_model import ScalarModel
 
 
+class Trainable(Protocol):
+    """A model whose weights have names, and of which some learn."""
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that learn."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all weights with their names."""
+        ...
+
+
 class Learner:
     """AdamW on the weights of a discriminator's model that learn."""
 
     def __init__(
         self,
-        model: LanguageModel | ScalarModel,
+        model: Trainable,
         recipe: Recipe,
         ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.ranks = ranks
         if ranks.in_lockstep:
+            assert isinstance(model, LanguageModel | ScalarModel)  # the config refuses the others
             model.shard(torch.device("cpu") if ranks.is_first else None)
         self.parameters: list[nn.Parameter] = model.trainable_parameters()
         self.max_grad_norm = recipe.config.optimizer.max_grad_norm

@@ -4,6 +4,7 @@ The completion's token ids are shared; so both models must have the same tokens.
 """
 
 import re
+from collections.abc import Callable, Sequence
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -12,19 +13,32 @@ from uniapl.errors import InputError
 from uniapl.models.packing import TokenSequence
 from uniapl.types import Demonstration, Message, Prompt, Rollout, RolloutBatch
 
+LONGEST_PROMPTS = 32
+"""So many of the longest prompts are tried before the first step."""
+
+Render = Callable[[Sequence[Message]], tuple[int, ...]]
+"""Turns to the ids of a prompt: how a server does by its model's own chat template."""
+
 
 class PromptReader:
     """Turns prompts into what the discriminator's language model reads."""
 
-    def __init__(self, chat: Chat | None = None, hint_template: str | None = None) -> None:
+    def __init__(
+        self,
+        chat: Chat | None = None,
+        hint_template: str | None = None,
+        render: Render | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
             chat: The model's own tokenizer and template; None: it reads the policy's token ids.
             hint_template: The last user turn, with `{prompt}` and the demonstration, `{completion}`; None: no hint.
+            render: In the place of `chat`: a server's.
         """
-        assert chat is not None or hint_template is None
+        assert chat is not None or render is not None or hint_template is None
         self.chat = chat
+        self.render = render
         self.hint_template = hint_template
 
     def rollouts(self, batch: RolloutBatch) -> list[TokenSequence | None]:
@@ -55,11 +69,14 @@ class PromptReader:
 
     def prompt_ids(self, prompt: Prompt, hint: Demonstration | None = None) -> tuple[int, ...]:
         """Return the ids of a prompt, with a demonstration in its last turn if there is a template for it."""
-        if self.chat is None:
+        if self.chat is None and self.render is None:
             return prompt.token_ids
         turns = prompt.messages
         if self.hint_template is not None and hint is not None:
             turns = (*turns[:-1], _hinted(turns[-1], self.hint_template, hint.completion))
+        if self.render is not None:
+            return self.render(turns)
+        assert self.chat is not None
         return self.chat.encode_turns(turns)
 
 
@@ -86,4 +103,43 @@ def check_same_tokens(
             raise InputError(
                 f"{other_name} has another tokenizer than the policy: token {number}, {token!r}, {there}; "
                 "log-probs of the policy's tokens need the same tokens"
+            )
+
+
+def check_context(
+    reader: PromptReader,
+    demonstrations: Sequence[Demonstration],
+    prompts: Sequence[Prompt],
+    *,
+    room: int,
+    context: int | None,
+) -> None:
+    """Refuse an expert that could not read a long completion of the longest prompts, hints included.
+
+    Args:
+        reader: How it reads prompts; the longest by the policy's tokens are tried.
+        demonstrations: Whose prompts are rolled out, and which are hints.
+        prompts: Further ones that are rolled out.
+        room: Most tokens of a completion.
+        context: Most tokens that the expert reads; None: it does not say.
+
+    Raises:
+        InputError: A prompt would not fit.
+    """
+    if context is None:
+        return
+    is_hinted = reader.hint_template is not None
+    asked: list[tuple[int, Prompt, Demonstration | None]] = [
+        (len(d.prompt.token_ids) + is_hinted * len(d.token_ids), d.prompt, d)
+        for d in demonstrations
+    ]
+    if not is_hinted:
+        asked += [(len(p.token_ids), p, None) for p in prompts]
+    for _, prompt, hint in sorted(asked, key=lambda one: one[0], reverse=True)[:LONGEST_PROMPTS]:
+        num_tokens = len(reader.prompt_ids(prompt, hint))
+        if num_tokens + room > context:
+            with_hint = " with its hint" if is_hinted else ""
+            raise InputError(
+                f"discriminator: prompt {prompt.id}{with_hint} has {num_tokens} tokens; with {room} of a completion "
+                f"the expert cannot read it, at most {context}: shorten it or lower rollout.max_completion_tokens"
             )

@@ -12,19 +12,13 @@ from uniapl.data.chat import Chat
 from uniapl.discriminators.health import ranking
 from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
+from uniapl.discriminators.scoring import judge_completions
 from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import Packed, TokenSequence, pack, per_token, sequence_of
+from uniapl.models.packing import Packed, TokenSequence, pack, sequence_of
 from uniapl.models.scalar_model import ScalarModel
-from uniapl.objective.adversarial import bradley_terry_loss, completion_credit, pair_accuracy
-from uniapl.objective.constraint import smooth
-from uniapl.objective.reductions import mean_group_std
+from uniapl.objective.adversarial import bradley_terry_loss, pair_accuracy
 from uniapl.types import MixedBatch, RolloutBatch
-
-STD_SMOOTHING = 0.9
-"""Weight of the past in the running group deviation."""
-STD_FLOOR = 0.1
-"""Least standard deviation by which centred logits are divided: noise is never blown up."""
 
 Pairs = Sequence[tuple[int, int]]
 """Indices of a better and a worse completion of one prompt in a list of sequences."""
@@ -51,17 +45,10 @@ class Scalar:
         logits_GxN, is_whole_GxN, found, loss = self._rank(batch, learns=True)
         added, accuracy = self._learn_pairs(data)
         found |= accuracy | {"loss": loss + added}
-        std = mean_group_std(logits_GxN, is_whole_GxN)
-        if std is not None:
-            self.running_std = smooth(self.running_std, std, STD_SMOOTHING)
-        credit_GxN = completion_credit(logits_GxN, is_whole_GxN, self.running_std or 0.0, STD_FLOOR)
-        rollouts = list(map(sequence_of, batch.rollouts))
-        return Judgement(
-            is_credited_T=per_token(is_whole_GxN.flatten(), rollouts),
-            credit_T=per_token(credit_GxN.flatten(), rollouts),
-            logits_GxN=logits_GxN,
-            health={f"discriminator/{name}": value for name, value in found.items()},
+        judgement, self.running_std = judge_completions(
+            batch, logits_GxN, is_whole_GxN, self.running_std, found
         )
+        return judgement
 
     def measure(self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs) -> dict[str, float]:
         """Return how often it ranks held-out demonstrations above rollouts of their prompts."""

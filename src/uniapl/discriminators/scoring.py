@@ -1,6 +1,6 @@
-"""Log-probs of given tokens under a model that is not the policy, and the credit that they are worth."""
+"""Log-probs of given tokens under a model that is not the policy, scores of completions, and what both are worth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -18,7 +18,15 @@ from uniapl.models.packing import (
     per_token,
     sequence_of,
 )
+from uniapl.objective.adversarial import completion_credit
+from uniapl.objective.constraint import smooth
+from uniapl.objective.reductions import mean_group_std
 from uniapl.types import RolloutBatch
+
+STD_SMOOTHING = 0.9
+"""Weight of the past in the running group deviation."""
+STD_FLOOR = 0.1
+"""Least standard deviation by which centred logits are divided: noise is never blown up."""
 
 
 class TokenScorer(Protocol):
@@ -48,6 +56,22 @@ class LocalScorer:
         return self.model.flat_logprobs(packed, num_tokens, self.temperature, self.ranks)
 
 
+class DealtScorer:
+    """A scorer that each rank asks about some of the sequences; all get all log-probs."""
+
+    def __init__(self, scorer: TokenScorer, ranks: Ranks) -> None:
+        self.scorer, self.ranks = scorer, ranks
+
+    def logprobs(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """As `TokenScorer.logprobs`."""
+
+        def work(own: list[TokenSequence]) -> list[Tensor]:
+            lengths = [len(sequence.completion_ids) for sequence in own]
+            return list(self.scorer.logprobs(own).split(lengths)) if own else []
+
+        return torch.cat(self.ranks.spread(sequences, work, "the expert's log-probs"))
+
+
 def judge_tokens(
     batch: RolloutBatch, reader: PromptReader, scorer: TokenScorer, credit_clamp: float
 ) -> Judgement:
@@ -65,3 +89,33 @@ def judge_tokens(
     return Judgement(
         is_credited_T=is_credited_T, expert_logprobs_T=expert_logprobs_T, credit_clamp=credit_clamp
     )
+
+
+def judge_completions(
+    batch: RolloutBatch,
+    logits_GxN: Tensor,
+    is_counted_GxN: Tensor,
+    running_std: float | None,
+    health: Mapping[str, float],
+) -> tuple[Judgement, float | None]:
+    """Return what scores of completions are worth, and the running deviation of groups after this step.
+
+    Args:
+        batch: The step's rollouts.
+        logits_GxN: d of each; any finite number where it does not count.
+        is_counted_GxN: Which of them are centred and credited.
+        running_std: Moving average of the mean group deviation before; None: there was none yet.
+        health: Metrics of the form's own, without `discriminator/`.
+    """
+    std = mean_group_std(logits_GxN, is_counted_GxN)
+    if std is not None:
+        running_std = smooth(running_std, std, STD_SMOOTHING)
+    credit_GxN = completion_credit(logits_GxN, is_counted_GxN, running_std or 0.0, STD_FLOOR)
+    rollouts = list(map(sequence_of, batch.rollouts))
+    judgement = Judgement(
+        is_credited_T=per_token(is_counted_GxN.flatten(), rollouts),
+        credit_T=per_token(credit_GxN.flatten(), rollouts),
+        logits_GxN=logits_GxN,
+        health={f"discriminator/{name}": value for name, value in health.items()},
+    )
+    return judgement, running_std

@@ -111,12 +111,19 @@ def load_discriminator(run: Path, config: Config, device: torch.device) -> Score
     Raises:
         InputError: There is none, or it cannot be loaded.
     """
-    folder = run / "discriminator"
+    folder, form = run / "discriminator", Recipe.of(config).form
+    if form in ("expert", "reference"):
+        reads = (
+            "the expert's completion as well" if form == "reference" else "no weights of its own"
+        )
+        raise InputError(
+            f"{run}: its discriminator has form {form}, which reads {reads}; pairs measure likelihood and scalar"
+        )
     if not folder.is_dir():
         raise InputError(
             f"{run} has no discriminator/: its method has none, or the run has not ended yet"
         )
-    if Recipe.of(config).ranks:
+    if form == "scalar":
         return load_reward_model(str(folder), device)
     dtype = getattr(torch, config.model.dtype)
     expert, its_tokenizer = load_language_model(str(folder), dtype, device)

@@ -1,6 +1,7 @@
 """A sequence-classification model with one label: a reward model, or a discriminator that a run has saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -18,6 +19,7 @@ from uniapl.models.loading import (
     refusing,
 )
 from uniapl.models.model_source import find_model
+from uniapl.models.saving import follow_umask
 
 Encoded = Mapping[str, Sequence[int]]
 """What the model reads of one text, as its tokenizer returns it: `input_ids`, perhaps `token_type_ids`."""
@@ -61,11 +63,54 @@ class SequenceClassifier:
             One number per text in the given order, high = good, in the scale of the model; without gradient.
         """
         found = [0.0] * len(texts)
-        for members in _batches([len(text["input_ids"]) for text in texts], batch_tokens):
+        for members in _batches(texts, batch_tokens):
             logits = self._logits([texts[i] for i in members])
             for i, logit in zip(members, logits.tolist(), strict=True):
                 found[i] = logit
         return found
+
+    def backward(
+        self,
+        texts: Sequence[Encoded],
+        slopes: Sequence[float],
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        """Add to the weights the gradient of Σ slope · logit over the texts.
+
+        A loss of many logits needs no batch that holds all of its texts: its slopes come from `scores`.
+
+        Args:
+            texts: As in `scores`.
+            slopes: Derivative of the loss by each text's logit.
+            batch_tokens: As in `scores`.
+        """
+        for members in _batches(texts, batch_tokens):
+            logits = self._logits([texts[i] for i in members])
+            own = torch.tensor([slopes[i] for i in members], device=logits.device)
+            (logits * own).sum().backward()
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the weights that learn."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all weights with their names."""
+        return self.model.named_parameters()
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> None:
+        """Write an ordinary sequence-classification folder.
+
+        Args:
+            folder: Where to; made if it is not there.
+            tokenizer: The model's own, saved beside it.
+            dtype: The number type of the weights in the file.
+        """
+        for config in (self.model.config, self.model.config.get_text_config()):
+            config.pad_token_id = self.pad_token_id  # each batch has set one of its own
+        weights = {name: w.detach().to(dtype) for name, w in self.model.state_dict().items()}
+        self.model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+        follow_umask(folder)
 
     def _logits(self, texts: Sequence[Encoded]) -> torch.Tensor:
         lengths = torch.tensor([len(text["input_ids"]) for text in texts])
@@ -96,8 +141,9 @@ class SequenceClassifier:
         return next(i for i in range(len(last) + 1) if i not in last)
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+def _batches(texts: Sequence[Encoded], max_tokens: int) -> Iterator[list[int]]:
     """Yield indices of texts of similar length, at most `max_tokens` with padding; at least one each."""
+    lengths = [len(text["input_ids"]) for text in texts]
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[index] > max_tokens:

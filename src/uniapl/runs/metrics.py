@@ -146,11 +146,17 @@ STEP_METRICS: dict[str, StepMetric] = {
         "from the second pass over the data on, it has seen them.",
         "%",
     ),
+    "discriminator/score": StepMetric(
+        "Mean score of the credited rollouts (reference). Where it rises while the accuracy falls, the policy games it."
+    ),
     "discriminator/group_std": StepMetric(
         "Spread of d inside groups: without it there is nothing to learn from."
     ),
     "discriminator/length_correlation": StepMetric(
         "Correlation of d with length inside groups; beyond ±0.6 it judges length."
+    ),
+    "discriminator/repetition_correlation": StepMetric(
+        "Correlation of d with the share of repeated 3-grams inside groups; above 0.6 it rewards repetition."
     ),
     "discriminator/reward_correlation": StepMetric(
         "Correlation of d with the reward inside groups."

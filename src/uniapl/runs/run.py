@@ -433,7 +433,7 @@ class _Run:
             self.folder.path / DISCRIMINATOR,
             lambda path: discriminator.save(path, self.chat, dtype),
         )
-        if not is_saved:
+        if not is_saved and self.trainer.recipe.learns:
             kind = type(self.policy.model).__name__
             progress.say(
                 f"no {DISCRIMINATOR}/: transformers has no sequence-classification model for {kind}"

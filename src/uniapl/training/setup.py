@@ -19,7 +19,7 @@ from uniapl.data.readers import (
     load_prompts,
 )
 from uniapl.data.shares import Source, read_sources
-from uniapl.discriminators import build_discriminator
+from uniapl.discriminators import Seen, build_discriminator
 from uniapl.discriminators.other_model import load_other_model
 from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError
@@ -336,7 +336,8 @@ def build_trainer(
             if model:
                 model.shard()
     own_chat = other.chat if other else None
-    discriminator = build_discriminator(recipe, backbone, chat, own_chat, ranks)
+    seen = Seen(data.demonstrations, data.held_out, data.prompts)
+    discriminator = build_discriminator(recipe, backbone, chat, own_chat, seen, ranks)
     generator, gap = build_generator(config, policy, chat, ranks), None
     if recipe.samples and config.rollout.engine == "vllm":
         generator, gap = vllm_generator(config, policy, chat)
