@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exact import double
+from exact import double, exact_policy
 from tiny import tiny_tokenizer
 from torch import Tensor
 from torch import distributed as dist
-from trainers import make_trainer
+from trainers import make_recipe, make_trainer
 
 from uniapl.config.methods import METHODS
+from uniapl.discriminators.expert import Expert
+from uniapl.discriminators.reader import PromptReader
+from uniapl.discriminators.scoring import LocalScorer
 from uniapl.distributed import ALONE, Ranks
 from uniapl.distributed import ranks as ranks_module
 from uniapl.distributed.launch import started
@@ -40,6 +43,8 @@ LORA = {
     "lora": {"rank": 2, "alpha": 4.0},
     "discriminator": {"backbone": "lora"},
 }
+
+EXPERT = "a known expert"
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{method: (method, {}) for method in METHODS},
@@ -75,6 +80,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "objective": {"kl_coef": 0.1, "policy_gradient": "gspo"},
         },
     ),
+    "pairs": ("mix", {"data": {"pairs": "p"}, "objective": {"pair_weight": 0.5}}),
+    "the expert in its group": ("uniapl", {"rollout": {"expert_in_group": True}}),
+    "phi": ("mix", {"objective": {"sft_token_weight": "phi"}}),
+    EXPERT: ("uniapl", {"discriminator": {"form": "expert", "path": "p"}}),
     "recomputation": ("mix", {"training": {"gradient_checkpointing": True}}),
     "sampled": ("uniapl", {}),
     "sampled, updates per rollout": ("uniapl", {"rollout": {"updates_per_rollout": 3}}),
@@ -93,7 +102,12 @@ class Case:
     def __init__(self, name: str, ranks: Ranks) -> None:
         method, sections = CASES[name]
         training = {"micro_batch_tokens": MANY, **sections.get("training", {})}
-        trainer = make_trainer(method, ranks=ranks, **{**sections, "training": training})
+        sections = {**sections, "training": training}
+        judge = None
+        if name == EXPERT:
+            recipe = make_recipe(method, **sections)
+            judge = Expert(recipe, LocalScorer(recipe, exact_policy(2), ranks), PromptReader())
+        trainer = make_trainer(method, ranks=ranks, judge=judge, **sections)
         if name.startswith("sampled"):
             trainer.players.generator = TransformersGenerator(
                 trainer.players.policy.whole,
@@ -143,7 +157,8 @@ class Case:
 def weights_of(trainer: Trainer) -> list[Tensor]:
     """All weights that learn: the policy's and the discriminator's."""
     discriminator: Any = trainer.players.discriminator
-    learned = list(discriminator.learner.parameters) if discriminator else []
+    learner = getattr(discriminator, "learner", None)
+    learned = list(learner.parameters) if learner else []
     return [whole(p.detach()) for p in [*trainer.players.policy.trainable_parameters(), *learned]]
 
 

@@ -13,12 +13,16 @@ from uniapl.rewards import NamedReward
 from uniapl.training.players import Players
 from uniapl.training.setup import other_roles, prepare_policy
 from uniapl.training.step import Trainer
-from uniapl.types import Demonstration
+from uniapl.types import Demonstration, PreferencePair
 
 DEMONSTRATIONS = [
     demonstration(prompt(5 + i % 9, 6), 20 + i, *range(21, 22 + i % 3), 4) for i in range(12)
 ]
 PROMPTS = [prompt(10, 11 + i) for i in range(12)]
+PAIRS = [
+    PreferencePair(prompt(10, 11 + i % 9), "c", "r", (14 + i, 4), (15, *range(16, 17 + i % 4), 4))
+    for i in range(20)
+]
 HELD_OUT = [demonstration(prompt(30 + i), 25 + i, 22, 4) for i in range(6)]
 
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -74,12 +78,12 @@ def make_trainer(
     players = Players(
         policy,
         RandomTexts(policy, recipe.config.rollout.temperature),
-        judge or build_discriminator(recipe, backbone, ranks),
+        judge or build_discriminator(recipe, backbone, ranks=ranks),
         reference,
         [NamedReward(length_reward, "length")],
         ranks=ranks,
     )
-    data = mixture or Mixture(DEMONSTRATIONS, PROMPTS, seed=0)
+    data = mixture or Mixture(DEMONSTRATIONS, PROMPTS, PAIRS, seed=0)
     return Trainer(recipe, players, data, held_out)
 
 
