@@ -1,7 +1,7 @@
 """The embedded default: a tiny model, its tokenizer and a writing task whose grammar is known.
 
-`MODEL` is an ordinary model folder, `DATA` holds ordinary data files; training, evaluation and the
-report read them like any other. `python -m uniapl.miniature.build` makes both again.
+`MODEL` and `EXPERT` are ordinary model folders, `DATA` holds ordinary data files; training, evaluation and the
+report read them like any other. `python -m uniapl.miniature.build` makes all again.
 """
 
 from pathlib import Path
@@ -13,3 +13,5 @@ DATA = Path(__file__).parent / "data"
 
 `second_texts.jsonl` has the rows of `demonstrations.jsonl` with another completion of the expert.
 """
+EXPERT = Path(__file__).parent / "expert"
+"""The known expert: `MODEL` after many texts of the expert, with the same tokenizer."""

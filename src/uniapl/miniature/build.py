@@ -41,7 +41,7 @@ from uniapl.miniature.demonstrations import (
     write_data,
     write_second_texts,
 )
-from uniapl.miniature.known_expert import EXPERT, WEAKER, make_expert, measure
+from uniapl.miniature.known_expert import EXPERT_RECIPE, WEAKER_RECIPE, make_expert, measure
 from uniapl.miniature.other_writers import texts_by_writer
 from uniapl.miniature.pretraining import Recipe, make_model, mean_loss, pretrain, sample_corpus
 from uniapl.miniature.reference_scorer import ScorerRecipe, make_scorer, pair_accuracies
@@ -232,9 +232,9 @@ def build_part(part: str, base: Path, output: Path) -> None:
         case "texts":
             build_texts(base, output)
         case "expert":
-            build_expert(base, folder, EXPERT)
+            build_expert(base, folder, EXPERT_RECIPE)
         case "weaker":
-            build_expert(base, folder, WEAKER)
+            build_expert(base, folder, WEAKER_RECIPE)
         case "scorer":
             build_scorer(base, folder, ScorerRecipe())
         case "larger":
