@@ -24,7 +24,7 @@ PANELS = {
     "hack_fraction": "answers that use the hole in the reward",
     "joint": "answers that follow everything, in fluent sentences",
 }
-WIDTH, HEIGHT, LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT, APART = 860, 300, 44, 40, 300, 210, 420
+WIDTH, HEIGHT, LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT, APART = 860, 280, 44, 40, 300, 210, 420
 _STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #222 }
 .title { font-weight: 600 } .axis { stroke: #8888 } .grid { stroke: #8883 } .small { font-size: 11px; fill: #666 }

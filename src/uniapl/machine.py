@@ -49,7 +49,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "memory_gib": _memory_gib(),
         "torch": _torch(),
         "packages": package_versions(),
@@ -143,12 +143,21 @@ def _processor() -> str:
     return named[0] if named else platform.machine()
 
 
-def _memory_gib() -> dict[str, float]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    return {
-        "total": round(os.sysconf("SC_PHYS_PAGES") * page / GIB, 1),
-        "free": round(os.sysconf("SC_AVPHYS_PAGES") * page / GIB, 1),
-    }
+def num_cores() -> int:
+    """Return how many cores this process may use; where the system does not say, how many there are."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS and Windows have none
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
+def _memory_gib() -> dict[str, float | None]:
+    """Return the memory; None where the system does not say: macOS knows no free pages, Windows no sysconf."""
+    found: dict[str, float | None] = {}
+    for name, pages in (("total", "SC_PHYS_PAGES"), ("free", "SC_AVPHYS_PAGES")):
+        try:
+            found[name] = round(os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") / GIB, 1)
+        except (AttributeError, ValueError, OSError):
+            found[name] = None
+    return found
 
 
 def git_commit() -> str | None:

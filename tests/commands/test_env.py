@@ -50,3 +50,25 @@ def test_a_broken_torch_is_reported_and_not_raised(tmp_path: Path):
     )
     assert done.returncode == 0
     assert "torch          cannot be loaded: OSError: libcudart.so.13: cannot open" in done.stdout
+
+
+def test_what_macos_and_windows_do_not_say_is_unknown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """macOS has no affinity and knows no free pages, Windows has no sysconf; here both are hidden."""
+    sysconf = os.sysconf
+
+    def macos(name: str) -> int:
+        if name == "SC_AVPHYS_PAGES":
+            raise ValueError("unrecognized configuration name")
+        return sysconf(name)
+
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "sysconf", macos)
+    assert cli.main(["env"]) == 0
+    said = capsys.readouterr().out
+    assert " GiB, unknown free\n" in said
+    assert f"{os.cpu_count()} cores" in said
+    monkeypatch.delattr(os, "sysconf")
+    assert cli.main(["env"]) == 0
+    assert "memory         unknown, unknown free\n" in capsys.readouterr().out

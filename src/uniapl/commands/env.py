@@ -18,6 +18,10 @@ def _env(options: argparse.Namespace) -> None:
     print(json.dumps(found, indent=2) if options.json else "\n".join(_lines(found)))
 
 
+def _gib(size: float | None) -> str:
+    return "unknown" if size is None else f"{size} GiB"
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
     torch, memory = found["torch"], found["memory_gib"]
     packages = {name: text for name, text in found["packages"].items() if text}
@@ -28,7 +32,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         ("python", found["python"]),
         ("platform", found["platform"]),
         ("processor", f"{found['processor']}, {found['cores']} cores for this process"),
-        ("memory", f"{memory['total']} GiB, {memory['free']} GiB free"),
+        ("memory", f"{_gib(memory['total'])}, {_gib(memory['free'])} free"),
     ]
     if "error" in torch:
         rows.append(("torch", f"cannot be loaded: {torch['error']}"))

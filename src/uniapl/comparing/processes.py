@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from uniapl.machine import num_cores
 from uniapl.runs.signals import Interrupt, interrupts
 
 Process = subprocess.Popen[bytes]
@@ -34,9 +35,7 @@ class Command:
 def threads_per_job(jobs: int) -> int:
     """Return the share of this machine's threads, or of OMP_NUM_THREADS, that each job gets."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, (int(wanted) if wanted.isdigit() else cores) // jobs)
+    return max(1, (int(wanted) if wanted.isdigit() else num_cores()) // jobs)
 
 
 def run_all(

@@ -88,7 +88,14 @@ def load_state(checkpoint: Path) -> State:
         raise InputError(f"training.resume: {checkpoint} is not a complete checkpoint")
     # weights_only: a checkpoint from elsewhere must not run code
     with refusing("training.resume: cannot load", str(checkpoint)):
-        state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of bytes that are no checkpoint, whatever torch stumbles over
+            raise ValueError(
+                f"{STATE} is damaged or incomplete; remove this checkpoint, and the run goes on from an older one"
+            ) from error
     version = state.get("version", 1)
     if version != STATE_VERSION:
         raise InputError(

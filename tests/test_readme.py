@@ -1,0 +1,110 @@
+"""README: short, true, and its commands run as they stand, in order, in an empty folder."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+SHORTER = (
+    "training.steps=2 rollout.group_size=2 rollout.max_completion_tokens=16 evaluation.limit=4 "
+    "data.demonstrations_per_step=4 data.prompts_per_step=4 data.demonstration_prompts_per_step=2 "
+    "discriminator.warmup_steps=0 constraint.prompts_per_step=4 data.held_out_demonstrations=4"
+).split()
+"""Added to what would train for minutes: `train` and `compare` of the miniature, in README's own words otherwise."""
+
+
+def commands(heading: str) -> list[str]:
+    """Return the indented lines under a heading, without comments."""
+    section = TEXT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (\S.*)$", section, re.M)
+    return [line.partition("  #")[0].strip() for line in lines]
+
+
+def test_it_is_one_that_is_read():
+    lines = TEXT.splitlines()
+    assert len(lines) < 100
+    assert max(map(len, lines)) <= 120
+
+
+def test_every_link_leads_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)", TEXT)
+    assert len(targets) > 20
+    missing = [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()]
+    assert not missing
+
+
+@pytest.mark.slow
+def test_its_commands_run_in_an_empty_folder(tmp_path: Path):
+    words = [shlex.split(line) for line in commands("Your own data")]
+    install, *rest = words
+    assert install[:2] == ["pip", "install"]  # skipped: the tests run in what it would install
+    shell = [line for line in rest if line[0] == "uniapl"]
+    assert [line[1] for line in shell] == "init train plan train report chat compare".split()
+    for line in shell:
+        trains = line[1] == "compare" or (line[1] == "train" and "--preview" not in line)
+        done = subprocess.run(
+            [sys.executable, "-m", *line, *(SHORTER if trains else [])],
+            cwd=tmp_path,
+            input="Name a sea.\n",
+            capture_output=True,
+            text=True,
+            timeout=900,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, (line, done.stderr[-2000:])
+    assert (tmp_path / "runs/my/report/index.html").is_file()
+    found = json.loads((tmp_path / "runs/my-comparison/comparison.json").read_text())
+    assert list(found["arms"]) == ["grpo", "mix", "uniapl"]
+
+
+@pytest.mark.slow
+def test_its_python_runs(tmp_path: Path):
+    block = [line for line in commands("Your own data") if line.startswith("run")]
+    # what `grpo` has no use for is an error, and the call itself is README's
+    short = [
+        word for word in SHORTER if word.partition(".")[0] in ("training", "rollout", "evaluation")
+    ]
+    code = [
+        "import uniapl",
+        "def brevity(completions, **columns): return [-len(text) / 100 for text in completions]",
+        "train = uniapl.train",
+        f"uniapl.train = lambda config, words, **rest: train(config, [*words, *{short!r}], **rest)",
+        *block,
+        "print(len(run.metrics), run.policy)",
+    ]
+    subprocess.run([sys.executable, "-m", "uniapl", "init", "my.yaml"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == f"2 {Path('runs/my/policy')}"
+
+
+def test_make_demo_installs_what_the_demo_needs_and_torch_from_where_one_says():
+    def plan(*words: str) -> str:
+        return subprocess.run(
+            ["make", "--dry-run", "--always-make", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    (torch,) = re.findall(r"^torch==\S+$", (ROOT / "constraints.txt").read_text(), re.M)
+    said = plan("demo", "TORCH_INDEX=https://example.org/cpu")
+    assert f"--index-url 'https://example.org/cpu' {torch}\n" in said
+    assert "-c constraints.txt -e '.[report]'" in said
+    assert "dev" not in said
+    assert "uniapl report runs/demo" in said
