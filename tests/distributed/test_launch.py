@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
+from uniapl import cli
 from uniapl.distributed import ALONE, Ranks
 from uniapl.distributed.launch import Place, _device_index, first_host, place_of, started
 from uniapl.errors import InputError, Stopped, TrainingError, is_said_elsewhere
@@ -133,3 +134,16 @@ def test_before_ranks_meet_the_first_one_speaks(monkeypatch: pytest.MonkeyPatch)
     for settled in (TrainingError("met by this rank alone"), Stopped(signal.SIGTERM)):
         settled.is_said_elsewhere = False
         assert not is_said_elsewhere(settled)
+
+
+def test_only_train_is_started_as_ranks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in {**TORCHRUN, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["compare", "miniature"]) == 2
+    expected = "error: uniapl compare is one process; start it without torchrun\n"
+    assert capsys.readouterr().err == expected
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["compare", "miniature"]) == 2
+    assert capsys.readouterr().err == ""
