@@ -100,6 +100,8 @@ def _dispatch(words: list[str]) -> None:
         print(_HELP, file=sys.stderr, end="")
         raise InputError("a command is missing")
     _check_commands(words)
+    if words[0] in _COMMANDS and words[0] != "train" and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError(f"uniapl {words[0]} is one process; start it without torchrun")
     try:
         options, rest = _build_parser(words[0]).parse_known_args(words)
     except SystemExit:  # --help and --version have printed; errors are InputErrors

@@ -45,6 +45,20 @@ BASE = {
             "training.evaluate_every: must be a multiple of rollout.updates_per_rollout (2), got 1",
         ),
         (
+            "training.sharding=full model.tuning=lora",
+            "model.tuning: must be full with training.sharding full, got lora; an adapter needs little memory: leave "
+            "training.sharding out",
+        ),
+        (
+            "training.sharding=full discriminator.backbone=lora",
+            "discriminator.backbone: must be copy with training.sharding full, got lora",
+        ),
+        (
+            "training.sharding=full training.gradients_every=5",
+            "training.gradients_every: must be 0 with training.sharding full: a term's own gradient is never whole "
+            "there",
+        ),
+        (
             "training.evaluate_every=1",
             "training.evaluate_every: needs evaluation.prompts, which is null",
         ),
