@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 from uniapl.models.adapters import LoraShape
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.saving import follow_umask
+from uniapl.models.saving import follow_umask, save_plain
 from uniapl.models.scalar_model import ScalarModel
 
 
@@ -60,3 +62,20 @@ def test_a_mode_that_somebody_chose_stays(tmp_path: Path) -> None:
     with umask(0o022):
         follow_umask(tmp_path)
     assert modes(tmp_path) == {"private": 0o644, "script": 0o700, "shared": 0o664}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_plain_save_holds_every_weight_once_in_the_type_that_was_asked(
+    tmp_path: Path, tied: bool
+):
+    model = tiny_model(tie_word_embeddings=tied)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    save_plain(model, tmp_path, torch.bfloat16)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert ("lm_head.weight" in saved) is not tied
+    assert {value.dtype for value in saved.values()} == {torch.bfloat16}
+    for name, value in saved.items():
+        assert torch.equal(value, before[name].bfloat16()), name
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert torch.equal(again.get_output_embeddings().weight, before["lm_head.weight"].bfloat16())

@@ -1,6 +1,8 @@
-"""A real vLLM server: what the played one stands for (docs/scaling.md says how to start it, with the miniature).
+"""A real vLLM server: what the played one stands for (docs/scaling.md says how to start it).
 
-Started with `--enable-lora --max-lora-rank 16`, it is asked for adapters too.
+It serves the miniature, or the folder that UNIAPL_VLLM_MODEL names: on a CPU vLLM 0.32 keeps an old copy of a head that
+is tied to the embeddings, as the miniature's is. Started with `--enable-lora --max-lora-rank 16`, it is asked for
+adapters too.
 """
 
 import os
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from uniapl import miniature
 from uniapl.config import load_config
 from uniapl.config.recipe import Recipe
 from uniapl.models.packing import completion_offsets, pack, sequence_of
@@ -18,6 +21,7 @@ from uniapl.training.setup import load_data, load_policy
 from uniapl.types import Rollout
 
 URL = os.environ.get("UNIAPL_VLLM_SERVER")
+MODEL = os.environ.get("UNIAPL_VLLM_MODEL", str(miniature.MODEL))
 
 pytestmark = [
     pytest.mark.vllm,
@@ -28,6 +32,7 @@ pytestmark = [
 class Run:
     def __init__(self, folder: Path, *words: str) -> None:
         own = ["rollout.engine=vllm", f"rollout.servers=[{URL}]", f"output_dir={folder}"]
+        own.append(f"model.path={MODEL}")
         recipe = Recipe.of(load_config("miniature", [*own, *words]))
         self.policy, chat = load_policy(recipe.config)
         self.prompts = load_data(recipe, chat).prompts[:6]

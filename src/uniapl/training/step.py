@@ -205,7 +205,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         raise TrainingError(
             f"step {self.step + 1}: the log-probs of rollout.servers lie {gap:.3g} nats per token from the policy's "
-            f"own, at most {limit:g} is rounding: do they serve this model, in this precision, at this temperature?"
+            f"own, at most {limit:g} is rounding: model, precision or temperature differ, or weights are not taken over"
         )
 
     def _term_gradients(self) -> TermGradients | None:
