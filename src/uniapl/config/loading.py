@@ -27,6 +27,7 @@ _PATH_KEYS = (
     "data.demonstrations",
     "data.prompts",
     "data.pairs",
+    "discriminator.path",
     "training.resume",
     "evaluation.prompts",
     "evaluation.validation_prompts",
@@ -148,6 +149,8 @@ def resolved(config: Config) -> Config:
         value = _get(config, key)
         if value is None or (key == "training.resume" and value in ("never", "auto")):
             continue
+        if key == "discriminator.path" and config.discriminator.servers:
+            continue  # the name of a model that is served
         is_local = key in ("output_dir", "training.resume")
         absolute = partial(_absolute, is_local=is_local)
         changed = _with(changed, key, _with_paths(value, absolute))
