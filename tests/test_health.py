@@ -31,6 +31,7 @@ def steps_with_warnings(values: list[float | None], name: str = ACCURACY, quiet:
         (ACCURACY, 0.1, "raise discriminator.learning_rate"),
         ("discriminator/length_correlation", 0.9, "by being long"),
         ("discriminator/length_correlation", -0.9, "by being short"),
+        ("discriminator/repetition_correlation", 0.9, "repeat themselves"),
         ("constraint/state", 1.0, "raise constraint.target"),
         ("rollout/truncated_fraction", 0.5, "rollout.max_completion_tokens"),
         ("rollout/zero_std_group_fraction", 1.0, "reward functions"),

@@ -1,5 +1,7 @@
 """What the numbers about a discriminator mean, each computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from exact import (
@@ -15,6 +17,7 @@ from exact import (
 from torch import Tensor
 
 from uniapl.discriminators.health import step_health
+from uniapl.types import RolloutBatch
 
 pytestmark = pytest.mark.usefixtures("in_double")
 
@@ -26,9 +29,22 @@ def correlation(rows: list[tuple[Tensor, Tensor]]) -> Tensor:
     return (first @ second) / (first.norm() * second.norm())
 
 
+REPEATED = [*(0.0, 0.5, 0.0), *(0.75, 0.0, 0.0), *(0.0, 0.5, 0.75), *(0.0, 0.0, 0.0)]
+"""Share of 3-grams of each rollout's text that occurred before in it."""
+
+
+def with_repetition(batch: RolloutBatch) -> RolloutBatch:
+    """Texts of one word alone, whose 3-grams are all the same, or of too few words for a second one."""
+    texts = {0.0: "sea", 0.5: "sea sea sea sea", 0.75: "sea sea sea sea sea sea"}
+    rollouts = zip(batch.rollouts, REPEATED, strict=True)
+    return replace(
+        batch, rollouts=tuple(replace(r, completion=texts[share]) for r, share in rollouts)
+    )
+
+
 @pytest.mark.parametrize("form", ["scalar", "likelihood"])
 def test_health_by_hand(form: str) -> None:
-    batch = mixed_batch()
+    batch = with_repetition(mixed_batch())
     made = scalar() if form == "scalar" else likelihood()
     judgement = made.judge(batch, drawn(), policy_logprobs)
     old = policy_logprobs(sequences_of(batch))
@@ -54,6 +70,9 @@ def test_health_by_hand(form: str) -> None:
     lengths = torch.tensor([float(len(r.token_ids)) for r in batch.rollouts]).view(-1, 3)
     rows = [(a, b[own]) for a, b, own in zip(kept, lengths, counted, strict=True)]
     assert_close(health["discriminator/length_correlation"], correlation(rows))
+    repeated = torch.tensor(REPEATED).view(-1, 3)
+    rows = [(a, b[own]) for a, b, own in zip(kept, repeated, counted, strict=True)]
+    assert_close(health["discriminator/repetition_correlation"], correlation(rows))
     rewarded = [[0, 1] if form == "scalar" else [0, 1, 2], [0, 2], [0, 1, 2]]
     earned = [r.total for r in batch.rewards]
     rows = [

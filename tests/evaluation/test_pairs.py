@@ -13,6 +13,7 @@ from tiny_runs import Tiny
 
 from uniapl import cli
 from uniapl.config import load_config
+from uniapl.config.strict_yaml import dump_yaml, load_yaml
 from uniapl.data.chat import Chat
 from uniapl.errors import InputError, TrainingError
 from uniapl.evaluation.pairs import evaluate_pairs
@@ -198,6 +199,12 @@ def test_what_cannot_be_scored(pairs: Path, tmp_path: Path, runs: dict[str, Path
     config = (runs["scalar"] / "config.yaml").read_text()
     (tmp_path / "run" / "config.yaml").write_text(config)
     with pytest.raises(InputError, match="has no discriminator/: its method has none, or"):
+        evaluate_pairs(tmp_path / "run", pairs)
+    settings = load_yaml(config, "the config")
+    settings["discriminator"] = {"form": "reference", "path": "x"}
+    settings["constraint"] = {}
+    (tmp_path / "run" / "config.yaml").write_text(dump_yaml(settings))
+    with pytest.raises(InputError, match="form reference, which reads the expert's completion"):
         evaluate_pairs(tmp_path / "run", pairs)
     assert not (tmp_path / "out").exists()
 

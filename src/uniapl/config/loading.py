@@ -27,6 +27,7 @@ _PATH_KEYS = (
     "data.demonstrations",
     "data.prompts",
     "data.pairs",
+    "discriminator.path",
     "training.resume",
     "evaluation.prompts",
     "evaluation.validation_prompts",
@@ -146,11 +147,12 @@ def resolved(config: Config) -> Config:
     changed = config
     for key in _PATH_KEYS:
         value = _get(config, key)
-        if value is None or (key == "training.resume" and value in ("never", "auto")):
+        is_served = key == "discriminator.path" and config.discriminator.servers  # a model's name
+        is_word = key == "training.resume" and value in ("never", "auto")
+        if value is None or is_word or is_served:
             continue
         is_local = key in ("output_dir", "training.resume")
-        absolute = partial(_absolute, is_local=is_local)
-        changed = _with(changed, key, _with_paths(value, absolute))
+        changed = _with(changed, key, _with_paths(value, partial(_absolute, is_local=is_local)))
     return _with_functions(changed, _absolute_function, _absolute)
 
 

@@ -63,7 +63,7 @@ class SequenceClassifier:
             One number per text in the given order, high = good, in the scale of the model; without gradient.
         """
         found = [0.0] * len(texts)
-        for members in _batches(texts, batch_tokens):
+        for members in _batches(_lengths(texts), batch_tokens):
             logits = self._logits([texts[i] for i in members])
             for i, logit in zip(members, logits.tolist(), strict=True):
                 found[i] = logit
@@ -84,7 +84,7 @@ class SequenceClassifier:
             slopes: Derivative of the loss by each text's logit.
             batch_tokens: As in `scores`.
         """
-        for members in _batches(texts, batch_tokens):
+        for members in _batches(_lengths(texts), batch_tokens):
             logits = self._logits([texts[i] for i in members])
             own = torch.tensor([slopes[i] for i in members], device=logits.device)
             (logits * own).sum().backward()
@@ -113,7 +113,7 @@ class SequenceClassifier:
         follow_umask(folder)
 
     def _logits(self, texts: Sequence[Encoded]) -> torch.Tensor:
-        lengths = torch.tensor([len(text["input_ids"]) for text in texts])
+        lengths = torch.tensor(_lengths(texts))
         pad = self._padding([text["input_ids"][-1] for text in texts])
         batch = {
             name: torch.nn.utils.rnn.pad_sequence(
@@ -141,9 +141,12 @@ class SequenceClassifier:
         return next(i for i in range(len(last) + 1) if i not in last)
 
 
-def _batches(texts: Sequence[Encoded], max_tokens: int) -> Iterator[list[int]]:
+def _lengths(texts: Sequence[Encoded]) -> list[int]:
+    return [len(text["input_ids"]) for text in texts]
+
+
+def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
     """Yield indices of texts of similar length, at most `max_tokens` with padding; at least one each."""
-    lengths = [len(text["input_ids"]) for text in texts]
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[index] > max_tokens:

@@ -26,9 +26,10 @@ from uniapl.models.loading import load_config, load_tokenizer, refusing
 from uniapl.models.model_source import find_model
 from uniapl.models.packing import Packed, TokenSequence, pack, sequence_of
 from uniapl.models.scalar_model import ScalarModel
+from uniapl.planning.judges import OtherModel, Scorer, hinted
 from uniapl.rollout.decoding import decode_at_its_largest
 from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
-from uniapl.types import Prompt
+from uniapl.types import Demonstration, Prompt
 
 ADAM_STATES = 2
 """Numbers that AdamW keeps per weight: means of the gradient and of its square."""
@@ -67,7 +68,7 @@ class StepTokens:
     trained: int
     """Through the policy's forward and backward pass; a shared prompt counts once."""
     judged: int
-    """Through the discriminator's forward; those of pairs also backward."""
+    """Through the discriminator's forward; what it learns from also backward. 0 behind servers."""
 
 
 HEAP_SHARE = 0.15
@@ -83,6 +84,9 @@ class RunPlan:
     available: int
     """Memory of the device, bytes."""
     num_weights: int
+    num_judging: int
+    """Weights of the discriminator's model."""
+    judge_learns: bool
     vocabulary: int
     roles: dict[str, Role]
     phases: dict[str, Phase]
@@ -129,7 +133,8 @@ class RunPlan:
         """Bytes of the model folders at the end of the run: the policy's, its adapter's, the discriminator's."""
         model = self.num_weights * getattr(torch, self.config.model.dtype).itemsize
         adapter = self.roles["policy"].trained if self.config.model.tuning == "lora" else 0
-        return model * (2 if "discriminator" in self.roles else 1) + adapter
+        saved = self.num_judging * getattr(torch, self.config.model.dtype).itemsize
+        return model + (saved if self.judge_learns else 0) + adapter
 
     @property
     def disk(self) -> int:
@@ -161,13 +166,15 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
         template_arguments=config.data.template_arguments,
     )
     data = load_data(recipe, chat)
-    step = _Step.largest(recipe, data)
+    other = OtherModel.of(recipe)
+    step = _Step.largest(recipe, data, other)
     device, available = _device(config)
     with torch.device("meta"):
         # as wide as `load_language_model` makes them
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
         num_weights = model.num_parameters()
-        rehearsal = _Rehearsal(recipe, model)
+        rehearsal = _Rehearsal(recipe, model, other)
+        num_judging = rehearsal.num_judging
     with counted() as footprint:
         phases = rehearsal.phases(step, footprint)
     return RunPlan(
@@ -175,6 +182,8 @@ def plan_run(config: Config, overridden: frozenset[str] = frozenset()) -> RunPla
         device=device,
         available=available,
         num_weights=num_weights,
+        num_judging=num_judging,
+        judge_learns=recipe.learns,
         vocabulary=model_config.get_text_config().vocab_size,
         roles=rehearsal.roles,
         phases=phases,
@@ -193,11 +202,13 @@ class _Step:
     """What the discriminator learns from."""
     scored: list[Packed] = field(default_factory=list)
     """What it only judges."""
+    texts: list[int] = field(default_factory=list)
+    """Tokens of each text that a scorer reads."""
     evaluated: list[Prompt] = field(default_factory=list)
     answers: list[Packed] = field(default_factory=list)
 
     @classmethod
-    def largest(cls, recipe: Recipe, data: Data) -> "_Step":
+    def largest(cls, recipe: Recipe, data: Data, other: OtherModel | None) -> "_Step":
         """Draw the first step's data, and let every rollout reach the limit of its length."""
         step, config = cls(), recipe.config
         limit, room = config.training.micro_batch_tokens, config.rollout.max_completion_tokens
@@ -213,14 +224,20 @@ class _Step:
         ]
         rollouts = [_answer(prompt, room) for prompt in step.rolled_out]
         step.update = pack([*rollouts, *experts], limit)
-        if recipe.has_discriminator:
+        if recipe.form == "reference":
+            step.texts = other.text_lengths(recipe, paired) if other else []
+        elif recipe.form == "expert":
+            step._score(recipe, rollouts, paired)
+        elif recipe.has_discriminator:
             step._judge(recipe, rollouts, experts)
+        if recipe.form == "scalar":
             pairs = [
                 TokenSequence(pair.prompt.token_ids, ids)
                 for pair in drawn.pairs
                 for ids in (pair.chosen_ids, pair.rejected_ids)
             ]
             step.taught += pack(pairs, limit, split_groups=False)
+        if recipe.has_discriminator:
             held_out = data.held_out[: recipe.num_held_out] if recipe.samples_held_out else []
             step.rolled_out += [d.prompt for d in held_out for _ in range(size)]
         if data.evaluation:
@@ -228,6 +245,17 @@ class _Step:
             answers = [_answer(p, _answer_limit(config)) for p in step.evaluated]
             step.answers = pack(answers, limit)
         return step
+
+    def _score(
+        self, recipe: Recipe, rollouts: list[TokenSequence], paired: Sequence[Demonstration]
+    ) -> None:
+        """Say what a local expert reads: with hints, demonstrations stand in the prompts of their rollouts alone."""
+        config, size = recipe.config, recipe.config.rollout.group_size
+        if config.discriminator.servers:
+            return
+        if config.discriminator.hint:
+            rollouts = hinted(rollouts, paired, size)
+        self.scored = pack(rollouts, config.training.micro_batch_tokens)
 
     def _judge(
         self, recipe: Recipe, rollouts: list[TokenSequence], experts: list[TokenSequence]
@@ -248,7 +276,7 @@ class _Step:
         return StepTokens(
             sampled=len(self.rolled_out) * config.rollout.max_completion_tokens,
             trained=sum(len(p.input_ids) for p in self.update),
-            judged=sum(len(p.input_ids) for p in (*self.taught, *self.scored)),
+            judged=sum(len(p.input_ids) for p in (*self.taught, *self.scored)) + sum(self.texts),
         )
 
 
@@ -263,19 +291,24 @@ def _answer_limit(config: Config) -> int:
 class _Rehearsal:
     """The players without numbers, and what each phase of a step adds to them."""
 
-    def __init__(self, recipe: Recipe, model: PreTrainedModel) -> None:
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, other: OtherModel | None) -> None:
         self.config = config = recipe.config
         dtype = getattr(torch, config.model.dtype)
         plain = LanguageModel(model, dtype)
         self.policy = prepare_policy(plain, config)
-        backbone, self.reference = other_roles(recipe, self.policy)
+        scores = recipe.form == "reference"
+        judge = other.language_model(dtype) if other and not scores else None
+        backbone, self.reference = other_roles(recipe, self.policy, judge)
         is_scalar = recipe.form == "scalar"
         self.discriminator = ScalarModel(backbone) if backbone and is_scalar else backbone
-        self.players: dict[str, LanguageModel | ScalarModel | None] = {
+        self.scorer = other.scorer(dtype, learns=recipe.learns) if other and scores else None
+        self.players: dict[str, LanguageModel | ScalarModel | Scorer | None] = {
             "policy": self.policy,
             "reference": self.reference,
-            "discriminator": self.discriminator,
+            "discriminator": self.scorer or self.discriminator,
         }
+        judging = self.players["discriminator"]
+        self.num_judging = sum(p.numel() for p in judging.parameters()) if judging else 0
         self.roles = self._shares()
 
     def _shares(self) -> dict[str, Role]:
@@ -303,8 +336,10 @@ class _Rehearsal:
             )
         if self.discriminator:
             phases["judge"] = self._pass(self.discriminator, step.taught, step.scored)
+        if self.scorer and step.texts:
+            phases["judge"] = self._read(self.scorer, step.texts)
         phases["update"] = self._pass(self.policy, step.update, [])
-        if self.discriminator:
+        if "discriminator" in self.roles:
             waiting = self.roles["discriminator"].trained
             phases["update"].needed += waiting
             phases["update"].parts["discriminator's gradients"] = waiting
@@ -314,6 +349,24 @@ class _Rehearsal:
             merged = self.roles["policy"].weights
             phases["save"] = Phase(merged, {"merged copy": merged})
         return phases
+
+    def _read(self, scorer: Scorer, lengths: list[int]) -> Phase:
+        """Forward of the largest batch of texts; where the scorer learns, backward beside its gradients."""
+        parameters = scorer.trainable_parameters()
+        forward = scorer.largest_batch(lengths, self.config.training.micro_batch_tokens)
+
+        def run() -> None:
+            with torch.set_grad_enabled(bool(parameters)):
+                logits = forward()
+                if logits.requires_grad:
+                    logits.sum().backward()
+
+        gradients, needed = num_bytes(parameters), self.footprint.peak_of(run)
+        if parameters:  # a second batch finds the gradients of the first
+            needed = max(needed, gradients + self.footprint.peak_of(run))
+        for parameter in parameters:
+            parameter.grad = None
+        return Phase(needed, {"gradients": gradients, "activations": needed - gradients})
 
     def _pass(
         self,

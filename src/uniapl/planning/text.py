@@ -128,11 +128,10 @@ def _operations(plan: RunPlan) -> float:
     def learning(is_full: bool) -> int:
         return FORWARD + again + (BACKWARD if is_full else BACKWARD // 2)
 
-    return plan.num_weights * (
-        FORWARD * tokens.sampled
-        + learning(config.model.tuning == "full") * tokens.trained
-        + learning(config.discriminator.backbone == "copy") * tokens.judged
-    )
+    own = FORWARD * tokens.sampled + learning(config.model.tuning == "full") * tokens.trained
+    is_full = config.discriminator.backbone == "copy"
+    judging = learning(is_full) if plan.judge_learns else FORWARD
+    return plan.num_weights * own + plan.num_judging * judging * tokens.judged
 
 
 def _time(plan: RunPlan, measured: Path | None) -> str:

@@ -39,6 +39,11 @@ CHARTS: Charts = [
         "metrics": [["discriminator/length_correlation", ""]],
     },
     {
+        "title": "Correlation with repetition",
+        "metrics": [["discriminator/repetition_correlation", ""]],
+    },
+    {"title": "Score of rollouts", "metrics": [["discriminator/score", ""]]},
+    {
         "title": "Correlation with the reward",
         "metrics": [["discriminator/reward_correlation", ""]],
     },
