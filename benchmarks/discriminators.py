@@ -32,7 +32,7 @@ from uniapl.models.packing import sequence_of
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.rewards import column_names, score
-from uniapl.training.setup import build_generator, load_policy, load_rewards
+from uniapl.runs.setup import build_generator, load_policy, load_rewards
 from uniapl.types import Demonstration, Prompt, Rollout
 
 OUTPUT = "discriminators.json"

@@ -11,7 +11,7 @@ from uniapl.discriminators import Discriminator, build_discriminator
 from uniapl.distributed import ALONE, Ranks
 from uniapl.rewards import NamedReward
 from uniapl.training.players import Players
-from uniapl.training.setup import other_roles, prepare_policy
+from uniapl.runs.setup import other_roles, prepare_policy
 from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, PreferencePair
 

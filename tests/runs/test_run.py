@@ -23,7 +23,7 @@ from uniapl.runs import preview, train
 from uniapl.runs.evaluation_before import FOLDER
 from uniapl.runs.metrics import DEFINITIONS
 from uniapl.runs.model_card import model_card
-from uniapl.training.setup import load_policy
+from uniapl.runs.setup import load_policy
 from uniapl.types import Demonstration, Generator, Rollout
 
 Runs = Callable[..., Path]

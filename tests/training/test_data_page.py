@@ -14,7 +14,7 @@ from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.data.pairs import load_pairs
 from uniapl.data.readers import load_demonstrations, load_prompts
-from uniapl.training.setup import Data, load_data, load_policy
+from uniapl.runs.setup import Data, load_data, load_policy
 
 PAGE = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
 BLOCKS = {

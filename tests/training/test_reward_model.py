@@ -12,7 +12,7 @@ from tiny_runs import Tiny, rows
 
 from uniapl.config.recipe import Recipe
 from uniapl.errors import InputError, TrainingError
-from uniapl.training.setup import load_rewards
+from uniapl.runs.setup import load_rewards
 
 
 def words(*models: Path, method: str = "grpo") -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from uniapl.models.packing import Packed, TokenSequence, pack, sequence_of
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.planning.judges import OtherModel, Scorer, hinted
 from uniapl.rollout.decoding import decode_at_its_largest
-from uniapl.training.setup import Data, load_data, other_roles, prepare_policy
+from uniapl.runs.setup import Data, load_data, other_roles, prepare_policy
 from uniapl.types import Demonstration, Prompt
 
 ADAM_STATES = 2

@@ -5,7 +5,7 @@ import sys
 from uniapl.config import ConfigSource, load_config
 from uniapl.config.recipe import Recipe
 from uniapl.data.preview import preview as preview_text
-from uniapl.training.setup import load_data, load_policy
+from uniapl.runs.setup import load_data, load_policy
 
 PREVIEWED = 2
 """Examples of each kind that are shown."""

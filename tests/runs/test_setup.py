@@ -11,7 +11,7 @@ from uniapl.config import load_config
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.errors import InputError
-from uniapl.training.setup import build_trainer, load_data, load_policy, load_rewards
+from uniapl.runs.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.training.step import Trainer
 
 
