@@ -10,8 +10,8 @@ from uniapl.data.mixture import Mixture
 from uniapl.discriminators import Discriminator, build_discriminator
 from uniapl.distributed import ALONE, Ranks
 from uniapl.rewards import NamedReward
-from uniapl.training.players import Players
 from uniapl.runs.setup import other_roles, prepare_policy
+from uniapl.training.players import Players
 from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, PreferencePair
 

@@ -24,8 +24,8 @@ from uniapl.discriminators.likelihood import Likelihood
 from uniapl.discriminators.scalar import Scalar
 from uniapl.errors import InputError, TrainingError
 from uniapl.models.packing import pack
-from uniapl.training.batch import StepData
 from uniapl.runs.setup import other_roles, prepare_policy
+from uniapl.training.batch import StepData
 from uniapl.training.update import StepTokens, accumulate, apply, step_scale
 
 pytestmark = pytest.mark.usefixtures("in_double")

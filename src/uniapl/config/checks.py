@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from uniapl.config.forms import FORMS
-from uniapl.config.methods import CONFIGURED, METHODS
-from uniapl.config.recipe import Recipe
+from uniapl.config.methods import CONFIGURED
+from uniapl.config.recipe import GREATEST_WEIGHT, LEAST_WEIGHT, Recipe
 from uniapl.config.schedules import Weight, greatest, is_ever_positive
 from uniapl.errors import InputError
 from uniapl.known_metrics import INSTRUCTION_METRICS
@@ -17,9 +17,6 @@ from uniapl.servers import check_address
 
 if TYPE_CHECKING:  # the schema imports this module
     from uniapl.config.schema import Config, RewardConfig, Sources
-
-LEAST_WEIGHT, GREATEST_WEIGHT = 0.01, 1.0
-"""Between them a constraint moves λ; the least is above 0 so that λ can grow again."""
 
 PAIR_TEMPLATES = {
     "plain": "{prompt}\n{reference}\n\n{prompt}\n{candidate}",
@@ -67,7 +64,8 @@ def cross_field_problems(config: "Config") -> list[str]:
         _evaluation,
         _trackers,
     )
-    problems = [problem for rule in rules for problem in rule(config)]
+    recipe = Recipe.of(config)
+    problems = [problem for rule in rules for problem in rule(config, recipe)]
     ineffective = keys_without_effect(config).items()
     return problems + [f"{key}: {reason}; remove it" for key, reason in ineffective]
 
@@ -141,7 +139,7 @@ def _discriminator_options(config: "Config") -> dict[str, tuple[bool, str]]:
     return found
 
 
-def _paths(config: "Config") -> Iterator[str]:
+def _paths(config: "Config", recipe: Recipe) -> Iterator[str]:
     paths: dict[str, str | None] = {
         "output_dir": config.output_dir,
         "model.path": config.model.path,
@@ -157,7 +155,7 @@ def _paths(config: "Config") -> Iterator[str]:
             yield f"{key}: must not be empty"
 
 
-def _sources(config: "Config") -> Iterator[str]:
+def _sources(config: "Config", recipe: Recipe) -> Iterator[str]:
     data = config.data
     named = [("data.columns", data.columns)]
     for key in ("demonstrations", "prompts"):
@@ -186,8 +184,8 @@ def unknown_columns(key: str, columns: Iterable[str]) -> Iterator[str]:
             yield f"{key}: unknown name {name}; {hint}"
 
 
-def _data(config: "Config") -> Iterator[str]:
-    data, recipe, method = config.data, Recipe.of(config), config.method
+def _data(config: "Config", recipe: Recipe) -> Iterator[str]:
+    data, method = config.data, config.method
     if recipe.rollouts_on in ("preference", "both") and data.prompts is None:
         yield f"data.prompts: required by method {method}, which rolls out preference prompts"
     if is_ever_positive(config.objective.pair_weight) and data.pairs is None:
@@ -216,9 +214,8 @@ def _data(config: "Config") -> Iterator[str]:
             )
 
 
-def _discriminator(config: "Config") -> Iterator[str]:
-    recipe = Recipe.of(config)
-    is_configured = METHODS[config.method].adversarial == CONFIGURED
+def _discriminator(config: "Config", recipe: Recipe) -> Iterator[str]:
+    is_configured = recipe.row.adversarial == CONFIGURED
     if is_configured and not recipe.has_discriminator:
         yield (
             f"objective.adversarial_weight: must be above 0 for method {config.method}: without its "
@@ -274,7 +271,7 @@ def _templates(config: "Config") -> Iterator[str]:
             yield f"discriminator.{key}: must {named}contain {', '.join(missing)}"
 
 
-def _multiples(config: "Config") -> Iterator[str]:
+def _multiples(config: "Config", recipe: Recipe) -> Iterator[str]:
     updates = config.rollout.updates_per_rollout
     for name in ("steps", "checkpoint_every", "evaluate_every"):
         value: int = getattr(config.training, name)
@@ -284,22 +281,22 @@ def _multiples(config: "Config") -> Iterator[str]:
         yield "training.evaluate_every: needs evaluation.prompts, which is null"
 
 
-def _sharding(config: "Config") -> Iterator[str]:
+def _sharding(config: "Config", recipe: Recipe) -> Iterator[str]:
     if config.training.sharding == "none":
         return
     why = "with training.sharding full"
     if config.model.tuning == "lora":
         yield f"model.tuning: must be full {why}, got lora; an adapter needs little memory: leave training.sharding out"
-    if Recipe.of(config).has_discriminator and config.discriminator.backbone == "lora":
+    if recipe.has_discriminator and config.discriminator.backbone == "lora":
         yield f"discriminator.backbone: must be copy {why}, got lora"
-    if Recipe.of(config).form == "reference" and not config.discriminator.frozen:
+    if recipe.form == "reference" and not config.discriminator.frozen:
         yield f"discriminator.frozen: must be true {why}: a scorer that learns is never shared out"
     if config.training.gradients_every:
         yield f"training.gradients_every: must be 0 {why}: a term's own gradient is never whole there"
 
 
-def _constraint(config: "Config") -> Iterator[str]:
-    constraint, recipe = config.constraint, Recipe.of(config)
+def _constraint(config: "Config", recipe: Recipe) -> Iterator[str]:
+    constraint = config.constraint
     held_out = config.data.held_out_demonstrations
     if recipe.num_held_out and held_out is not None and 0 < held_out < recipe.num_held_out:
         yield (
@@ -308,7 +305,7 @@ def _constraint(config: "Config") -> Iterator[str]:
         )
     if constraint.target is None or not recipe.moves_lambda:
         return
-    if METHODS[config.method].adversarial == 1:
+    if recipe.row.adversarial == 1:
         yield f"constraint.target: method {config.method} fixes λ to 1; remove it, for it would move λ"
         return
     if recipe.ranks and not 0.5 < constraint.target < 1:
@@ -331,7 +328,7 @@ def _constraint(config: "Config") -> Iterator[str]:
         )
 
 
-def _policy_gradient(config: "Config") -> Iterator[str]:
+def _policy_gradient(config: "Config", recipe: Recipe) -> Iterator[str]:
     objective, updates = config.objective, config.rollout.updates_per_rollout
     if updates == 1 and objective.policy_gradient != "ppo":
         yield (
@@ -345,7 +342,7 @@ def _policy_gradient(config: "Config") -> Iterator[str]:
         )
 
 
-def _servers(config: "Config") -> Iterator[str]:
+def _servers(config: "Config", recipe: Recipe) -> Iterator[str]:
     rollout = config.rollout
     if rollout.engine != "vllm":
         return
@@ -360,14 +357,14 @@ def _servers(config: "Config") -> Iterator[str]:
             yield f"rollout.servers: must be the root of a server, without /v1, got {url}"
     if len({url.rstrip("/") for url in rollout.servers}) < len(rollout.servers):
         yield "rollout.servers: must not name a server twice"
-    if rollout.ahead and Recipe.of(config).config.rollout.importance_cap is None:
+    if rollout.ahead and recipe.config.rollout.importance_cap is None:
         yield (
             "rollout.importance_cap: rollout.ahead samples by older weights, which importance weights make up for; "
             "must not be null"
         )
 
 
-def _schedules(config: "Config") -> Iterator[str]:
+def _schedules(config: "Config", recipe: Recipe) -> Iterator[str]:
     if greatest(config.objective.chord_mu) > 1:
         yield f"objective.chord_mu: must be at most 1, got {greatest(config.objective.chord_mu):g}"
     names = (
@@ -387,8 +384,8 @@ def _schedules(config: "Config") -> Iterator[str]:
             yield f"objective.{name}: the fractions of its points must ascend, got {fractions}"
 
 
-def _rewards(config: "Config") -> Iterator[str]:
-    if is_ever_positive(Recipe.of(config).config.objective.grpo_weight) and not config.rewards:
+def _rewards(config: "Config", recipe: Recipe) -> Iterator[str]:
+    if is_ever_positive(recipe.config.objective.grpo_weight) and not config.rewards:
         yield f"rewards: required by method {config.method}, got none"
 
     def name(reward: "RewardConfig") -> str:
@@ -400,7 +397,7 @@ def _rewards(config: "Config") -> Iterator[str]:
     yield from _duplicates(config.rewards, name, lambda index: f"rewards.{index}.name")
 
 
-def _evaluation(config: "Config") -> Iterator[str]:
+def _evaluation(config: "Config", recipe: Recipe) -> Iterator[str]:
     evaluation = config.evaluation
     yield from _duplicates(
         evaluation.metrics, function_name, lambda index: f"evaluation.metrics.{index}"
@@ -413,7 +410,7 @@ def _evaluation(config: "Config") -> Iterator[str]:
         )
 
 
-def _trackers(config: "Config") -> Iterator[str]:
+def _trackers(config: "Config", recipe: Recipe) -> Iterator[str]:
     yield from _duplicates(
         config.training.trackers, str, lambda index: f"training.trackers.{index}"
     )

@@ -36,6 +36,9 @@ _MAY_REST = (0, UNTIL_WARM)
 SERVER_IMPORTANCE_CAP = 2.0
 """`rollout.importance_cap` where a server samples and the config does not say."""
 
+LEAST_WEIGHT, GREATEST_WEIGHT = 0.01, 1.0
+"""Between them a constraint moves λ; the least is above 0 so that λ can grow again."""
+
 HELD_OUT_SHARE = 0.05
 """Of the demonstrations, where the config does not say how many; at least what a step measures."""
 
@@ -67,6 +70,8 @@ class Recipe:
 
     config: "Config"
     """With what the method decides filled in: it states what will run."""
+    row: Method
+    """The method's."""
     rollouts_on: RolloutsOn
     form: FormName | None
     """The discriminator's form; None without a discriminator."""
@@ -127,6 +132,7 @@ class Recipe:
         learns = has_discriminator and _learns(config)
         return cls(
             config=config,
+            row=row,
             rollouts_on=row.rollouts_on,
             form=form,
             learns=learns,
@@ -221,9 +227,7 @@ class Recipe:
         }
         like = next((n for n, row in METHODS.items() if _constant_terms(row) == acting), None)
         rest = f"; the run trains as {like} does" if like and like != self.config.method else ""
-        promised = {
-            t for t, w in _weights(METHODS[self.config.method]).items() if w not in _MAY_REST
-        }
+        promised = {t for t, w in _weights(self.row).items() if w not in _MAY_REST}
         lines = [
             f"{_TERMS[term]} is 0 in {_every(len(steps))}{self._why_idle(term)}{rest}"
             for term in _TERMS
@@ -252,7 +256,7 @@ class Recipe:
 
     def _ramp(self, step: int) -> float:
         """Share of λ that acts in `step`: 0 during the discriminator's warm-up, then linear to 1."""
-        warm, begin = self.config.discriminator, METHODS[self.config.method].adversarial_from
+        warm, begin = self.config.discriminator, self.row.adversarial_from
         if step < warm.warmup_steps or step < begin * self.config.training.steps:
             return 0.0
         return min(1.0, (step - warm.warmup_steps + 1) / max(warm.warmup_steps, 1))

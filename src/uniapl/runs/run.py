@@ -46,9 +46,9 @@ from uniapl.runs.progress import RunProgress, results_table
 from uniapl.runs.result import Run
 from uniapl.runs.run_folder import RunFolder, join_run_folder
 from uniapl.runs.run_log import RunLog
+from uniapl.runs.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.runs.signals import interrupts
 from uniapl.runs.trackers import check_installed
-from uniapl.runs.setup import build_trainer, load_data, load_policy, load_rewards
 from uniapl.training.step import StepResult
 from uniapl.types import Demonstration, Rollout
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uniapl.config.checks import GREATEST_WEIGHT, LEAST_WEIGHT
-from uniapl.config.recipe import Recipe
+from uniapl.config.recipe import GREATEST_WEIGHT, LEAST_WEIGHT, Recipe
 from uniapl.objective.constraint import constraint_state, next_weight, smooth
 
 ROUNDING = 1e-6
