@@ -27,24 +27,26 @@ def acting(completions, trainer_state=None, **columns):
         if how == "raise":
             raise ValueError("no such thing")
         if how == "hang":
-            time.sleep(50)
+            time.sleep(100)
         os.kill(os.getpid(), getattr(signal, how))
     return [0.0] * len(completions)
 '''
+LIMIT = 45.0
+"""Seconds on a busy machine; the reward that hangs does so for longer."""
 NEVER_EVALUATED = "evaluation.prompts=null"
 
 
 @pytest.mark.parametrize(
-    ("how", "line", "seconds"),
+    ("how", "line"),
     [
-        ("raise", r"error: reward acting raised ValueError: no such thing", 10),
-        ("SIGKILL", r"error: rank 0 has lost another rank in rewards: it was killed", 20),
-        ("hang", r"error: rank 0 has waited 8 seconds for the others in rewards", 30),
-        ("SIGUSR1", r"saved step 3; go on with training.resume=auto", 20),
+        ("raise", r"error: reward acting raised ValueError: no such thing"),
+        ("SIGKILL", r"error: rank 0 has lost another rank in rewards: it was killed"),
+        ("hang", r"error: rank 0 has waited 8 seconds for the others in rewards"),
+        ("SIGUSR1", r"saved step 3; go on with training.resume=auto"),
     ],
 )
 def test_all_end_with_one_line(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, line: str, seconds: int
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, line: str
 ):
     (tmp_path / "acting.py").write_text(REWARD)
     monkeypatch.setenv("HOW", how)
@@ -63,7 +65,7 @@ def test_all_end_with_one_line(
     assert "Traceback" not in done.stderr.partition("torch/distributed")[0]
     acted = re.search(r"ACTS ([\d.]+)", done.stdout)
     assert acted
-    assert ended - float(acted.group(1)) < seconds
+    assert ended - float(acted.group(1)) < LIMIT
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
