@@ -16,8 +16,8 @@ from uniapl import miniature
 from uniapl.config import load_config
 from uniapl.config.recipe import Recipe
 from uniapl.models.packing import completion_offsets, pack, sequence_of
+from uniapl.runs.rollout_servers import vllm_generator
 from uniapl.runs.setup import load_data, load_policy
-from uniapl.training.rollout_servers import vllm_generator
 from uniapl.types import Rollout
 
 URL = os.environ.get("UNIAPL_VLLM_SERVER")

@@ -15,8 +15,8 @@ from uniapl.errors import InputError, TrainingError
 from uniapl.models.language_model import LanguageModel
 from uniapl.rollout import vllm_server
 from uniapl.rollout.vllm_generator import VllmGenerator, request_seed
+from uniapl.runs.rollout_servers import FOLDER, vllm_generator
 from uniapl.runs.setup import load_data, load_policy
-from uniapl.training.rollout_servers import FOLDER, vllm_generator
 from uniapl.types import Prompt
 
 GENERATE = "/inference/v1/generate"

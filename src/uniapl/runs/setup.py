@@ -41,8 +41,8 @@ from uniapl.rewards import (
     model_reward,
 )
 from uniapl.rollout import TransformersGenerator
+from uniapl.runs.rollout_servers import shared_vllm_generator
 from uniapl.training.players import Players
-from uniapl.training.rollout_servers import vllm_generator
 from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, PreferencePair, Prompt
 
@@ -340,7 +340,7 @@ def build_trainer(
     discriminator = build_discriminator(recipe, backbone, chat, own_chat, seen, ranks)
     generator, gap = build_generator(config, policy, chat, ranks), None
     if recipe.samples and config.rollout.engine == "vllm":
-        generator, gap = vllm_generator(config, policy, chat)
+        generator, gap = shared_vllm_generator(config, policy, chat, ranks)
     players = Players(policy, generator, discriminator, reference, rewards, columns, ranks, gap)
     mixture = Mixture(data.demonstrations, data.prompts, data.pairs, seed=config.seed)
     return Trainer(recipe, players, mixture, data.held_out)
