@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from launches import launch
 from played_vllm import PlayedVllm
 from safetensors.torch import load_file
 from tiny_runs import Tiny, assert_same_run, repeatable, rows
@@ -167,3 +168,27 @@ def test_what_is_resolved_for_a_server(tiny: Tiny, run_folder: Path):
     here = Recipe.of(tiny.load(run_folder))
     assert (here.old_logprobs, here.config.rollout.importance_cap) == ("sampled", None)
     assert Recipe.of(resolve().config).config == resolve().config
+
+
+def test_two_ranks_share_what_the_first_one_samples(
+    tiny: Tiny, tmp_path: Path, server: PlayedVllm
+) -> None:
+    words = words_for(server, "discriminator.warmup_steps=1")
+    alone = tiny.train(tmp_path / "alone", *words)
+    done = launch(
+        2, "-m", "uniapl", "train", str(tiny.config), f"output_dir={tmp_path / 'two'}", *words
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for one, two in zip(repeatable(alone), repeatable(tmp_path / "two"), strict=True):
+        for name, value in one.items():
+            expected = None if value is None else pytest.approx(value, rel=1e-3, abs=1e-4)
+            assert two[name] == expected, name
+
+
+def test_ahead_is_refused_for_several_ranks(tiny: Tiny, tmp_path: Path, server: PlayedVllm) -> None:
+    words = words_for(server, "rollout.ahead=1")
+    done = launch(
+        2, "-m", "uniapl", "train", str(tiny.config), f"output_dir={tmp_path / 'two'}", *words
+    )
+    assert done.returncode != 0
+    assert "rollout.ahead: must be 0 with several ranks, got 1" in done.stderr
