@@ -211,7 +211,8 @@ def test_paths_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (folder / "a.yaml").write_text(
         "output_dir: ./out\nmodel: {path: ../model}\n"
         "data: {demonstrations: files/d.jsonl, prompts: Org/name, pairs: ../pairs.jsonl}\n"
-        "discriminator: {form: scalar}\n"
+        "discriminator: {path: ../larger}\n"
+        "objective: {pair_weight: 0.1}\n"
         "rewards: [{function: instructions}, {function: model, path: ../judge}]\n"
         "training: {steps: 1, resume: ./out/checkpoints/step_000001}\n"
         "evaluation: {prompts: ../test.jsonl}\n"
@@ -226,6 +227,7 @@ def test_paths_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert config.data.demonstrations == "files/d.jsonl"
     assert config.data.prompts == "Org/name"
     assert config.data.pairs == str(package / "pairs.jsonl")
+    assert config.discriminator.path == str(package / "larger")
     assert [reward.path for reward in config.rewards] == [None, str(package / "judge")]
     assert config.output_dir == "./here"
 
@@ -247,6 +249,8 @@ def test_resolved_paths_reload_from_anywhere(
     assert config.model.path == "some/model"  # nothing of that name here: a hub id
     assert [reward.path for reward in config.rewards] == [f"{here}/judge", "a/b"]
     assert resolved(load_config(minimal)).training.resume == "never"
+    served = ["discriminator={form: reference, path: judge, servers: ['http://a']}"]
+    assert resolved(load_config(minimal, served)).discriminator.path == "judge"
     dumped = tmp_path / "dumped.yaml"
     dumped.write_text(dump_config(config))
     monkeypatch.chdir(os.sep)

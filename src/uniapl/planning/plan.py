@@ -85,7 +85,7 @@ class RunPlan:
     """Memory of the device, bytes."""
     num_weights: int
     num_judging: int
-    """Weights of the discriminator's model."""
+    """Weights of the discriminator's model, if there is one in this process."""
     judge_learns: bool
     vocabulary: int
     roles: dict[str, Role]
@@ -295,20 +295,21 @@ class _Rehearsal:
         self.config = config = recipe.config
         dtype = getattr(torch, config.model.dtype)
         plain = LanguageModel(model, dtype)
-        self.policy = prepare_policy(plain, config)
         scores = recipe.form == "reference"
         judge = other.language_model(dtype) if other and not scores else None
+        self.num_judging = (judge or plain).model.num_parameters()  # before adapters come
+        self.policy = prepare_policy(plain, config)
         backbone, self.reference = other_roles(recipe, self.policy, judge)
         is_scalar = recipe.form == "scalar"
         self.discriminator = ScalarModel(backbone) if backbone and is_scalar else backbone
         self.scorer = other.scorer(dtype, learns=recipe.learns) if other and scores else None
+        if self.scorer:
+            self.num_judging = self.scorer.model.num_parameters()
         self.players: dict[str, LanguageModel | ScalarModel | Scorer | None] = {
             "policy": self.policy,
             "reference": self.reference,
             "discriminator": self.scorer or self.discriminator,
         }
-        judging = self.players["discriminator"]
-        self.num_judging = sum(p.numel() for p in judging.parameters()) if judging else 0
         self.roles = self._shares()
 
     def _shares(self) -> dict[str, Role]:
