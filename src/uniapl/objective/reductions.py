@@ -7,6 +7,9 @@ returns.
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""Spread inside groups up to which there is none: what equal models differ by in float32."""
+
 
 def sequence_sum(values_T: Tensor, sequence_index_T: Tensor, num_sequences: int) -> Tensor:
     """Return the sum over each sequence's tokens, with gradient.
@@ -92,9 +95,10 @@ def group_correlation(
         is_counted_GxN: Members that count in both, [G, N].
 
     Returns:
-        Pearson's correlation, from -1 to 1; None if either does not vary inside any group.
+        Pearson's correlation, from -1 to 1; None if either does not vary inside any group by more than rounding.
     """
     a = (first_GxN - group_mean(first_GxN, is_counted_GxN)).masked_fill(~is_counted_GxN, 0)
     b = (second_GxN - group_mean(second_GxN, is_counted_GxN)).masked_fill(~is_counted_GxN, 0)
     scale = (a.square().sum() * b.square().sum()).sqrt()
-    return ((a * b).sum() / scale).item() if scale > 0 else None
+    varies = min(a.abs().max(), b.abs().max()) > ROUNDING
+    return ((a * b).sum() / scale).item() if varies else None
