@@ -282,8 +282,9 @@ class Trainer:
 
     def gather(self) -> None:
         """Bring the whole models that are saved up to date; collective where weights are shared out."""
-        for model, _ in self.learning().values():
-            model.gather()
+        if self.is_sharded:
+            for model, _ in self.learning().values():
+                model.gather()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that moves, apart from the policy's weights and from what `save_shards` writes."""
