@@ -37,8 +37,10 @@ class Endings:
         self._run = run
         self._is_over = threading.Event()
         self._store = _own_store()
+        self._watcher: threading.Thread | None = None
         if self._store is not None:
-            threading.Thread(target=self._watch, name="other ranks", daemon=True).start()
+            self._watcher = threading.Thread(target=self._watch, name="other ranks", daemon=True)
+            self._watcher.start()
 
     def explain(self, what: str, error: RuntimeError) -> TrainingError:
         """Return what to raise where a collective has broken: in silence if the rank that failed has said why."""
@@ -62,7 +64,7 @@ class Endings:
 
     def failed(self, error: BaseException) -> None:
         """Leave the note that this rank fails; the first to leave one says its error, later ones keep silent."""
-        self._is_over.set()
+        self._stop_watching()
         settled = getattr(error, "is_said_elsewhere", None)
         if settled:
             return  # the rank that says it leaves the note
@@ -72,7 +74,13 @@ class Endings:
 
     def over(self) -> None:
         """Stop looking: the run has ended well."""
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        """End the thread that watches: one that asks the store while the interpreter ends aborts the process."""
         self._is_over.set()
+        if self._watcher is not None:
+            self._watcher.join(timeout=2 * GRACE_SECONDS)
 
     def _count(self, key: str, add: int = 0) -> int:
         """Return how many ranks have left a note, after adding one's own; as if alone where the store is gone."""
