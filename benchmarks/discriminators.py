@@ -28,7 +28,6 @@ from uniapl.evaluation import load_metrics
 from uniapl.evaluation.pairs import load_discriminator
 from uniapl.evaluation.reward_model import Given, LikelihoodRatio
 from uniapl.files import write_text
-from uniapl.models.packing import sequence_of
 from uniapl.objective.adversarial import pair_accuracy
 from uniapl.objective.reductions import group_correlation, mean_group_std
 from uniapl.rewards import column_names, score
@@ -63,7 +62,7 @@ def measure(run: Path, num_prompts: int) -> dict[str, float | None]:
     scorer = load_discriminator(run, config, policy.device)
     sequences: list[Demonstration | Rollout] = [*experts, *rollouts]
     if isinstance(scorer, LikelihoodRatio):  # of the tokens that were sampled, as in training
-        scores = scorer.scores([sequence_of(s) for s in sequences])
+        scores = scorer.scores([scorer.read(s) for s in sequences])
     else:
         scores = scorer.scores([scorer.encode(_given(s.prompt), s.completion) for s in sequences])
     counts = [not r.is_truncated for r in rollouts]

@@ -15,14 +15,14 @@ from uniapl.config.schema import Config
 from uniapl.data.chat import Chat
 from uniapl.errors import InputError
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import TokenSequence, completion_offsets, pack, per_token
+from uniapl.models.packing import TokenSequence, completion_offsets, pack, per_token, sequence_of
 from uniapl.models.sequence_classifier import (
     Encoded,
     SequenceClassifier,
     load_sequence_classifier,
 )
 from uniapl.objective.reductions import sequence_mean
-from uniapl.types import Message
+from uniapl.types import Demonstration, Message, Rollout
 
 Given = str | Sequence[Message]
 """A prompt as the data gives it: a string, or turns."""
@@ -148,8 +148,20 @@ class LikelihoodRatio:
         """As `Scorer`: what p_φ reads, and what the policy does; the completion's tokens are the same."""
         completion_ids = self._chat.encode_completion(completion)
         own = TokenSequence(self._chat.encode_prompt(prompt), completion_ids)
-        turns = self._chat.messages(prompt)
-        theirs = TokenSequence(self._expert_chat.encode_turns(turns), completion_ids)
+        return self._both(own, self._chat.messages(prompt))
+
+    def read(self, sample: Demonstration | Rollout) -> tuple[TokenSequence, TokenSequence]:
+        """Return the same of tokens that were written or sampled already.
+
+        Raises:
+            InputError: As `encode`.
+        """
+        return self._both(sequence_of(sample), sample.prompt.messages)
+
+    def _both(
+        self, own: TokenSequence, turns: Sequence[Message]
+    ) -> tuple[TokenSequence, TokenSequence]:
+        theirs = TokenSequence(self._expert_chat.encode_turns(turns), own.completion_ids)
         for text, model in ((own, self._policy), (theirs, self._expert)):
             config = model.model.config.get_text_config()
             context = getattr(config, "max_position_embeddings", None)
