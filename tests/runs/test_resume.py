@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny import write_pairs
-from tiny_runs import Tiny, assert_same_run, repeatable, rows
+from tiny_runs import Tiny, assert_same_run, contents, repeatable, rows
 
 from uniapl.errors import InputError
 from uniapl.health import BANDS, Band
@@ -178,6 +178,25 @@ def test_fewer_steps_than_done_are_refused(tiny: Tiny, finished: Path):
 def test_a_finished_run_is_left_as_it_is(tiny: Tiny, runs, finished: Path):
     tiny.train(finished, EVALUATED, "training.resume=auto", "training.steps=6")
     assert_same_run(finished, runs["uniapl"][0])
+
+
+def test_a_finished_run_may_drop_its_optimisers(tiny: Tiny, tmp_path: Path):
+    """Its checkpoints shrink, it is left as it is when started again, and further steps are refused in one line."""
+    run, words = tmp_path / "run", ("evaluation.prompts=null", "training.keep_optimizer=false")
+    tiny.train(run, *words)
+    tiny.train(tmp_path / "whole", *words[:1])
+    files = [
+        tmp_path / name / "checkpoints" / "step_000004" / "state.pt" for name in ("run", "whole")
+    ]
+    sizes = [file.stat().st_size for file in files]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert load_state(files[0].parent)["optimizer"] is None
+    before = contents(run)
+    tiny.train(run, *words, "training.resume=auto")
+    assert contents(run) == before
+    assert repeatable(run) == repeatable(tmp_path / "whole")
+    with pytest.raises(InputError, match=r"dropped its optimiser's numbers .* model.path=RUN"):
+        tiny.train(run, *words, "training.resume=auto", "training.steps=6")
 
 
 def test_an_earlier_checkpoint_of_the_run(tiny: Tiny, runs, finished: Path):

@@ -293,6 +293,8 @@ def _sharding(config: "Config", recipe: Recipe) -> Iterator[str]:
         yield f"discriminator.frozen: must be true {why}: a scorer that learns is never shared out"
     if config.training.gradients_every:
         yield f"training.gradients_every: must be 0 {why}: a term's own gradient is never whole there"
+    if not config.training.keep_optimizer:
+        yield f"training.keep_optimizer: must be true {why}: weights and optimisers share their files"
 
 
 def _constraint(config: "Config", recipe: Recipe) -> Iterator[str]:

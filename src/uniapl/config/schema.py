@@ -293,6 +293,9 @@ class TrainingConfig(Section):
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: PositiveInt = 2
     """The newest so many are kept, and the best one."""
+    keep_optimizer: bool = True
+    """Whether checkpoints of a finished run keep AdamW's numbers, two thirds of their size; without them no more steps
+    can follow."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0: before the first and after the last step only."""
     gradients_every: NonNegativeInt = 0

@@ -91,7 +91,8 @@ class Learner:
             raise InputError("the checkpoint's discriminator has other weights than this run's")
         for name, parameter in own.items():
             parameter.data.copy_(state["model"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:  # of a run that has finished it may be gone
+            self.optimizer.load_state_dict(state["optimizer"])
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         """Return the weights that learn by name; a shared backbone is nobody's to save."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from uniapl.errors import InputError
+from uniapl.errors import InputError, TrainingError
 from uniapl.files import write_text
 from uniapl.models.loading import refusing
 from uniapl.models.saving import write_model_folder
@@ -103,6 +103,28 @@ def load_state(checkpoint: Path) -> State:
             f"{STATE_VERSION}; go on with the uniapl that wrote it, or start in another output_dir"
         )
     return state
+
+
+def drop_optimizers(folder: Path) -> None:
+    """Leave the optimisers' numbers out of all checkpoints of a finished run; weights and streams stay.
+
+    Raises:
+        TrainingError: A checkpoint could not be written; it is unchanged.
+    """
+    for step in checkpoint_steps(folder):
+        path = folder / step_name(step) / STATE
+        state = load_state(path.parent)
+        state["optimizer"] = None
+        if state["discriminator"] and "optimizer" in state["discriminator"]:
+            state["discriminator"]["optimizer"] = None
+        aside = path.with_name(f".{STATE}.writing")
+        try:
+            with aside.open("wb") as stream:
+                torch.save(state, stream)
+            aside.replace(path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise TrainingError(f"{path} could not be written: {error.strerror}") from error
 
 
 def write_best(folder: Path, best: dict[str, Any] | None) -> None:

@@ -35,6 +35,7 @@ from uniapl.runs.checkpoint import (
     PENDING_SHARDS,
     POLICY,
     SHARDS,
+    drop_optimizers,
     save_checkpoint,
     step_name,
 )
@@ -392,6 +393,8 @@ class _Run:
         if role := self.policy.role:
             write_model_folder(self.folder.path / ADAPTER, role.save)
         self._save_discriminator(progress)
+        if not self.config.training.keep_optimizer:
+            drop_optimizers(self.folder.checkpoints)
         table = None
         if columns and self.data.evaluation:
             table = results_table(columns, self.data.evaluation.headline)

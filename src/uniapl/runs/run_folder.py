@@ -34,6 +34,7 @@ MAY_CHANGE = {
     "training.resume",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.keep_optimizer",
     "training.evaluate_every",
     "training.gradients_every",
     "training.trackers",

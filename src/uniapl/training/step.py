@@ -14,7 +14,7 @@ from uniapl.data.mixture import Mixture, Stream
 from uniapl.discriminators import Judgement
 from uniapl.discriminators.health import reward_table, step_health
 from uniapl.distributed.sharding import Learning
-from uniapl.errors import TrainingError
+from uniapl.errors import InputError, TrainingError
 from uniapl.models.adamw import adamw
 from uniapl.objective.advantages import zero_std_fraction
 from uniapl.objective.reductions import mean_group_std
@@ -303,10 +303,21 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict`; the policy's weights are loaded apart."""
+        """Restore `state_dict`; the policy's weights are loaded apart.
+
+        Raises:
+            InputError: More steps shall follow, and the optimiser's numbers are gone; or the state is another run's.
+        """
         self.step = state["step"]
-        if not self.is_sharded:
-            self.optimizer.load_state_dict(state["optimizer"])
+        own = state["optimizer"]
+        if own is not None:
+            self.optimizer.load_state_dict(own)
+        elif not self.is_sharded and self.step < self.recipe.config.training.steps:
+            raise InputError(
+                "training.resume: this run has finished and dropped its optimiser's numbers "
+                "(training.keep_optimizer is false), so that no steps can follow; a new run with model.path=RUN goes "
+                "on from its policy"
+            )
         if self.players.discriminator:
             self.players.discriminator.load_state_dict(state["discriminator"])
         self.sampler.load_state_dict(state, self.step)
