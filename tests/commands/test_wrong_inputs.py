@@ -35,7 +35,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "answers.jsonl").write_text(
         "".join(json.dumps({"key": key, "response": "a b c"}) + "\n" for key in range(12))
     )
-    (folder / "my_rewards.py").write_text(REWARDS)
+    (folder / "wrong_rewards.py").write_text(REWARDS)
     names = {name: f"./{name}.jsonl" for name in ("demonstrations", "prompts", "test")}
     (folder / "c.yaml").write_text(CONFIG.format(model="./model", **names))
     with pytest.MonkeyPatch.context() as patch:
@@ -286,13 +286,13 @@ SINGLE: dict[str, tuple[str, str]] = {
     ),
     "no reward module": ("train c.yaml rewards=[{function:\u00a0'no_such:f'}]", "no_such"),
     "no reward file": ("train c.yaml rewards=[{function:\u00a0'./no_such.py:f'}]", "no_such.py"),
-    "no reward function": ("train c.yaml rewards=[{function:\u00a0'./my_rewards.py:f'}]", "function f"),
+    "no reward function": ("train c.yaml rewards=[{function:\u00a0'./wrong_rewards.py:f'}]", "function f"),
     "a reward that is a number": (
-        "train c.yaml rewards=[{function:\u00a0'./my_rewards.py:BOTH'}]",
+        "train c.yaml rewards=[{function:\u00a0'./wrong_rewards.py:BOTH'}]",
         "BOTH",
     ),
     "a reward of a column": (
-        "train c.yaml rewards=[{function:\u00a0'./my_rewards.py:wants_more'}]",
+        "train c.yaml rewards=[{function:\u00a0'./wrong_rewards.py:wants_more'}]",
         "difficulty",
     ),
     "an argument that no reward takes": (

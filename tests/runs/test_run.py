@@ -51,14 +51,22 @@ def of_method(method: MethodName) -> str:
 NO_ROLLOUTS = (*("reward/", "rollout/", "policy/", "objective/grpo", "objective/adversarial"),)
 NO_DISCRIMINATOR = ("discriminator/", "constraint/", "optimizer/discriminator_grad_norm")
 WEIGHTS = ("objective/sft_weight", "objective/grpo_weight", "objective/adversarial_weight")
-TOKEN_WEIGHTS = tuple(name for name in DEFINITIONS if name.endswith("_token_weights"))
+TOKEN_WEIGHTS = tuple(f"objective/{term}_token_weights" for term in ("sft", "grpo", "adversarial"))
 """0 where the term has no weight; null where there are no rollouts."""
 GRADIENTS = tuple(
     name for name in DEFINITIONS if re.fullmatch(r"objective/\w+_(grad_norm|cosine)", name)
 )
 TARGET = ("constraint/distance", "constraint/weight", "constraint/state")
 RANKING = ("accuracy", "pair_margin", "held_out_accuracy", "held_out_pair_margin")
-COMMON = (*TARGET, "policy/kl_reference", "discriminator/pairs_accuracy", *GRADIENTS)
+COMMON = (
+    *(*TARGET, "policy/kl_reference", "discriminator/pairs_accuracy", *GRADIENTS),
+    *(
+        "objective/pair",
+        "rollout/lag_steps",
+        "discriminator/score",
+        "discriminator/repetition_correlation",
+    ),
+)
 """None is asked for here."""
 NOT_RANKED = tuple(f"discriminator/{name}" for name in RANKING)
 NOT_A_RATIO = (
@@ -70,10 +78,12 @@ ABSENT: dict[MethodName, tuple[str, ...]] = {
     "grpo": ("objective/sft", "objective/adversarial", *NO_DISCRIMINATOR),
     "sft-grpo": ("objective/adversarial", *NO_DISCRIMINATOR),
     "mix": ("objective/adversarial", *NO_DISCRIMINATOR),
+    "mix-both": ("objective/adversarial", *NO_DISCRIMINATOR),
+    "chord": ("objective/adversarial", *NO_DISCRIMINATOR),
     "a-sft": ("discriminator/preference_logit", *NOT_RANKED),
     "a-grpo": ("objective/sft", *NOT_RANKED),
     "gad": ("discriminator/preference_logit", *NOT_A_RATIO),
-    "uniapl": NOT_RANKED,
+    **dict.fromkeys(("sft-a-grpo", "a-sft-a-grpo", "a-chord", "shaped", "uniapl"), NOT_RANKED),
 }
 
 
