@@ -11,13 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, Qwen3ForCausalLM, Qwen3ForSequenceClassification
 
+from uniapl.config.checks import PAIR_TEMPLATES
 from uniapl.instructions import strict
 from uniapl.miniature import DATA, MODEL
 from uniapl.miniature.demonstrations import new_tasks, task_of
 from uniapl.miniature.known_expert import fresh_texts
 from uniapl.miniature.metrics import fluency
 from uniapl.miniature.other_writers import breaking_texts, texts_by_writer
-from uniapl.miniature.reference_scorer import bradley_terry_loss, encode_pair, scores, shared_scores
+from uniapl.miniature.reference_scorer import (
+    PAIR_TEXT,
+    bradley_terry_loss,
+    encode_pair,
+    scores,
+    shared_scores,
+)
 from uniapl.miniature.tasks import sample_task
 
 
@@ -128,3 +135,8 @@ def test_a_row_gives_its_task_back():
         for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines():
             row = json.loads(line)
             assert task_of(row).prompt == row["prompt"]
+
+
+def test_it_reads_what_the_discriminator_writes() -> None:
+    """One text in two rooms that may not know each other."""
+    assert PAIR_TEMPLATES["plain"] == PAIR_TEXT
