@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import TEMPLATE, tiny_model, tiny_tokenizer, write_task
+from tiny import TEMPLATE, save_tiny_reward_model, tiny_model, tiny_tokenizer, write_task
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from uniapl.config import load_config, packaged_configs
@@ -50,8 +50,17 @@ def test_every_packaged_config_is_a_recipe_or_the_miniature() -> None:
     assert packaged_configs().keys() == {*RECIPES, "miniature"}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains(recipe: str, tmp_path: Path) -> None:
+PAPER = [
+    ("qwen3-0.6b", "expert"),
+    ("qwen3-0.6b", "reference"),
+    ("qwen3-4b", "expert"),
+    ("qwen3-4b", "reference"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "form"), [*((recipe, "") for recipe in RECIPES), *PAPER])
+def test_a_recipe_trains(recipe: str, form: str, tmp_path: Path) -> None:
+    """As shipped, and with the alternatives that the Qwen3 recipes name."""
     as_shipped = load_config(recipe)
     assert as_shipped.output_dir == f"runs/{recipe}"
     model, tokenizer = tmp_path / "model", tiny_tokenizer()
@@ -69,12 +78,34 @@ def test_a_recipe_trains(recipe: str, tmp_path: Path) -> None:
             f"data.prompts={task['prompts']}",
             f"evaluation.prompts={task['test']}",
             *SMALLER,
+            *alternative(form, tmp_path),
         ],
     )
     run = train(config).folder
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
-    assert all(row["optimizer/moved_fraction"] > 0.1 for row in rows)
+    # CHORD's first step has no SFT, and where a random model never ends its turn nothing else counts
+    assert all(row["optimizer/moved_fraction"] > 0.1 for row in rows[form == "reference" :])
     assert (run / "policy" / "README.md").exists()
     saved = json.loads((run / "policy" / "config.json").read_text())
     assert saved["model_type"] == RECIPES[recipe]
+    if form:
+        assert form == "reference" or rows[0]["discriminator/group_std"] > 0
+        assert rows[0]["objective/adversarial_weight"] == 0.3  # nothing has to warm up
+
+
+def alternative(form: str, folder: Path) -> list[str]:
+    """The words of a recipe's alternative, a local model in the place of the server."""
+    if form == "expert":
+        tiny_model(seed=1).save_pretrained(folder / "expert")
+        tiny_tokenizer().save_pretrained(folder / "expert")
+        return ["discriminator.form=expert", f"discriminator.path={folder / 'expert'}"]
+    if form == "reference":
+        scorer = save_tiny_reward_model(folder / "scorer")
+        words = [
+            "method=a-chord",
+            "rewards.0.all_or_nothing=1",
+            "discriminator.pair_template=polar",
+        ]
+        return [*words, "discriminator.form=reference", f"discriminator.path={scorer}"]
+    return []

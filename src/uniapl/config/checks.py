@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from uniapl.config.forms import FORMS
+from uniapl.config.forms import FORMS, TUNING
 from uniapl.config.methods import CONFIGURED
 from uniapl.config.recipe import GREATEST_WEIGHT, LEAST_WEIGHT, Recipe
 from uniapl.config.schedules import Weight, greatest, is_ever_positive
@@ -79,9 +79,11 @@ def keys_without_effect(config: "Config", *, explicit_only: bool = True) -> dict
     found: dict[str, str] = {}
     discriminator = config.discriminator
     for key, (applies, reason) in _discriminator_options(config).items():
-        value = getattr(discriminator, key)
-        asks_nothing = value is None or (key == "warmup_steps" and value == 0)
-        is_asked_for = key in discriminator.model_fields_set and not asks_nothing
+        is_asked_for = (
+            key in discriminator.model_fields_set
+            and getattr(discriminator, key) is not None
+            and key not in TUNING  # of these the recipe refuses what the command line gives
+        )
         if not applies and (is_asked_for or not explicit_only):
             found[f"discriminator.{key}"] = reason
     found |= _idle_rollout_keys(config, explicit_only=explicit_only)

@@ -9,6 +9,8 @@ from typing import Literal
 FormName = Literal["likelihood", "expert", "scalar", "reference"]
 
 _LEARNING = frozenset({"learning_rate", "warmup_steps"})
+TUNING = _LEARNING | {"backbone", "credit_clamp"}
+"""Keys that a file which several forms share may hold although one of them has no use for them."""
 
 
 @dataclass(frozen=True, slots=True)

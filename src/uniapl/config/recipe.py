@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from uniapl.config.forms import FORMS, FormName
+from uniapl.config.forms import FORMS, TUNING, FormName
 from uniapl.config.methods import (
     CONFIGURED,
     IN_WORDS,
@@ -365,6 +365,12 @@ def _idle_keys(config: "Config", row: Method) -> dict[str, str]:
     if row.grpo == 0.0:
         for key in ("advantage_scale", "reward_normalisation"):
             idle[f"objective.{key}"] = "has no reward term"
+    form = row.form or config.discriminator.form
+    useful = FORMS[form].keys
+    if FORMS[form].learns == "unless frozen" and config.discriminator.frozen:
+        useful = useful - {"learning_rate", "warmup_steps"}
+    for key in TUNING - useful if row.adversarial != 0 else ():
+        idle[f"discriminator.{key}"] = f"discriminator.form {form} has no use for it"
     if row.rollouts_on == "none":
         keys = ["clip_low", "clip_high", "policy_gradient", "advantage_scale"]
         if is_ever_positive(config.objective.kl_coef):
