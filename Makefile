@@ -1,8 +1,7 @@
 # `make demo` needs only make and Python 3.11 or newer, and installs what it needs into .venv; the other targets
-# install the tools of development as well. Both once. TORCH_INDEX names the index of torch's CPU build (README.md).
+# install the tools of development as well. Both once. A torch that is in .venv already stays: the small build for CPUs, put there first (README.md).
 PYTHON ?= python3
 SEED ?= 0
-TORCH_INDEX ?=
 DEMO := runs/demo
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -24,14 +23,11 @@ $(DEMO_READY): pyproject.toml constraints.txt
 	$(call install,.[report])
 	@touch $@
 
-TORCH := $(shell sed -n 's/^torch==/&/p' constraints.txt)
-
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv (once, some minutes: torch is large)"
-	@test -z '$(TORCH_INDEX)' || $(PIP) --index-url '$(TORCH_INDEX)' $(TORCH)
 	@$(PIP) -c constraints.txt -e '$(1)'
 endef
 

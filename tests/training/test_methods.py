@@ -17,7 +17,6 @@ from uniapl.config.recipe import Recipe
 from uniapl.config.schedules import weight_at
 from uniapl.config.schema import Config, MethodName
 from uniapl.errors import InputError
-from uniapl.training.stopwatch import Stopwatch
 from uniapl.types import MixedBatch
 
 
@@ -439,17 +438,3 @@ def test_uniapl_is_mix_step_for_step_until_its_discriminator_acts(form: str) -> 
     assert rows[1]["objective/loss"] == mix_rows[1]["objective/loss"]
     assert rows[2]["objective/loss"] != mix_rows[2]["objective/loss"]
     assert not all(torch.equal(value, heard[name]) for name, value in mix.items())
-
-
-def test_a_stage_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(100))
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
-    clock = Stopwatch()  # 0
-    for stage in ("update", "discriminator", "update"):
-        with clock(stage):
-            pass
-    assert clock.seconds() == {
-        "time/update_seconds": 2.0,
-        "time/discriminator_seconds": 1.0,
-        "time/step_seconds": 7.0,
-    }
