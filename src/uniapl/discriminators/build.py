@@ -81,7 +81,10 @@ def _expert(
     if config.servers:
         assert chat is not None
         served = _served_expert(recipe, chat)
-        scorer, context = DealtScorer(served, ranks), served.servers.context
+        scorer, context = (
+            DealtScorer(served, ranks, find_device(recipe.config.training.device)),
+            served.servers.context,
+        )
         reader = PromptReader(None, template, served.render)
     else:
         assert backbone is not None

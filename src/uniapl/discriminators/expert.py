@@ -17,8 +17,7 @@ from uniapl.config.recipe import Recipe
 from uniapl.data.chat import Chat
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
 from uniapl.discriminators.reader import PromptReader
-from uniapl.discriminators.scoring import TokenScorer, judge_tokens
-from uniapl.models.packing import sequence_of
+from uniapl.discriminators.scoring import TokenScorer, held_out_log_ratio, judge_tokens
 from uniapl.types import Demonstration, MixedBatch, RolloutBatch
 
 MAX_HINTED_PAIRS = 32
@@ -44,12 +43,9 @@ class Expert:
 
         A model that reads the demonstration in its prompt is not asked about this very demonstration.
         """
-        experts = [expert for expert in held_out.experts if expert]
-        if not experts or self.reader.hint_template is not None:
+        if self.reader.hint_template is not None:
             return {}
-        own_T = policy_logprobs(list(map(sequence_of, experts)))
-        ratios_T = self.scorer.logprobs(list(map(self.reader.sequence, experts))) - own_T
-        return {"discriminator/held_out_log_ratio": ratios_T.mean().item()}
+        return held_out_log_ratio(held_out, self.reader, self.scorer, policy_logprobs)
 
     def learn(self, learning_rate: float) -> dict[str, float]:
         """Learn nothing."""

@@ -17,10 +17,10 @@ from uniapl.data.chat import Chat
 from uniapl.discriminators.learner import Learner
 from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
 from uniapl.discriminators.reader import PromptReader
-from uniapl.discriminators.scoring import LocalScorer, judge_tokens
+from uniapl.discriminators.scoring import LocalScorer, held_out_log_ratio, judge_tokens
 from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.packing import completion_offsets, pack, sequence_of
+from uniapl.models.packing import completion_offsets, pack
 from uniapl.types import Demonstration, MixedBatch, RolloutBatch
 
 
@@ -56,12 +56,7 @@ class Likelihood:
 
     def measure(self, held_out: RolloutBatch, policy_logprobs: PolicyLogprobs) -> dict[str, float]:
         """Return the mean of log p_φ - log π over the held-out demonstrations' tokens, nats."""
-        experts = [expert for expert in held_out.experts if expert]
-        if not experts:
-            return {}
-        own_T = policy_logprobs(list(map(sequence_of, experts)))
-        ratios_T = self.scorer.logprobs(list(map(self.reader.sequence, experts))) - own_T
-        return {"discriminator/held_out_log_ratio": ratios_T.mean().item()}
+        return held_out_log_ratio(held_out, self.reader, self.scorer, policy_logprobs)
 
     def _add_gradient(self, demonstrations: Sequence[Demonstration]) -> float:
         """Leave the gradient of the mean of -log p_φ over the demonstrations' tokens; return that mean, nats."""

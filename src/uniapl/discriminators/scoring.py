@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from uniapl.config.recipe import Recipe
-from uniapl.discriminators.protocol import Judgement
+from uniapl.discriminators.protocol import Judgement, PolicyLogprobs
 from uniapl.discriminators.reader import PromptReader
 from uniapl.distributed import ALONE, Ranks
 from uniapl.models.language_model import LanguageModel
@@ -59,17 +59,19 @@ class LocalScorer:
 class DealtScorer:
     """A scorer that each rank asks about some of the sequences; all get all log-probs."""
 
-    def __init__(self, scorer: TokenScorer, ranks: Ranks) -> None:
-        self.scorer, self.ranks = scorer, ranks
+    def __init__(self, scorer: TokenScorer, ranks: Ranks, device: torch.device) -> None:
+        self.scorer, self.ranks, self.device = scorer, ranks, device
 
     def logprobs(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """As `TokenScorer.logprobs`."""
 
         def work(own: list[TokenSequence]) -> list[Tensor]:
             lengths = [len(sequence.completion_ids) for sequence in own]
-            return list(self.scorer.logprobs(own).split(lengths)) if own else []
+            # a tensor of one rank's device is of no use on another's
+            return list(self.scorer.logprobs(own).cpu().split(lengths)) if own else []
 
-        return torch.cat(self.ranks.spread(sequences, work, "the expert's log-probs"))
+        parts = self.ranks.spread(sequences, work, "the expert's log-probs")
+        return torch.cat(parts).to(self.device)
 
 
 def judge_tokens(
@@ -89,6 +91,21 @@ def judge_tokens(
     return Judgement(
         is_credited_T=is_credited_T, expert_logprobs_T=expert_logprobs_T, credit_clamp=credit_clamp
     )
+
+
+def held_out_log_ratio(
+    held_out: RolloutBatch,
+    reader: PromptReader,
+    scorer: TokenScorer,
+    policy_logprobs: PolicyLogprobs,
+) -> dict[str, float]:
+    """Return the mean of log p - log π over the held-out demonstrations' tokens, nats; nothing without any."""
+    experts = [expert for expert in held_out.experts if expert]
+    if not experts:
+        return {}
+    own_T = policy_logprobs(list(map(sequence_of, experts)))
+    ratios_T = scorer.logprobs(list(map(reader.sequence, experts))) - own_T
+    return {"discriminator/held_out_log_ratio": ratios_T.mean().item()}
 
 
 def judge_completions(
