@@ -282,7 +282,7 @@ SINGLE: dict[str, tuple[str, str]] = {
     "no prompts to roll out": ("train c.yaml data.prompts=null", "data.prompts: required"),
     "clamp of a scalar": (
         "train c.yaml discriminator.form=scalar discriminator.credit_clamp=2",
-        "has no effect",
+        "has no use for it",
     ),
     "no reward module": ("train c.yaml rewards=[{function:\u00a0'no_such:f'}]", "no_such"),
     "no reward file": ("train c.yaml rewards=[{function:\u00a0'./no_such.py:f'}]", "no_such.py"),
