@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from uniapl.config.methods import METHODS
+
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='hacked=1'>{{ 7*7 }}\u2028"
 
 IDS = [
@@ -294,6 +296,7 @@ def write_run(
         for name in rows[0]
         if name != "step"
     }
+    definitions |= {"method": METHODS[method].title}
     definitions |= {"fluency": "Share of fluent sentences.", "joint": "Followed and fluent."}
     definitions |= {"prompt_level_strict_acc": "Share of prompts all of whose instructions hold."}
     (folder / "definitions.json").write_text(json.dumps(definitions), encoding="utf-8")

@@ -14,7 +14,7 @@ import uniapl
 
 PACKAGE = Path(uniapl.__file__).parent
 ROW = """
-METHODS["gentle"] = Method(0.25, CONFIGURED, CONFIGURED, "both", form="scalar")
+METHODS["gentle"] = Method("a gentle mix", 0.25, CONFIGURED, CONFIGURED, "both", form="scalar")
 """
 
 

@@ -85,7 +85,7 @@ def test_policy_and_discriminator_do_not_move_each_other(
     weights = TermWeights(sft=0.3, grpo=1.0, adversarial=0.5, kl=0.0)
     tokens = StepTokens.of(StepData(drawn(), batch), judgement, recipe, CPU)
     scale = step_scale(recipe, weights, EXPERTS, tokens)
-    metrics, _ = accumulate(policy, EXPERTS, tokens, scale, recipe, by_term=None)
+    metrics = accumulate(policy, EXPERTS, tokens, scale, recipe, by_term=None).metrics
     optimizer = torch.optim.SGD(policy.trainable_parameters())
     apply(policy, optimizer, metrics["objective/loss"] or 0.0, 0.1, 1e9)
     own = names_of(policy, policy.trainable_parameters())

@@ -35,7 +35,10 @@ def test_a_run_says_what_it_is(tiny: Tiny, run_folder: Path):
     config = load_config(run_folder / "config.yaml")
     assert config == resolve(tiny.load(run_folder, "method=gad", "seed=3"))
     assert config.objective.adversarial_weight == 1  # as the method decides
-    assert json.loads((run_folder / "definitions.json").read_text()) == {"reward/mean": "Mean."}
+    assert json.loads((run_folder / "definitions.json").read_text()) == {
+        "method": "adversarial distillation (GAD)",
+        "reward/mean": "Mean.",
+    }
     environment = json.loads((run_folder / "environment.json").read_text())
     assert environment.keys() == {
         *("format", "created", "git_commit", "versions", "platform", "device", "threads"),

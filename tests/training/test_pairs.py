@@ -61,7 +61,7 @@ def plain_loss(policy: Any, reference: Any, pair_: PreferencePair) -> torch.Tens
 def test_loss_and_gradient_are_those_of_pairs_written_one_by_one(micro_batch_tokens: int) -> None:
     policy, reference = exact_policy(), exact_policy(1)
     by_term = TermGradients(policy.trainable_parameters())
-    found = accumulate_pairs(
+    found, _ = accumulate_pairs(
         policy,
         reference,
         PAIRS,

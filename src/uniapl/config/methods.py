@@ -36,6 +36,8 @@ IN_WORDS: dict[object, str] = {
 class Method:
     """One row."""
 
+    title: str
+    """The method in words, as the report's headline says it."""
     sft: Weight | Literal["configured", "until warm", "chord_mu"]
     """`objective.sft_weight`."""
     grpo: Weight | Literal["configured", "1 - chord_mu"]
@@ -53,18 +55,48 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "sft": Method(1.0, 0.0, 0, "none"),
-    "grpo": Method(0.0, CONFIGURED, 0, "preference"),
-    "sft-grpo": Method(UNTIL_HALF, FROM_HALF, 0, "preference"),
-    "mix": Method(CONFIGURED, CONFIGURED, 0, "preference"),
-    "mix-both": Method(CONFIGURED, CONFIGURED, 0, "both"),
-    "chord": Method(MU, REST_OF_MU, 0, "preference"),
-    "a-sft": Method(1.0, 0.0, CONFIGURED, "demonstration"),
-    "a-grpo": Method(0.0, CONFIGURED, CONFIGURED, "both"),
-    "sft-a-grpo": Method(UNTIL_HALF, FROM_HALF, CONFIGURED, "both", adversarial_from=0.5),
-    "a-sft-a-grpo": Method(UNTIL_HALF, FROM_HALF, CONFIGURED, "both"),
-    "a-chord": Method(MU, REST_OF_MU, CONFIGURED, "both"),
-    "gad": Method(UNTIL_WARM, 0.0, 1, "demonstration", form="scalar"),
-    "shaped": Method(CONFIGURED, CONFIGURED, CONFIGURED, "both", shapes_reward=True),
-    "uniapl": Method(CONFIGURED, CONFIGURED, CONFIGURED, "both"),
+    "sft": Method("supervised fine-tuning (SFT)", 1.0, 0.0, 0, "none"),
+    "grpo": Method("reinforcement learning from rewards (GRPO)", 0.0, CONFIGURED, 0, "preference"),
+    "sft-grpo": Method("SFT, then GRPO", UNTIL_HALF, FROM_HALF, 0, "preference"),
+    "mix": Method("SFT and GRPO in one stage", CONFIGURED, CONFIGURED, 0, "preference"),
+    "mix-both": Method(
+        "SFT and GRPO in one stage, rollouts on both kinds of prompts",
+        CONFIGURED,
+        CONFIGURED,
+        0,
+        "both",
+    ),
+    "chord": Method("CHORD (SFT fades into GRPO)", MU, REST_OF_MU, 0, "preference"),
+    "a-sft": Method("SFT and an adversarial term", 1.0, 0.0, CONFIGURED, "demonstration"),
+    "a-grpo": Method("GRPO and an adversarial term", 0.0, CONFIGURED, CONFIGURED, "both"),
+    "sft-a-grpo": Method(
+        "SFT, then GRPO and an adversarial term",
+        UNTIL_HALF,
+        FROM_HALF,
+        CONFIGURED,
+        "both",
+        adversarial_from=0.5,
+    ),
+    "a-sft-a-grpo": Method(
+        "SFT, then GRPO, both with an adversarial term", UNTIL_HALF, FROM_HALF, CONFIGURED, "both"
+    ),
+    "a-chord": Method("CHORD and an adversarial term", MU, REST_OF_MU, CONFIGURED, "both"),
+    "gad": Method(
+        "adversarial distillation (GAD)", UNTIL_WARM, 0.0, 1, "demonstration", form="scalar"
+    ),
+    "shaped": Method(
+        "SFT and GRPO in one stage, the discriminator's score in the reward",
+        CONFIGURED,
+        CONFIGURED,
+        CONFIGURED,
+        "both",
+        shapes_reward=True,
+    ),
+    "uniapl": Method(
+        "UniAPL (SFT, GRPO and an adversarial term in one stage)",
+        CONFIGURED,
+        CONFIGURED,
+        CONFIGURED,
+        "both",
+    ),
 }

@@ -17,18 +17,6 @@ from uniapl.report.results import (
     expert_value,
 )
 
-METHODS = {
-    "sft": "supervised fine-tuning (SFT)",
-    "grpo": "reinforcement learning from rewards (GRPO)",
-    "sft-grpo": "SFT, then GRPO",
-    "mix": "SFT and GRPO in one stage",
-    "a-sft": "SFT and an adversarial term",
-    "a-grpo": "GRPO and an adversarial term",
-    "gad": "adversarial distillation (GAD)",
-    "uniapl": "UniAPL (SFT, GRPO and an adversarial term in one stage)",
-}
-"""Methods in words; one that is not here is called by its name."""
-
 UNTELLING = ("model", "policy")
 """Last parts of a path that name no model; the folder around them does."""
 
@@ -51,7 +39,7 @@ def title(arms: Sequence[Arm]) -> str:
         if len(names) > 4:
             return f"{models}: {len(names)} arms compared"
         return f"{models}: {', '.join(names[:-1])} and {names[-1]} compared"
-    method = METHODS.get(runs[0].method, runs[0].method)
+    method = runs[0].definitions.get("method", runs[0].method)
     seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
     return f"{models}, trained by {method}{seeds}"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from uniapl.config import dump_config, load_config, resolved
+from uniapl.config.methods import METHODS
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.distributed import Ranks
@@ -105,7 +106,8 @@ class RunFolder:
         if self.checkpoints.is_dir():
             write_best(self.checkpoints, self.state["best"] if self.state else None)
         write_text(self.path / "config.yaml", dump_config(resolved(config)))
-        write_text(self.path / "definitions.json", _json(definitions))
+        method = {"method": METHODS[config.method].title}
+        write_text(self.path / "definitions.json", _json(method | definitions))
         write_text(self.path / ENVIRONMENT, _json(self._environment(device)))
 
     def define(self, definitions: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ def accumulate_pairs(
     micro_batch_tokens: int,
     by_term: TermGradients | None,
     ranks: Ranks = ALONE,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
     """Add the gradient of weight · mean DPO loss to what the policy's weights hold.
 
     Args:
@@ -39,7 +39,7 @@ def accumulate_pairs(
         ranks: Each takes some of the micro-batches.
 
     Returns:
-        `objective/pairs*` (loss and accuracy are means over the pairs, unweighted), and the number of packed tokens.
+        `objective/pairs*` (loss and accuracy are means over the pairs, unweighted); tokens through the policy.
     """
     sequences = [
         TokenSequence(pair.prompt.token_ids, ids)
@@ -74,7 +74,7 @@ def accumulate_pairs(
         for name, value in _measured(loss_P, lengths_P, weight, beta).items():
             totals[name] = totals.get(name, 0.0) + value / len(pairs)
     found = ranks.sums(totals, "the pairs' metrics")
-    return found | {"trained_tokens": sum(len(packed.input_ids) for packed in micro_batches)}
+    return found, sum(len(packed.input_ids) for packed in micro_batches)
 
 
 def _measured(loss_P: Tensor, lengths_P: Tensor, weight: float, beta: float) -> dict[str, float]:

@@ -28,6 +28,7 @@ from uniapl.training.sampling import Sampler
 from uniapl.training.stopwatch import Stopwatch
 from uniapl.training.term_gradients import TermGradients
 from uniapl.training.update import (
+    Accumulated,
     Metrics,
     StepTokens,
     accumulate,
@@ -112,12 +113,13 @@ class Trainer:
             tokens = StepTokens.of(data, judgement, recipe, players.policy.device)
             scale = step_scale(recipe, weights, experts, tokens)
             by_term = self._term_gradients()
-            metrics, old_logprobs_T = accumulate(
+            update = accumulate(
                 players.policy, experts, tokens, scale, recipe, by_term=by_term, ranks=players.ranks
             )
-            self._check_gap(metrics)
+            self._check_gap(update.metrics)
             if weights.pairs:
-                metrics = self._learn_pairs(metrics, data, weights.pairs, by_term)
+                update = self._learn_pairs(update, data, weights.pairs, by_term)
+            metrics = dict(update.metrics)
             metrics |= self._sum_over_ranks(by_term)
             rate, discriminator_rate = recipe.learning_rates_at(self.step)
             metrics |= self._apply(metrics, scale, rate)
@@ -125,13 +127,14 @@ class Trainer:
         with clock("discriminator"):
             health: Mapping[str, float] = {}
             if judgement and data.rollouts and players.discriminator:
-                health = step_health(data.rollouts, judgement, old_logprobs_T, held_out)
+                health = step_health(data.rollouts, judgement, update.old_logprobs_T, held_out)
                 metrics |= {**health, **players.discriminator.learn(discriminator_rate)}
             metrics |= self.multiplier.observe(self.step, health)
 
         self.step += 1
-        metrics |= self._progress(data, int(metrics.pop("trained_tokens") or 0))
+        metrics |= self._progress(data, update.num_tokens)
         metrics |= clock.seconds()
+        old_logprobs_T = update.old_logprobs_T
         return StepResult(self.step, metrics, data.rollouts, tokens, judgement, old_logprobs_T)
 
     def _next_part(self) -> tuple[StepData, TermWeights]:
@@ -216,13 +219,12 @@ class Trainer:
         return TermGradients(self.players.policy.trainable_parameters()) if is_due else None
 
     def _learn_pairs(
-        self, metrics: Metrics, data: StepData, weight: float, by_term: TermGradients | None
-    ) -> Metrics:
-        """Add the gradient of chosen and rejected completions; return the metrics with theirs."""
+        self, update: Accumulated, data: StepData, weight: float, by_term: TermGradients | None
+    ) -> Accumulated:
+        """Add the gradient of chosen and rejected completions; return what was measured with theirs."""
         config, reference = self.recipe.config, self.players.reference
         assert reference is not None
-        found: Metrics = {"objective/pair_weight": weight}
-        found |= accumulate_pairs(
+        found, num_tokens = accumulate_pairs(
             self.players.policy,
             reference,
             data.drawn.pairs,
@@ -232,11 +234,10 @@ class Trainer:
             by_term=by_term,
             ranks=self.players.ranks,
         )
-        sums = {
-            "objective/loss": weight * (found["objective/pairs"] or 0.0),
-            "trained_tokens": found.pop("trained_tokens") or 0.0,
-        }
-        return metrics | found | {name: (metrics[name] or 0) + more for name, more in sums.items()}
+        loss = (update.metrics["objective/loss"] or 0.0) + weight * found["objective/pairs"]
+        more = {**found, "objective/pair_weight": weight, "objective/loss": loss}
+        num_tokens += update.num_tokens
+        return replace(update, metrics={**update.metrics, **more}, num_tokens=num_tokens)
 
     def _progress(self, data: StepData, num_trained: int) -> Metrics:
         """Return the metrics of rollouts, rewards, weights and counts."""

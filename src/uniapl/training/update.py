@@ -180,6 +180,18 @@ def _num_rewarded(tokens: StepTokens, recipe: Recipe) -> int:
     return int(constant_length_count(is_rewarded_S, recipe.config.rollout.max_completion_tokens))
 
 
+@dataclass(frozen=True, slots=True)
+class Accumulated:
+    """What was measured while a step's gradient was formed."""
+
+    metrics: Metrics
+    """`objective/*` and `policy/*`."""
+    old_logprobs_T: Tensor
+    """log π_old of the rollout tokens, nats."""
+    num_tokens: int
+    """Through the policy's forward and backward, on all ranks; a shared prompt counts once."""
+
+
 def accumulate(
     policy: LanguageModel,
     experts: Sequence[Demonstration],
@@ -189,7 +201,7 @@ def accumulate(
     *,
     by_term: TermGradients | None,
     ranks: Ranks = ALONE,
-) -> tuple[Metrics, Tensor]:
+) -> Accumulated:
     """Leave this rank's share of the gradient of the step's objective in the policy's weights.
 
     Args:
@@ -201,10 +213,6 @@ def accumulate(
         by_term: Also receives the gradient of each term; what is learned stays the same, bit for bit.
         ranks: Each takes some of the micro-batches. The counts in `scale` are those of all, so gradients and
             measurements are summed, never averaged.
-
-    Returns:
-        What was measured, with the number of packed tokens as `trained_tokens`; and log π_old of the rollout tokens,
-        [T], nats.
     """
     sequences = [*(tokens.sequences if tokens else []), *map(sequence_of, experts)]
     num_rollout_tokens = tokens.num_tokens if tokens else 0
@@ -215,25 +223,43 @@ def accumulate(
         packed = packed.to(policy.device)
         is_rollout = packed.token_index < num_rollout_tokens
         temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
-        logprobs = policy.logprobs(packed, temperature)
-        if not is_own:
-            (logprobs.sum() * 0).backward()  # the others wait for this rank's part in it
+        if not is_own:  # the others wait for this rank's part in it
+            (policy.logprobs(packed, temperature).sum() * 0).backward()
             continue
-        rollouts = None
-        if tokens is not None and is_rollout.any():
-            rollouts = tokens.part(packed, is_rollout, logprobs)
-            old_logprobs_T[packed.token_index[is_rollout]] = rollouts.old_logprobs_T
-        experts_T = None if is_rollout.all() else logprobs[~is_rollout]
-        objective = unified_objective(experts_T, rollouts, scale, separates=by_term is not None)
-        if by_term is not None:
-            by_term.add(objective.terms)
-        objective.loss.backward()
-        for name, value in objective.sums.items():
+        sums, old_T = _backward(
+            policy.logprobs(packed, temperature), packed, is_rollout, tokens, scale, by_term
+        )
+        old_logprobs_T[packed.token_index[is_rollout]] = old_T
+        for name, value in sums.items():
             totals[name] = totals[name] + value if name in totals else value
     ranks.sum_([old_logprobs_T], "log π_old")
-    sums = ranks.sums({name: total.item() for name, total in totals.items()}, "the step's metrics")
-    num_packed = sum(len(packed.input_ids) for packed in micro_batches)
-    return _metrics(sums, scale) | {"trained_tokens": num_packed}, old_logprobs_T
+    own = {name: total.item() for name, total in totals.items()}
+    sums = ranks.sums(own, "the step's metrics")
+    num_tokens = sum(len(packed.input_ids) for packed in micro_batches)
+    return Accumulated(_metrics(sums, scale), old_logprobs_T, num_tokens)
+
+
+def _backward(
+    logprobs: Tensor,
+    packed: Packed,
+    is_rollout: Tensor,
+    tokens: StepTokens | None,
+    scale: Scale,
+    by_term: TermGradients | None,
+) -> tuple[Mapping[str, Tensor], Tensor]:
+    """Add a micro-batch's gradient; return its sums for the metrics, and log π_old of its rollout tokens, nats.
+
+    A function of its own, so that what autograd keeps of a micro-batch is gone before the next one's forward.
+    """
+    rollouts = None
+    if tokens is not None and is_rollout.any():
+        rollouts = tokens.part(packed, is_rollout, logprobs)
+    experts_T = None if is_rollout.all() else logprobs[~is_rollout]
+    objective = unified_objective(experts_T, rollouts, scale, separates=by_term is not None)
+    if by_term is not None:
+        by_term.add(objective.terms)
+    objective.loss.backward()
+    return objective.sums, rollouts.old_logprobs_T if rollouts else logprobs.detach()[is_rollout]
 
 
 def _metrics(sums: Mapping[str, float], scale: Scale) -> Metrics:
