@@ -157,7 +157,6 @@ class Ours:
                 "rollout": {
                     "group_size": options.group_size,
                     "max_completion_tokens": options.tokens,
-                    "mask_truncated": False,
                 },
                 "rewards": [{"function": "benchmarks.step:distinct_words"}],
                 # λ acts from the first step on

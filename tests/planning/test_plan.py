@@ -259,7 +259,6 @@ def test_the_measured_peak_is_as_planned(words: list[str], tmp_path: Path) -> No
         "training.steps=2",
         "training.checkpoint_every=0",
         "rollout.max_completion_tokens=48",
-        "rollout.mask_truncated=false",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", str(config), *settings, *words],

@@ -21,11 +21,12 @@ CASES: dict[str, dict[str, Any]] = {
         "constraint": {"target": 0.3},
     },
     "a-grpo": {
-        "rollout": {"updates_per_rollout": 2, "mask_truncated": False},
+        "rollout": {"updates_per_rollout": 2},
         "objective": {"policy_gradient": "gspo"},
     },
     "gad": {},
     "mix": {
+        "rollout": {"mask_truncated": True},
         "objective": {"reward_normalisation": "signal"},
         "optimizer": {"weight_decay": 0.1, "schedule": "cosine"},
     },

@@ -36,15 +36,15 @@ __all__ = ["in_double"]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "truncated too": {"rollout": {"mask_truncated": False}},
+    "without truncated": {"rollout": {"mask_truncated": True}},
     "signal": {"objective": {"reward_normalisation": "signal"}},
     "constant": {"objective": {"reward_normalisation": "constant"}},
-    "signal, truncated too": {
-        "rollout": {"mask_truncated": False},
+    "signal, without truncated": {
+        "rollout": {"mask_truncated": True},
         "objective": {"reward_normalisation": "signal"},
     },
-    "constant, truncated too": {
-        "rollout": {"mask_truncated": False},
+    "constant, without truncated": {
+        "rollout": {"mask_truncated": True},
         "objective": {"reward_normalisation": "constant"},
     },
     "batch": {"objective": {"advantage_scale": "batch"}},
@@ -52,6 +52,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gspo": {"objective": {"policy_gradient": "gspo"}},
     "cispo": {"objective": {"policy_gradient": "cispo"}},
 }
+
+
+def masking() -> Recipe:
+    """Truncated rollouts are left out."""
+    return recipe(rollout={"mask_truncated": True})
 
 
 def plain_old(batch: RolloutBatch) -> list[Tensor]:
@@ -174,7 +179,7 @@ def test_masked_truncation_enters_no_count_and_no_term() -> None:
     other = replace(batch, rollouts=(*batch.rollouts[:2], longer, *batch.rollouts[3:]))
     steps = []
     for one in (batch, other):
-        step = Step(one, has_credit=False)
+        step = Step(one, has_credit=False, recipe_=masking())
         metrics = step()
         steps.append(({n: v for n, v in metrics.items() if n not in SEEN_OF_ANY}, step.gradients))
     assert_same_metrics(steps[0][0], steps[1][0])
@@ -212,12 +217,13 @@ def test_all_truncated_is_zero_and_finite() -> None:
     batch = mixed_batch()
     cut = tuple(replace(r, finish_reason="length") for r in batch.rollouts)
     batch = replace(batch, rollouts=cut)
-    step = Step(batch, weights=only_rollouts(kl=0.05), has_credit=False)
+    step = Step(batch, weights=only_rollouts(kl=0.05), has_credit=False, recipe_=masking())
     metrics = step()
     assert step.optimizer.num_steps == 0
     assert metrics["objective/loss"] == 0.0
     assert metrics["policy/entropy"] is None
-    assert_same_gradients(gradients_of(batch, has_credit=False), gradients_of(None))
+    masked = gradients_of(batch, has_credit=False, recipe_=masking())
+    assert_same_gradients(masked, gradients_of(None))
 
 
 def test_discriminator_at_weight_zero_changes_nothing() -> None:

@@ -53,7 +53,8 @@ def test_metrics_by_hand() -> None:
         experts=(None,),
         rewards=rewards(0.0, 1.0, 2.0),
     )
-    step = Step(batch)
+    masking = recipe(rollout={"mask_truncated": True})
+    step = Step(batch, recipe_=masking)
     metrics = step()
     policy = exact_policy()
     own = [plain_logprobs(policy.model, s, 0.7).detach() for s in sequences_of(batch)[:2]]
@@ -154,7 +155,8 @@ def test_a_step_in_which_nothing_counts_moves_no_weight(
     batch: RolloutBatch | None, weights: TermWeights, experts: tuple[()]
 ) -> None:
     """Neither momentum of earlier steps nor weight decay: an update without a reason is none."""
-    step = Step(mixed_batch(), has_credit=False)
+    masking = recipe(rollout={"mask_truncated": True})
+    step = Step(mixed_batch(), has_credit=False, recipe_=masking)
     step.trainer.optimizer = adamw(list(step.policy.parameters()), weight_decay=0.1)
     step()
     state = {n: p.detach().clone() for n, p in step.policy.named_parameters()}

@@ -133,7 +133,7 @@ class RolloutConfig(Section):
     """Sampling temperature; log-probs of rollouts are taken at the same temperature."""
     max_completion_tokens: PositiveInt = 256
     """A rollout that reaches it is truncated: if `mask_truncated`, left out of the reward term and the KL penalty."""
-    mask_truncated: bool = True
+    mask_truncated: bool = False
     """Leave truncated rollouts out of the reward term and the KL penalty (their reward still counts in the group's
     mean)."""
     overlong_buffer_tokens: NonNegativeInt = 0
