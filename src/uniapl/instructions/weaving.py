@@ -39,7 +39,7 @@ _LEAST_WORDS, _MOST_WORDS = 3, 30
 
 
 def is_noun_like(word: str, prompt: str) -> bool:
-    """Return whether a keyword may stand behind an article: neither its form nor its use in the prompt is against it."""
+    """Return whether a keyword may stand behind an article: its form and its use in the prompt allow it."""
     word = word.strip()
     if word.lower() in STOP_WORDS or _ASKS.fullmatch(word) or _NO_NOUN.search(word.lower()):
         return False
