@@ -105,6 +105,11 @@ def test_revisions_settle_a_prompt_and_the_cache_keeps_the_answers(tmp_path: Pat
     assert summary["first_answers"]["prompt_level_strict_acc"] == pytest.approx(1 / 3)
     again, asked, _ = run(prompts, Script({}), tmp_path, samples=2, revises=True)
     assert (again, asked.num_answered) == (expected, 0)
+    beyond = prompt("s", **NO_COMMA)
+    none, _, summary = run(
+        [beyond], Script({"s": ["a, b", "c,"]}), tmp_path, samples=2, revises=True
+    )
+    assert (none, summary["num_beyond_revision"], summary["num_revised"]) == ([], 2, 0)
     plain, _, summary = run(prompts[2:], Script({}), tmp_path, samples=2)
     assert (plain, summary["num_revised"]) == ([("r", "One.")], 0)
 

@@ -24,6 +24,8 @@ class Judged:
     raw_verdict: Verdict | None
     """The same on the answer before any revision."""
     is_revised: bool = False
+    is_beyond_revision: bool = False
+    """Whether a revision was tried and no edit sufficed."""
 
     @property
     def share(self) -> float:
@@ -79,7 +81,7 @@ def _revised(judged: Judged, columns: Mapping[str, Any], prompt: str) -> Judged:
     is_cut_off = judged.answer.ending == "length"
     completion = revise(ids, kwargs, judged.completion, prompt, is_cut_off=is_cut_off)
     if completion is None:
-        return judged
+        return replace(judged, is_beyond_revision=True)
     verdict = verify(ids, kwargs, completion)
     return replace(judged, completion=completion, flaw=None, verdict=verdict, is_revised=True)
 

@@ -41,6 +41,8 @@ class Tally:
         self.num_demonstrations = 0
         self.num_revised = 0
         """Demonstrations that are no answer as it came."""
+        self.num_beyond_revision = 0
+        """Answers that failed and that no edit could mend."""
         self.num_closed_thoughts = 0
         """Demonstrations with a `</think>` that nothing opened."""
         self._left_out: Counter[str] = Counter()
@@ -64,6 +66,7 @@ class Tally:
         self.num_demonstrations += len(kept)
         self.num_closed_thoughts += sum(CLOSING in completion for completion in kept)
         self._words += [num_written_words(completion) for completion in kept]
+        self.num_beyond_revision += sum(one.is_beyond_revision for one in judged)
         for one in judged:
             self._finish_reasons[one.answer.finish_reason] += 1
             self._sources[one.answer.source] += 1
@@ -87,6 +90,7 @@ class Tally:
             "num_prompts": self.num_prompts,
             "num_demonstrations": self.num_demonstrations,
             "num_revised": self.num_revised,
+            "num_beyond_revision": self.num_beyond_revision,
             "num_closed_thoughts": self.num_closed_thoughts,
             "num_answers": self.num_answers,
             "num_asked": asked.num_answered,
@@ -110,6 +114,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     kept, prompts = summary["num_demonstrations"], summary["num_prompts"]
     revised = f", {summary['num_revised']} of them revised" if summary["num_revised"] else ""
     lines = [f"{kept} demonstrations from {prompts} prompts{revised}"]
+    if beyond := summary["num_beyond_revision"]:
+        lines += [f"  {beyond:6} answers failed, and no edit could mend them"]
     lines += [
         f"  {count:6} prompts without: {reason}"
         for reason, count in summary["prompts_left_out"].items()

@@ -12,38 +12,14 @@ _LIST_MARK = re.compile(r"^\s*(?:[*\-+•#>]+|\d+[.)])\s+")
 _EMPHASIS = re.compile(r"(\*{1,3}|`)(?=\S)([^*`\n]+?)(?<=\S)\1|<<([^<>\n]+)>>")
 _WHOLE = re.compile(r"[.!?。！？।؟۔][\"')\]”’»」』）]*$")
 _CONJUNCTION = re.compile(r",\s+(and|but|or|so|nor|yet|because|which|who|while|as)\b")
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     "about after again also although another because become becomes before being between both "
     "could each every first from have having however into itself like many might more most much "
     "never often other others over really should since some such than that their them then there "
     "these they this those through under until very well were what when where which while will "
     "with within without would your".split()
 )
-
-CLOSERS = (
-    "There is more to say about this.",
-    "It is worth a closer look.",
-    "These are the main points.",
-    "Much depends on what you are looking for.",
-    "A simple example makes it clear.",
-)
-"""Sentences that fit under any answer."""
-
-_MENTIONS = (
-    "It also has to do with {}.",
-    "Think of {} as an example.",
-    "People often speak of {} here.",
-    "Another part of it is {}.",
-    "In the end it comes back to {}.",
-)
-_PLACEHOLDERS = (
-    " [name]",
-    " at [email]",
-    " or [phone number]",
-    " in [city]",
-    " before [date]",
-    " about [topic]",
-)
+"""Words that are no subject of a text."""
 
 
 def whole_sentences(text: str) -> list[str]:
@@ -59,6 +35,17 @@ def whole_sentences(text: str) -> list[str]:
                 kept.setdefault(sentence.lower(), " ".join(sentence.split()))
     whole = [s for s in kept.values() if _WHOLE.search(s)]
     return whole or [s.rstrip(" ,;:-") + "." for s in islice(kept.values(), 1)]
+
+
+def list_points(text: str) -> list[str]:
+    """Return what stands behind the marks of a text's lists, each with an end; repeated ones once."""
+    points: dict[str, str] = {}
+    for line in text.splitlines():
+        point = _LIST_MARK.sub("", line, count=1).strip()
+        if _LIST_MARK.match(line) and re.search(r"[^\W\d_]", point):
+            plain = _EMPHASIS.sub(lambda mark: mark[2] or mark[3], point).rstrip(" ,;:-")
+            points.setdefault(plain.lower(), plain)
+    return [p if _WHOLE.search(p) else f"{p}." for p in points.values()]
 
 
 def cut_back(text: str) -> str | None:
@@ -101,19 +88,6 @@ def with_fewer(sentences: Sequence[str], keyword: str, fewer_than: int) -> list[
     return kept
 
 
-def mentions(keyword: str, times: int) -> list[str]:
-    """Return so many sentences that mention the keyword once each."""
-    return [_MENTIONS[n % len(_MENTIONS)].format(keyword) for n in range(times)]
-
-
-def mention_all(keywords: Sequence[str]) -> list[str]:
-    """Return a sentence that mentions all of the keywords; none for none."""
-    if not keywords:
-        return []
-    *others, last = keywords
-    return [_MENTIONS[len(last) % 2].format(" and ".join(filter(None, (", ".join(others), last))))]
-
-
 def without_commas(text: str) -> str:
     """Drop the commas: those between thousands, those before conjunctions, and the rest."""
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
@@ -143,24 +117,27 @@ def without_capital_words(text: str, fewer_than: int) -> str:
 
 def highlighted(text: str, times: int) -> str:
     """Put asterisks around so many words: the longest of each sentence first."""
-    for word in _longest_words(text)[:times]:
+    for word in longest_words(text)[:times]:
         text = re.sub(rf"(?<![\w*\[]){word}(?![\w*\]])", f"*{word}*", text, count=1)
     return text
 
 
-def title_of(prompt: str) -> str:
-    """Return a title made of the first words of a prompt."""
-    first = (
-        next(iter(split_sentences(prompt.strip().splitlines()[0])), "") if prompt.strip() else ""
-    )
+def title_of(text: str) -> str | None:
+    """Return a title made of the first words of a text, such as a prompt; None where it has none."""
+    first = next(iter(split_sentences(text.strip().splitlines()[0])), "") if text.strip() else ""
     words = re.findall(r"\w+(?:['-]\w+)*", first)[:7]
-    return " ".join(word[0].upper() + word[1:] for word in words) or "An Answer"
+    return " ".join(word[0].upper() + word[1:] for word in words) or None
 
 
-def contact(num_placeholders: int) -> str:
-    """Return a sentence with so many placeholders."""
-    places = [_PLACEHOLDERS[n % len(_PLACEHOLDERS)] for n in range(num_placeholders)]
-    return "For more details ask" + "".join(places) + "."
+def without_last(text: str) -> tuple[str, str] | None:
+    """Return a text without its last sentence, and that sentence; None where it is a list's, broken or all there is."""
+    lines = text.rstrip().split("\n")
+    sentences = split_sentences(lines[-1])
+    if _LIST_MARK.match(lines[-1]) or not sentences or not _WHOLE.search(sentences[-1]):
+        return None
+    last = sentences[-1]
+    rest = "\n".join([*lines[:-1], lines[-1][: lines[-1].rindex(last)]]).rstrip()
+    return (rest, last) if re.search(r"[^\W\d_]", rest) else None
 
 
 def dealt(sentences: Sequence[str], num_blocks: int) -> list[list[str]] | None:
@@ -177,7 +154,7 @@ def chosen_answer(text: str) -> str | None:
     return f"My answer is {found.pop()}." if len(found) == 1 else None
 
 
-def _longest_words(text: str) -> list[str]:
+def longest_words(text: str) -> list[str]:
     """Return words worth an emphasis: of each sentence the longest, then the next ones."""
     return list(dict.fromkeys(_by_rank(text)))
 
@@ -185,7 +162,7 @@ def _longest_words(text: str) -> list[str]:
 def _by_rank(text: str) -> Iterator[str]:
     ranked = [
         sorted(
-            (w for w in re.findall(r"[A-Za-z]{4,}", s) if w.lower() not in _STOP_WORDS),
+            (w for w in re.findall(r"[A-Za-z]{4,}", s) if w.lower() not in STOP_WORDS),
             key=len,
             reverse=True,
         )

@@ -1,7 +1,8 @@
 """Edits an answer until it follows its instructions: a weak expert's text, whole and in the form that was asked for.
 
-The words are the answer's own as far as the instructions allow; what is added is a plain sentence. Nothing is
-returned that the checkers refuse.
+The words are the answer's own, the prompt's, and those that an instruction prescribes: no sentence is this program's,
+for a policy that learns from many revised answers would repeat it. Where such words do not suffice there is no
+revision. Nothing is returned that the checkers refuse.
 """
 
 import json
@@ -10,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from uniapl.instructions import conflicts as types
-from uniapl.instructions import edits
+from uniapl.instructions import edits, weaving
 from uniapl.instructions.arguments import clean_kwargs
 from uniapl.instructions.detection import detect
 from uniapl.instructions.table import find
 from uniapl.instructions.verdicts import strict
 
-_MAX_CLOSERS = len(edits.CLOSERS)
+_MOST_DIVIDED = 8
+"""Sentences that may come from dividing others."""
 _LEAST_WORDS = 3
 _LIMITS = (types.SENTENCES, types.WORDS, types.LETTER, types.CAPITAL_WORDS, types.BULLETS)
 """What fewer sentences may follow."""
@@ -67,17 +69,20 @@ def revise(
 
 
 def _drafts(asked: _Asked, lacking: _Asked, text: str, prompt: str) -> Iterator[str]:
-    """Yield edited texts: only wrapped, then laid out anew, then with fewer sentences, then with added ones."""
+    """Yield edited texts: only wrapped, then laid out anew, then with fewer sentences, then with more of them."""
     if types.CONSTRAINED in asked:
         answer = edits.chosen_answer(text)
         yield from [answer] if answer else []
         return
     if types.LANGUAGE in asked or detect(text) not in ("en", None):
-        return  # what is added is English
+        return  # where a word may go is known of English alone
     if edits.num_distinct_words(text) < _LEAST_WORDS:
         return
-    yield _wrapped(lacking, _marked(lacking, text), prompt)
+    if (draft := _touched_up(lacking, text, prompt)) is not None:
+        yield draft
     bare = _bare(asked, text)
+    if (draft := _shortened_list(asked, bare, prompt)) is not None:
+        yield draft
     own = edits.whole_sentences(bare)
     # a list or code is no prose: what is left of it would say little
     if 2 * edits.num_distinct_words(" ".join(own)) < edits.num_distinct_words(bare):
@@ -86,13 +91,45 @@ def _drafts(asked: _Asked, lacking: _Asked, text: str, prompt: str) -> Iterator[
     if not own:
         return
     has_limit = any(name in asked for name in _LIMITS)
-    for added in range(_MAX_CLOSERS + 1):
-        for kept in range(len(own), 0 if has_limit else len(own) - 1, -1):
-            sentences = _with_keywords(asked, own[:kept])
-            closers = _allowed(asked, edits.CLOSERS)[:added]
-            draft = _laid_out(asked, [*sentences, *closers], prompt)
-            if draft is not None:
+    for supply in _supplies(asked, own, prompt):
+        for kept in range(len(supply), 0 if has_limit else len(supply) - 1, -1):
+            sentences = _with_keywords(asked, supply[:kept], prompt)
+            if sentences and (draft := _laid_out(asked, sentences, prompt)) is not None:
                 yield draft
+
+
+def _shortened_list(asked: _Asked, text: str, prompt: str) -> str | None:
+    """Return the first points of a list, where so many are asked for and there are more."""
+    count = asked.get(types.BULLETS, {}).get("num_bullets", 0)
+    points = _allowed(asked, edits.list_points(text))[:count]
+    sentences = _with_keywords(asked, points, prompt) if len(points) == count > 0 else None
+    return _laid_out(asked, sentences, prompt) if sentences else None
+
+
+def _supplies(asked: _Asked, own: list[str], prompt: str) -> Iterator[list[str]]:
+    """Yield the answer's sentences, then more and more of them by division, then behind the prompt's question."""
+    yield own
+    divided: list[str] | None = own
+    most = own
+    for _ in range(_MOST_DIVIDED):
+        divided = weaving.divided(most)
+        if divided is None:
+            break
+        most = divided
+        yield most
+    if types.BULLETS in asked:
+        yield weaving.items(own)
+    question = weaving.question(prompt)
+    if _may_open(asked, question, own):
+        yield [str(question), *own]
+        yield [str(question), *most]
+
+
+def _may_open(asked: _Asked, sentence: str | None, own: Sequence[str]) -> bool:
+    """Return whether a sentence of the prompt may stand before the answer's own."""
+    if sentence is None or types.REPEAT in asked or not _allowed(asked, [sentence]):
+        return False
+    return sentence.lower() not in " ".join(own).lower()
 
 
 def _bare(asked: _Asked, text: str) -> str:
@@ -122,26 +159,64 @@ def _allowed(asked: _Asked, sentences: Sequence[str]) -> list[str]:
     return found
 
 
-def _with_keywords(asked: _Asked, sentences: Sequence[str]) -> list[str]:
-    """Return the sentences and, behind the first, others that hold the keywords they lack."""
+def _with_keywords(asked: _Asked, sentences: list[str], prompt: str) -> list[str] | None:
+    """Return the sentences with the keywords that they lack inside; None where those have no place.
+
+    A keyword that is no noun fits behind no article: it comes with the prompt's own sentence, if that has it.
+    """
+    lacking = _lacking_keywords(asked, sentences)
+    if not all(weaving.is_noun_like(word, prompt) for word in lacking):
+        opening = weaving.first_sentence(prompt)
+        if opening is None or not _may_open(asked, opening, sentences):
+            return None
+        sentences = [opening, *sentences]
+        lacking = _lacking_keywords(asked, sentences)
+        if not all(weaving.is_noun_like(word, prompt) for word in lacking):
+            return None
+    return weaving.woven(sentences, lacking, prompt) if lacking else sentences
+
+
+def _lacking_keywords(asked: _Asked, sentences: Sequence[str]) -> list[str]:
+    """Return the keywords that are missing, each as often as it has to be added."""
     text = " ".join(sentences).lower()
     keywords = asked.get(types.EXISTENCE, {}).get("keywords", ())
-    added = edits.mention_all([word for word in keywords if word.strip().lower() not in text])
+    lacking = [word for word in keywords if word.strip().lower() not in text]
     frequency = asked.get(types.FREQUENCY, {})
     if frequency.get("relation") == "at least":
-        lacking = frequency["frequency"] - text.count(frequency["keyword"].strip().lower())
-        added += edits.mentions(frequency["keyword"], max(lacking, 0))
-    return [*sentences[:1], *added, *sentences[1:]]
+        word = frequency["keyword"]
+        lacking += [word] * (frequency["frequency"] - text.count(word.strip().lower()))
+    return lacking
+
+
+def _touched_up(lacking: _Asked, text: str, prompt: str) -> str | None:
+    """Return the text as it is laid out, with what can be put into or around it; None where nothing can."""
+    aside = None
+    if types.POSTSCRIPT in lacking:
+        divided = edits.without_last(text)
+        if divided is None:
+            return None
+        text, aside = divided
+    text = weaving.bracketed(text, _missing_placeholders(lacking, text))
+    return _wrapped(lacking, _marked(lacking, text), prompt, aside)
+
+
+def _missing_placeholders(asked: _Asked, text: str) -> int:
+    """Return how many words are to be put into brackets."""
+    wanted = asked.get(types.PLACEHOLDERS, {}).get("num_placeholders", 0)
+    return max(0, wanted - len(re.findall(r"\[.*?\]", text)))
 
 
 def _laid_out(asked: _Asked, sentences: Sequence[str], prompt: str) -> str | None:
     """Return the sentences in the form that is asked for; None if there are too few of them."""
-    if types.PLACEHOLDERS in asked:
-        sentences = [*sentences, edits.contact(asked[types.PLACEHOLDERS]["num_placeholders"])]
-    blocks = _blocks(asked, sentences)
+    text = "\n".join(sentences)
+    sentences = weaving.bracketed(text, _missing_placeholders(asked, text)).split("\n")
+    aside = None
+    if types.POSTSCRIPT in asked:
+        *sentences, aside = sentences
+    blocks = _blocks(asked, sentences) if sentences else None
     if blocks is None:
         return None
-    return _wrapped(asked, _marked(asked, _joined(asked, blocks)), prompt)
+    return _wrapped(asked, _marked(asked, _joined(asked, blocks)), prompt, aside)
 
 
 def _marked(asked: _Asked, text: str) -> str:
@@ -188,7 +263,7 @@ def _joined(asked: _Asked, blocks: list[str]) -> str:
         kwargs = asked[types.NTH_PARAGRAPH]
         place = min(kwargs["nth_paragraph"], len(blocks)) - 1
         word = kwargs["first_word"]
-        blocks[place] = f"{word[:1].upper()}{word[1:]} is what comes to mind here. {blocks[place]}"
+        blocks[place] = f"{word[:1].upper()}{word[1:]}\n{blocks[place]}"  # a heading
         return "\n\n".join(blocks)
     if types.PARAGRAPHS in asked:
         return "\n***\n".join(blocks)
@@ -200,19 +275,29 @@ def _joined(asked: _Asked, blocks: list[str]) -> str:
     return "\n\n".join(blocks)
 
 
-def _wrapped(asked: _Asked, text: str, prompt: str) -> str:
-    """Return the text with what stands around it, and in its case."""
+def _wrapped(asked: _Asked, text: str, prompt: str, aside: str | None) -> str | None:
+    """Return the text with what stands around it, and in its case; None where it lacks a title or a postscript.
+
+    Args:
+        aside: The sentence that the postscript says.
+    """
     if types.JSON in asked:
         return json.dumps({"answer": text}, ensure_ascii=False)
     if types.TITLE in asked:
+        titles = filter(None, (edits.title_of(prompt), edits.title_of(text)))
+        title = next(iter(_allowed(asked, list(titles))), None)
+        if title is None:
+            return None
         between = "\n" if types.NTH_PARAGRAPH in asked else "\n\n"
-        text = f"<<{edits.title_of(prompt)}>>{between}{text}"
+        text = f"<<{title}>>{between}{text}"
     if types.REPEAT in asked:
         text = f"{asked[types.REPEAT]['prompt_to_repeat']}\n\n{text}"
     if types.POSTSCRIPT in asked:
-        closer = next(iter(_allowed(asked, edits.CLOSERS[1:])), "Thank you.")
+        if aside is None:
+            return None
+        aside = edits.without_commas(aside) if types.NO_COMMA in asked else aside
         between = "\n" if types.NTH_PARAGRAPH in asked else "\n\n"
-        text = f"{text}{between}{asked[types.POSTSCRIPT]['postscript_marker']} {closer}"
+        text = f"{text}{between}{asked[types.POSTSCRIPT]['postscript_marker']} {aside}"
     if types.END in asked:
         glue = "\n" if types.BULLETS in asked else " "
         text = f"{text}{glue}{asked[types.END]['end_phrase']}"
