@@ -113,6 +113,17 @@ def test_each_step_has_demonstrations_of_its_own() -> None:
     assert_close(results[0].metrics["objective/sft"], -torch.cat(first).mean())
 
 
+def test_held_out_log_ratios_are_those_of_the_policy_that_sampled() -> None:
+    """With several updates per batch they are measured before the first; later the policy has moved on."""
+    settings = {"discriminator": {"warmup_steps": 0}}
+    one = make_trainer("uniapl", **settings)
+    several = make_trainer("uniapl", **settings, rollout={"updates_per_rollout": 2})
+    name = "discriminator/held_out_log_ratio"
+    found = [trainer.train_step().metrics for trainer in (one, several, several, several)]
+    assert [name in row for row in found] == [True, True, False, True]
+    assert ["discriminator/margin" in row for row in found] == [True, True, False, True]
+
+
 def test_a_discriminator_from_elsewhere_works_in_the_loop() -> None:
     """`one_step.Fixed` is not in the package: constant credit, nothing to learn, frozen."""
     credit = 0.5

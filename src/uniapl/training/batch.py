@@ -72,7 +72,7 @@ def draw_request(
     drawn = _draw(recipe, mixture, weights)
     if not recipe.rolls_out(weights):
         return Request(drawn, [], [], [])
-    measured = [held_out.take(recipe.num_held_out) for _ in drawn]
+    measured = _held_out(recipe, held_out, len(drawn))
     asked = [_prompts(part, recipe.num_demonstration_prompts) for part in drawn]
     ranked = [[d.prompt for d in part if recipe.samples_held_out] for part in measured]
     return Request(drawn, measured, asked, ranked)
@@ -185,6 +185,20 @@ def _draw(recipe: Recipe, mixture: Mixture, weights: TermWeights) -> list[MixedB
         )
         for _ in range(recipe.config.rollout.updates_per_rollout)
     ]
+
+
+def _held_out(
+    recipe: Recipe, held_out: Stream[Demonstration], num_parts: int
+) -> list[tuple[Demonstration, ...]]:
+    """Return the held-out demonstrations of each part.
+
+    Log-ratios are all measured in the first part: there the policy is still π_old, as it is for the rollouts that they
+    are held against.
+    """
+    taken = [held_out.take(recipe.num_held_out) for _ in range(num_parts)]
+    if recipe.samples_held_out:
+        return taken
+    return [tuple(d for part in taken for d in part), *[()] * (num_parts - 1)]
 
 
 def _prompts(part: MixedBatch, num_paired: int) -> list[Prompt]:
