@@ -71,7 +71,7 @@ class MixedBatch:
     prompts: tuple[Prompt, ...]
     """Preference prompts: rolled out and rewarded."""
     pairs: tuple[PreferencePair, ...] = ()
-    """For the discriminator alone."""
+    """Chosen and rejected completions: for the policy (DPO) and for a `scalar` discriminator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A real vLLM server: what the played one stands for (docs/scaling.md says how to start it).
+"""A real vLLM server: what the played one stands for (docs/scaling-vllm.md says how to start it).
 
 It serves the miniature, or the folder that UNIAPL_VLLM_MODEL names: on a CPU vLLM 0.32 keeps an old copy of a head that
 is tied to the embeddings, as the miniature's is. Started with `--enable-lora --max-lora-rank 16`, it is asked for

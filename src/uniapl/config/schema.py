@@ -154,7 +154,7 @@ class RolloutConfig(Section):
     `engine: vllm` it is 2 unless set."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What samples: `transformers`, on the policy itself; `vllm`, servers that get its weights before every batch
-    (docs/scaling.md)."""
+    (docs/scaling-vllm.md)."""
     servers: tuple[str, ...] = ()
     """Only `vllm`: their addresses, such as `[http://127.0.0.1:8000]`; prompts are dealt to them in turn."""
     ahead: Annotated[int, Field(ge=0, le=1)] = 0
@@ -197,7 +197,8 @@ class DiscriminatorConfig(Section):
     `expert`: the expert, None with `hint`: the policy before training; `reference`: a sequence-classification
     model with one label. With `servers`: the name of the served model, None: the only one."""
     servers: tuple[str, ...] = ()
-    """`expert` and `reference`: URLs of vLLM servers that score instead of a local model (docs/discriminators.md)."""
+    """Only `expert` and `reference`: URLs of vLLM servers that score instead of a local model
+    (docs/discriminators.md)."""
     hint: bool = False
     """Only `expert`: it reads the demonstration in its prompt, so only demonstration prompts are credited."""
     hint_template: str = HINT_TEMPLATE
@@ -205,7 +206,7 @@ class DiscriminatorConfig(Section):
     pair_template: str = "plain"
     """Only `reference`: `plain`, `polar`, or a text with `{prompt}`, `{reference}` and `{candidate}`."""
     frozen: bool = True
-    """Only `reference`: whether the scorer stays as it is; else it learns in every step."""
+    """Only `reference`: `true`: the scorer stays as it is; `false`: it learns in every step."""
     backbone: Literal["copy", "lora"] = "copy"
     """`copy`: own weights; `lora`: an adapter on the frozen weights of the reference, or of the model in `path`."""
     learning_rate: PositiveFloat | None = None
@@ -220,10 +221,11 @@ class ConstraintConfig(Section):
     """How λ, the weight of the adversarial term, is set."""
 
     target: PositiveFloat | None = None
-    """Distance to the expert that counts as close enough; None: λ is fixed. `likelihood`: ε of KL(π ‖ expert), nats
-    per token; `scalar`: accuracy with which the discriminator ranks the expert first, above 0.5 (cannot tell)."""
+    """ε, the distance to the expert that counts as close enough; None: λ is fixed. `likelihood` and `expert`: KL(π ‖
+    expert), nats per token; `scalar` and `reference`: the accuracy with which the discriminator ranks the expert first,
+    between 0.5 (it cannot tell) and 1."""
     rate: PositiveFloat = 0.5
-    """Only with a target: η of λ ← λ·exp(η·(distance - target)), from 0.01 to 1; there it reads as `saturated`."""
+    """Only with a target: η of λ ← λ·exp(η·(distance - target)). λ stays from 0.01 (`slack`) to 1 (`saturated`)."""
     prompts_per_step: PositiveInt = 8
     """Held-out demonstrations on which a step measures the discriminator."""
 
@@ -243,7 +245,7 @@ class ObjectiveConfig(Section):
     """μ of the methods `chord` and `a-chord`: the weight of the demonstrations; that of the rewards is 1 - μ, and λ
     stays as it is."""
     pair_weight: Weight = 0.0
-    """Weight of DPO's loss on `data.pairs`, chosen against rejected, beside the reference."""
+    """Weight of DPO's loss on `data.pairs`: chosen against rejected completions, relative to the reference."""
     pair_beta: PositiveFloat = 0.1
     """β of that loss, per nat: the larger, the closer the policy stays to the reference."""
     kl_coef: Weight = 0.0
@@ -255,8 +257,8 @@ class ObjectiveConfig(Section):
     advantage_scale: Literal["group", "batch", "none"] = "group"
     """Centred rewards are divided by the standard deviation of their group, of the batch, or not at all."""
     reward_normalisation: Literal["tokens", "signal", "constant"] = "tokens"
-    """N_reward counts the rewarded tokens; those of groups whose rewards differ (DAPO drops the others); or rewarded
-    completions times `rollout.max_completion_tokens` (Dr. GRPO)."""
+    """N_reward is, with `tokens`, the number of rewarded tokens; with `signal`, of those in groups whose rewards differ
+    (DAPO drops the others); with `constant`, rewarded completions times `rollout.max_completion_tokens` (Dr. GRPO)."""
     policy_gradient: Literal["ppo", "gspo", "cispo"] = "ppo"
     """`ppo`: a clipped ratio per token; `gspo`: per completion (GSPO-token); `cispo`: clips the ratio, keeps every
     token's gradient. They differ if updates_per_rollout > 1."""

@@ -48,12 +48,12 @@ def build_discriminator(
         recipe: The run.
         backbone: The language model that it works with; None where a form needs none in this process.
         chat: How the policy reads prompts; only hints and servers ask for it.
-        own_chat: How the backbone does; None: it reads the policy's token ids.
+        own_chat: How the backbone reads prompts; None: it reads the policy's token ids.
         seen: The run's data: sizes are checked on it, and `reference` finds the expert's second texts in it.
         ranks: Each judges and learns a part of every step.
 
     Raises:
-        InputError: A model or a server cannot be had, or is another one than the form needs.
+        InputError: A model or a server is not there, or the form cannot work with it.
     """
     if recipe.form is None:
         return None

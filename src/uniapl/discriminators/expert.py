@@ -21,7 +21,7 @@ from uniapl.discriminators.scoring import TokenScorer, held_out_log_ratio, judge
 from uniapl.types import Demonstration, MixedBatch, RolloutBatch
 
 MAX_HINTED_PAIRS = 32
-"""So many pairs of demonstrations tell whether a model can read hints."""
+"""On at most so many pairs of demonstrations it is measured whether a model can read hints."""
 
 
 class Expert:
@@ -75,7 +75,8 @@ class HintGain:
 def hint_gain(expert: Expert, demonstrations: Sequence[Demonstration]) -> HintGain | None:
     """Measure whether the expert can read hints, on prompts that have two demonstrations; None if there are none.
 
-    At or below 0 the hint tells the model nothing of how the expert writes, and its credit is worth nothing.
+    If the gain is at or below 0, the hint tells the model nothing of how the expert writes, and its credit is worth
+    nothing. The mean is over the tokens of all second demonstrations.
     """
     by_prompt: dict[tuple[int, ...], list[Demonstration]] = {}
     for demonstration in demonstrations:

@@ -1,4 +1,4 @@
-"""What tells a discriminator that works from one that does not: numbers about what it says of rollouts."""
+"""Metrics of what a discriminator says of rollouts: they tell one that works from one that does not."""
 
 import math
 from collections.abc import Mapping
@@ -20,13 +20,17 @@ def step_health(
     old_logprobs_T: Tensor,
     held_out: Mapping[str, float],
 ) -> dict[str, float]:
-    """Return `discriminator/*` metrics of a step: how d varies inside groups, and what it goes with there.
+    """Return `discriminator/*` metrics of a step: how d varies inside groups, and with what it correlates there.
 
     Args:
         batch: The step's rollouts.
         judgement: What was said of them.
         old_logprobs_T: log π_old of their tokens, nats.
         held_out: What `Discriminator.measure` found.
+
+    Returns:
+        Means over judged rollouts, or over credited tokens where the metric is a log-ratio (nats per token).
+        Correlations are pooled over groups. What has no finite value is left out.
     """
     logits_GxN = completion_logits(batch, judgement, old_logprobs_T)
     is_judged_GxN = judged_completions(batch, judgement)
@@ -80,7 +84,7 @@ def completion_logits(batch: RolloutBatch, judgement: Judgement, old_logprobs_T:
 
 
 def judged_completions(batch: RolloutBatch, judgement: Judgement) -> Tensor:
-    """[groups, group_size]: True where the rollout's tokens carry credit."""
+    """Return True for each rollout whose tokens carry credit, [groups, group_size]."""
     ends = torch.tensor([len(r.token_ids) for r in batch.rollouts]).cumsum(0) - 1
     last = ends.to(judgement.is_credited_T.device)
     return judgement.is_credited_T[last].view(-1, batch.group_size)
@@ -94,7 +98,11 @@ def ranking(
     Args:
         expert_logits_P: d of the expert's completion of each paired prompt, [prompts].
         logits_PxN: d of the rollouts of these prompts, [prompts, group_size].
-        is_counted_PxN: Which of them count.
+        is_counted_PxN: Which of the rollouts count, [prompts, group_size].
+
+    Returns:
+        `accuracy` (a tie counts ½) and `pair_margin` (logits), means over pairs of an expert's completion and a counted
+        rollout; nothing if no rollout counts.
     """
     experts = expert_logits_P[:, None].expand_as(logits_PxN)[is_counted_PxN]
     rollouts = logits_PxN[is_counted_PxN]
@@ -113,5 +121,5 @@ def reward_table(batch: RolloutBatch, device: torch.device) -> tuple[Tensor, Ten
 
 
 def finite(values: Mapping[str, float | None]) -> dict[str, float]:
-    """Leave out what is no finite number."""
+    """Return the values that are finite numbers."""
     return {n: value for n, value in values.items() if value is not None and math.isfinite(value)}

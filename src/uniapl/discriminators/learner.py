@@ -16,7 +16,7 @@ from uniapl.models.scalar_model import ScalarModel
 
 
 class Trainable(Protocol):
-    """A model whose weights have names, and of which some learn."""
+    """A model whose weights have names; some of them learn."""
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the weights that learn."""
@@ -95,6 +95,6 @@ class Learner:
             self.optimizer.load_state_dict(state["optimizer"])
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the weights that learn by name; a shared backbone is nobody's to save."""
+        """Return the weights that learn, by name; the frozen weights of a shared backbone are not saved."""
         learning = set(map(id, self.parameters))
         return {n: p for n, p in self.model.named_parameters() if id(p) in learning}

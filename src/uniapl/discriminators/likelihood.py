@@ -1,8 +1,8 @@
-"""`likelihood`: log p_φ - log π_old, with p_φ a second language model that learns the demonstrations along.
+"""`likelihood`: log p_φ - log π_old, with p_φ a second language model that learns the demonstrations as well.
 
 This is the structured discriminator of AIRL (arXiv 1710.11248) over tokens. It learns by likelihood alone: the
 optimum of -log p_φ(y*) is p_expert itself, so that the credit tends to the ideal logit log p_expert - log π. Ranking
-completions by mean log-ratios has another optimum, which exaggerates log-ratios the more, the longer the completions.
+completions by mean log-ratios has another optimum: it exaggerates log-ratios, and more so for longer completions.
 """
 
 from collections.abc import Sequence

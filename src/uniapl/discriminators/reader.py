@@ -1,6 +1,6 @@
-"""How another model than the policy reads a prompt: by its own chat template, perhaps with the demonstration in it.
+"""How a model that is not the policy reads a prompt: by its own chat template, perhaps with the demonstration in it.
 
-The completion's token ids are shared; so both models must have the same tokens.
+It reads the policy's token ids of the completion, so both models must have the same tokens.
 """
 
 import re
@@ -14,10 +14,10 @@ from uniapl.models.packing import TokenSequence
 from uniapl.types import Demonstration, Message, Prompt, Rollout, RolloutBatch
 
 LONGEST_PROMPTS = 32
-"""So many of the longest prompts are tried before the first step."""
+"""So many prompts, the longest ones, are tried before the first step."""
 
 Render = Callable[[Sequence[Message]], tuple[int, ...]]
-"""Turns to the ids of a prompt: how a server does by its model's own chat template."""
+"""Renders turns as the ids of a prompt; a server does so by its model's own chat template."""
 
 
 class PromptReader:
@@ -34,7 +34,7 @@ class PromptReader:
         Args:
             chat: The model's own tokenizer and template; None: it reads the policy's token ids.
             hint_template: The last user turn, with `{prompt}` and the demonstration, `{completion}`; None: no hint.
-            render: In the place of `chat`: a server's.
+            render: Takes the place of `chat` where a server renders prompts.
         """
         assert chat is not None or render is not None or hint_template is None
         self.chat = chat

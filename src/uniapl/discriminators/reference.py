@@ -41,13 +41,13 @@ class Reference:
 
         Args:
             recipe: The run.
-            scorer: In this process if it learns.
-            demonstrations: All that are trained on: the expert's other texts are found among them.
-            held_out: The same for those that only measure.
+            scorer: A `LocalTexts` if it learns.
+            demonstrations: All that are trained on; the expert's second texts are found among them.
+            held_out: Demonstrations that only measure; second texts are found among them, too.
             ranks: Each scores some of the texts; all get all scores.
 
         Raises:
-            InputError: It shall learn or move λ, and no prompt has two demonstrations.
+            InputError: The scorer learns or moves λ, and no prompt has two demonstrations.
         """
         config = recipe.config
         self.scorer, self.ranks = scorer, ranks
@@ -85,7 +85,7 @@ class Reference:
     def _rank(
         self, batch: RolloutBatch, *, learns: bool
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """Return d of the rollouts (0 where it is not judged), which are, and how fresh texts rank above them."""
+        """Return d of the rollouts (0 for one not judged), which are judged, and how fresh texts rank above them."""
         size = batch.group_size
         paired = {g: expert for g, expert in enumerate(batch.experts) if expert is not None}
         judged = [

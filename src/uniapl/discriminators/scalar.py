@@ -39,8 +39,8 @@ class Scalar:
     ) -> Judgement:
         """As `Discriminator.judge`; the expert's completions of the same prompts are scored in the same forward.
 
-        `data.pairs` add the mean loss over all of their own pairs. A truncated rollout is neither ranked nor
-        credited: its last token is not its end. The expert's completion in a group is neither, either.
+        The user's `data.pairs` add a loss of their own, the mean over them. A truncated rollout is neither ranked nor
+        credited, since its last token is not its end. The same holds for the expert's completion in a group.
         """
         logits_GxN, is_whole_GxN, found, loss = self._rank(batch, learns=True)
         added, accuracy = self._learn_pairs(data)
@@ -60,7 +60,7 @@ class Scalar:
     def _rank(
         self, batch: RolloutBatch, *, learns: bool
     ) -> tuple[Tensor, Tensor, dict[str, float], float]:
-        """Return d of the rollouts, which are whole, how the experts rank above them, and the loss."""
+        """Return d of the rollouts, which of them count, how the experts rank above them, and the loss."""
         rollouts = list(map(sequence_of, batch.rollouts))
         experts = [sequence_of(e) for e in batch.experts if e is not None]
         size, num_paired = batch.group_size, len(experts)
@@ -102,7 +102,7 @@ class Scalar:
         return logits, self.ranks.sums({"loss": loss}, "the discriminator's loss")["loss"]
 
     def _pack(self, sequences: Sequence[TokenSequence]) -> list[Packed]:
-        """All completions of a prompt are in one micro-batch, so every pair is in one."""
+        """Pack all completions of a prompt into one micro-batch, so that a pair is never divided."""
         packed = pack(sequences, self.micro_batch_tokens, split_groups=False)
         return [p.to(self.learner.device) for p in packed]
 

@@ -1,4 +1,4 @@
-"""Log-probs of given tokens under a model that is not the policy, scores of completions, and what both are worth."""
+"""Log-probs of given tokens under a model that is not the policy, and how these and scores become judgements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -80,6 +80,12 @@ def judge_tokens(
     """Return log p of every rollout token that is read, as the judgement of a log-ratio form.
 
     A credit per token is valid on a truncated rollout too.
+
+    Args:
+        batch: The step's rollouts.
+        reader: Says what the model reads of each rollout, and which rollouts it does not read.
+        scorer: Gives log p, nats.
+        credit_clamp: Bound of a token's log-ratio as credit, nats.
     """
     read = reader.rollouts(batch)
     asked = [sequence for sequence in read if sequence is not None]
@@ -99,7 +105,7 @@ def held_out_log_ratio(
     scorer: TokenScorer,
     policy_logprobs: PolicyLogprobs,
 ) -> dict[str, float]:
-    """Return the mean of log p - log π over the held-out demonstrations' tokens, nats; nothing without any."""
+    """Return the mean of log p - log π over all tokens of the held-out demonstrations, nats; {} without any."""
     experts = [expert for expert in held_out.experts if expert]
     if not experts:
         return {}

@@ -1,4 +1,4 @@
-"""An expert or a scorer behind vLLM servers, in the place of a model in this process.
+"""An expert or a scorer behind vLLM servers, which takes the place of a model in this process.
 
 The expert answers `/v1/completions` on token ids with `prompt_logprobs`, which are those at temperature 1. It renders
 prompts by its own chat template (`/tokenize`), and `/detokenize` shows that its tokens are the policy's. A scorer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 KEY = "VLLM_API_KEY"
-"""The environment variable whose key servers are sent, if there is one."""
+"""The environment variable that holds the servers' key, if they ask for one."""
 
 CONCURRENCY = 16
 """Requests in flight per server, at most."""

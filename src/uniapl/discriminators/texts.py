@@ -19,7 +19,7 @@ _MARK = re.compile(r"<\|[^<>|]*\|>|\[[A-Z][A-Z0-9_]*\]")
 """How tokenizers spell the tokens by which a template tells its parts apart."""
 
 LONGEST_TEXTS = 32
-"""So many of the longest texts are measured before the first step."""
+"""So many texts, the longest ones, are measured before the first step."""
 
 
 class TextScorer(Protocol):
@@ -76,8 +76,8 @@ class PairText:
 class SecondTexts:
     """The expert's texts by prompt, thoughts left out.
 
-    Beside a reference, only another text shows what the expert's completions score: the reference itself is the
-    same text twice.
+    The score of the reference itself says nothing, since the scorer then reads the same text twice. Only another text
+    of the expert shows how the expert's completions score.
     """
 
     def __init__(self, demonstrations: Sequence[Demonstration]) -> None:

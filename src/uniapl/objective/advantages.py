@@ -72,9 +72,9 @@ def zero_std_fraction(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> float | No
 def has_signal(rewards_GxN: Tensor, has_reward_GxN: Tensor) -> Tensor:
     """Say which rollouts have a reward and a sibling with another one.
 
-    The advantage of the others is 0, but their tokens count in N_reward and so weaken the reward term. To take this
-    mask for "is rewarded" leaves them out of N_reward and changes nothing else. `reward_advantages` must still get
-    all rewards, or its "batch" deviation would change too.
+    The advantage of all other rollouts is 0, but their tokens count in N_reward and so weaken the reward term. If this
+    mask takes the place of "is rewarded", it leaves them out of N_reward and changes nothing else. `reward_advantages`
+    must still get all rewards, or its "batch" deviation would change too.
     DAPO (arXiv 2503.14476) samples until every group has a signal (dynamic sampling). This does not sample again: the
     step then learns from fewer groups, each with the weight it would have in a batch of such groups only.
 

@@ -1,8 +1,8 @@
-"""The discriminator's pair loss, and A_adv: what its judgement of rollouts is worth per token.
+"""The discriminator's pair loss, and A_adv, the advantage that its judgement gives to the tokens of rollouts.
 
-`d(x, y)` is a logit per completion, high = looks like the expert. Log-ratio forms have k_t = log p_expert - log π_old
-per token, nats (the structured discriminator of AIRL, arXiv 1710.11248); the `scalar` form (GAD, arXiv 2511.10643) has
-a head.
+`d(x, y)` is a logit per completion, high = looks like the expert. Log-ratio forms (`likelihood`, `expert`) have
+k_t = log p_expert - log π_old per token, in nats (the structured discriminator of AIRL, arXiv 1710.11248). Ranking
+forms (`scalar`, as in GAD, arXiv 2511.10643, and `reference`) give one logit per completion. No function raises.
 """
 
 import torch
@@ -19,8 +19,8 @@ def bradley_terry_loss(
     """Return -log σ(d(y*) - d(y)) of each pair: the loss of pairwise preferences, as in GAD (arXiv 2511.10643).
 
     Args:
-        expert_logits_P: d(x, y*), [P].
-        rollout_logits_P: d(x, y) of the same prompts, [P].
+        expert_logits_P: d(x, y*), [P], with gradient.
+        rollout_logits_P: d(x, y) of the same prompts, [P], with gradient.
 
     Returns:
         [P], nats, to be averaged over pairs and minimised; log 2 at chance.
@@ -60,15 +60,16 @@ def token_credit(ratios_T: Tensor, credit_clamp: float) -> Tensor:
 def completion_credit(
     logits_GxN: Tensor, is_counted_GxN: Tensor, running_std: Tensor | float, std_floor: float
 ) -> Tensor:
-    """Return A_adv of the `scalar` form: centred in its group, divided by max(group std, running std, floor).
+    """Return A_adv of forms that credit completions: (d - mean of its group) / max(group std, running std, floor).
 
-    GAD (arXiv 2511.10643) divides by the group's deviation alone, as GRPO does with rewards.
+    GAD (arXiv 2511.10643) divides by the group's deviation alone, as GRPO does with rewards. The maximum keeps the
+    credit small where the rollouts of a group look alike.
 
     Args:
-        logits_GxN: d of rollouts, [G, N].
+        logits_GxN: d of rollouts, [G, N], finite.
         is_counted_GxN: False leaves a rollout out of mean and deviation and gives it 0, [G, N].
-        running_std: Average of past group deviations; a group whose rollouts look alike stays small.
-        std_floor: Least divisor, above 0.
+        running_std: Moving average of past group deviations, in logits; 0 if there was none yet.
+        std_floor: Least divisor, in logits, above 0.
 
     Returns:
         [G, N], in deviations; 0 in a group with one counted rollout or none.

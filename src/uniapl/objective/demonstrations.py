@@ -10,8 +10,8 @@ from torch import Tensor
 def phi_weights(logprobs_T: Tensor) -> Tensor:
     """Return φ_t = p_t (1 - p_t), p_t = π_θ(y*_t), of each expert token (CHORD-φ, arXiv 2508.11408).
 
-    The term is the sum of -φ_t log π_θ(y*_t) over the number of tokens, not over the sum of φ. Tokens that the policy
-    is sure of teach little, and so do those that it holds impossible.
+    The term is the sum of -φ_t log π_θ(y*_t) divided by the number of tokens, not by the sum of φ. Tokens that the
+    policy is sure of teach little, and so do those that it holds impossible.
 
     Args:
         logprobs_T: log π_θ(y*_t), [T], nats, at most 0 (rounding above it is cut).

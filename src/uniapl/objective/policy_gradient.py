@@ -1,8 +1,8 @@
 """What a rollout token adds to the objective: probability ratios, surrogates of the policy gradient, the KL penalty.
 
 A ratio compares the policy that learns with the one that sampled: per token (PPO, GRPO) or per sequence (GSPO). A
-surrogate multiplies it with the token's weight w_t, an advantage already divided by the number of tokens of the step;
-it is to be maximised. Its gradient is what counts, its value is not a reward.
+surrogate multiplies it by the token's weight w_t, an advantage that is already divided by the step's number of tokens.
+The surrogate is maximised. Its gradient is what counts; its value is not a reward.
 
 Unlike in the papers, a log-ratio above `MAX_LOG_RATIO` is cut before it is exponentiated, and a token without weight
 is left out before that. So a ratio that would overflow gives neither 0 · ∞ nor an infinite gradient.

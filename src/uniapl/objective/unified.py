@@ -62,7 +62,7 @@ class RolloutTokens:
 class Scale:
     """What is the same for all micro-batches of a step: the terms' weights, the counts of their tokens, the clip.
 
-    A count of 0 divides nothing: no token then carries the term.
+    Counts are tokens of the whole step. Where a count is 0, no token carries the term, and nothing is divided by it.
     """
 
     sft_weight: float = 0.0
@@ -124,6 +124,10 @@ def unified_objective(
         separates: Whether the terms of the rollouts are also wanted one by one.
 
     At least one of the two kinds of tokens must be there.
+
+    Returns:
+        Loss and terms: sums over the micro-batch's tokens, divided by the counts of the whole step and multiplied by
+        the terms' weights.
     """
     losses: list[Tensor] = []
     terms: dict[str, Tensor] = {}

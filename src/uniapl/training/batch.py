@@ -1,4 +1,4 @@
-"""The first half of a step: draw data, reward the rollouts of its prompts (`sampling` asks for them).
+"""The first half of a step: it draws data and rewards the rollouts of its prompts. `sampling` asks for the rollouts.
 
 One batch serves `rollout.updates_per_rollout` steps. Each of them gets a part of its own: other demonstrations and
 other prompts, so that no rollout is learned from twice.
@@ -35,7 +35,7 @@ class StepData:
     held_out: RolloutBatch | None = None
     """Held-out demonstrations, with rollouts on their prompts where the discriminator ranks completions."""
     old_logprobs_T: Tensor | None = None
-    """log π_old of each rollout token, nats; None where the update learns it from its own forward: π is still π_old."""
+    """log π_old of each rollout token, nats. None where π is still π_old: the update's own forward then gives it."""
     ref_logprobs_T: Tensor | None = None
     """The reference's log-prob of each rollout token, nats; None without the KL term."""
 
@@ -68,6 +68,9 @@ def draw_request(
         mixture: Where demonstrations, prompts and pairs come from.
         held_out: Where the demonstrations that measure the constraint come from.
         weights: The terms' weights while the batch serves.
+
+    Returns:
+        What each part of the batch has drawn; no prompts to answer if no term and no discriminator needs rollouts.
     """
     drawn = _draw(recipe, mixture, weights)
     if not recipe.rolls_out(weights):
@@ -88,7 +91,7 @@ def draw_batch(
 ) -> list[StepData]:
     """Return the parts of a new batch, one per step that it serves, in their order.
 
-    The parts are StepData without rollouts where these weights need none.
+    Where these weights need no rollouts, the parts have none.
 
     Args:
         recipe: The run.
@@ -235,8 +238,13 @@ def _put_experts(
 def shaped(data: StepData, judgement: Judgement, strength: float) -> StepData:
     """Return the step's data with λ·d(x, y) added to the total reward of every rollout that was judged.
 
-    d is the logit of a form that ranks completions, and the mean of log p_expert - log π_old over the tokens of a
-    log-ratio form. What a rollout earned without it stays in the breakdown.
+    For a form that credits completions, d is its logit. For a log-ratio form, d is the mean of log p_expert - log π_old
+    over the completion's tokens, in nats. The breakdown keeps what the rollout earned without it.
+
+    Args:
+        data: The step's, with rollouts and log π_old.
+        judgement: Of these rollouts.
+        strength: λ, in reward units per unit of d.
     """
     batch, old_logprobs_T = data.rollouts, data.old_logprobs_T
     assert batch is not None
@@ -286,6 +294,7 @@ def flat_logprobs(
         model: The policy or the reference.
         sequences: What to score.
         recipe: Says the temperature and the size of a micro-batch.
+        ranks: Each forwards some of the micro-batches; all get all log-probs.
 
     Returns:
         [T], nats, in the order of `completion_offsets`, without gradient.

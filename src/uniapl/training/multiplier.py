@@ -8,10 +8,11 @@ from uniapl.config.recipe import GREATEST_WEIGHT, LEAST_WEIGHT, Recipe
 from uniapl.objective.constraint import constraint_state, next_weight, smooth
 
 ROUNDING = 1e-6
-"""Margin up to which a discriminator tells nothing, nats per token: what two equal models differ by in float32."""
+"""At a margin up to this, in nats per token, a discriminator tells nothing: two equal models differ by so much in
+float32."""
 
 SMOOTHING = 0.8
-"""Weight of the past in what is measured step by step."""
+"""Weight of the past in the moving averages of margin and distance."""
 
 
 @dataclass(slots=True)

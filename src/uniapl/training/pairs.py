@@ -39,7 +39,7 @@ def accumulate_pairs(
         ranks: Each takes some of the micro-batches.
 
     Returns:
-        `objective/pairs*` (loss and accuracy are means over the pairs, unweighted); tokens through the policy.
+        `objective/pairs*` (loss in nats and accuracy are means over the pairs, without `weight`); tokens forwarded.
     """
     sequences = [
         TokenSequence(pair.prompt.token_ids, ids)
@@ -88,5 +88,5 @@ def _measured(loss_P: Tensor, lengths_P: Tensor, weight: float, beta: float) -> 
 
 
 def _sums(logprobs_T: Tensor, packed: Packed) -> Tensor:
-    """[sequences of the micro-batch]: log-probs of whole completions, nats."""
+    """Return the log-prob of each whole completion of a micro-batch, [sequences], nats."""
     return sequence_sum(logprobs_T, packed.sequence_index, len(packed.sequences))

@@ -1,4 +1,4 @@
-"""Who asks for rollouts, and when: of this batch now, or of the next one while the steps of this one train.
+"""Asks for rollouts: for this batch now, or for the next batch while the steps of this one train.
 
 With `rollout.ahead` the servers are never idle, and the policy learns from rollouts of weights that are one batch
 older. The ratio of the objective is still taken against the weights at the batch's first update, and the truncated
@@ -24,7 +24,7 @@ class Sampled:
     request: Request
     rollouts: list[Rollout]
     step: int
-    """Updates that the weights had seen which sampled."""
+    """Updates done when the weights that sampled were taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Sampler:
         self._begun: _Begun | None = None
 
     def next_batch(self, step: int, weights: TermWeights) -> Sampled:
-        """Return a batch for the steps that come; let the one after it begin, if that is asked for.
+        """Return a batch for the next steps; with `rollout.ahead`, begin to sample the batch after it.
 
         Args:
             step: Updates done.
@@ -96,7 +96,7 @@ class Sampler:
         return {"mixture": self._mixture.state_dict(), "held_out": self._held_out.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the data's streams stand, and a batch that is being sampled, once it is."""
+        """Return where the data's streams stand; a batch that is being sampled is waited for and saved, too."""
         begun = self._begun
         if begun is None:
             return self._streams()

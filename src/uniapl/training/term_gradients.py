@@ -1,10 +1,10 @@
-"""Which term pulls how hard, and do they agree? The gradient of each term by itself.
+"""The gradient of each term by itself: how hard each term pulls, and whether the terms agree.
 
-Weighted as they act, the gradients of the terms sum to the gradient of the step before it is clipped. The
-policy moves by Adam, so a norm is a pull, not a step. Measuring takes a backward pass per term and
-micro-batch through the forward that the step makes anyway: each adds about two thirds of the time of a
-plain update. Its memory is one gradient per term and one more. The step's own gradient, the
-weights and the random numbers stay what they were, bit for bit.
+Weighted as they act, the gradients of the terms sum to the gradient of the step before it is clipped. Adam scales the
+gradient, so a term's norm says how hard it pulls, not how far the policy moves. Measuring takes one backward pass per
+term and micro-batch, through the forward that the step makes anyway. Each adds about two thirds of the time of a plain
+update. The memory is that of one gradient per term and one more. The step's own gradient, the weights and the random
+numbers stay what they were, bit for bit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ class TermGradients:
                 total[place] = total[place] + share
 
     def sum_over(self, ranks: Ranks) -> None:
-        """Sum over the ranks; a term that a rank has not met is 0 there."""
+        """Sum the gradients over the ranks; a rank that has not met a term adds 0 to it."""
         counts = torch.tensor([int(term in self.sums) for term in TERMS])
         ranks.sum_([counts], "which terms act")
         acting = [term for term, count in zip(TERMS, counts.tolist(), strict=True) if count]
@@ -54,7 +54,10 @@ class TermGradients:
             ranks.sum_(self.sums[term], f"the gradient of {term}")
 
     def metrics(self) -> dict[str, float | None]:
-        """Return norms and cosines; no cosine with a gradient that is zero."""
+        """Return the norm of each term's gradient, over all parameters, and the cosine of each two of them.
+
+        There is no cosine where one of the two gradients is zero.
+        """
         norms = {term: self._product(term, term) ** 0.5 for term in TERMS if term in self.sums}
         metrics: dict[str, float | None] = {
             f"objective/{term}_grad_norm": norm for term, norm in norms.items()
@@ -66,7 +69,7 @@ class TermGradients:
         return metrics
 
     def _product(self, one: str, other: str) -> float:
-        """Inner product over all parameters."""
+        """Return the inner product of two terms' gradients over all parameters."""
         pairs = zip(self.sums[one], self.sums[other], strict=True)
         products = [torch.dot(a.flatten(), b.flatten()) for a, b in pairs]
         return torch.stack(products).sum(dtype=torch.float64).item()

@@ -29,7 +29,7 @@ from uniapl.training.term_gradients import TermGradients
 from uniapl.types import Demonstration
 
 SAMPLED_WEIGHTS = 1024
-"""So many of each tensor are watched: enough to see whether updates move the weights at all."""
+"""So many weights of each tensor are watched: enough to see whether updates move the weights at all."""
 
 Metrics = dict[str, float | None]
 
@@ -110,7 +110,7 @@ class StepTokens:
             logprobs: log π_θ of its completion tokens, nats, with gradient, [targets].
         """
         places, logprobs_T = packed.token_index[is_rollout], logprobs[is_rollout]
-        # on the first update the ratio is taken against this very number, or ρ is not 1
+        # on the first update the ratio must be taken against these very numbers: else rounding keeps ρ from being 1
         now_T, is_expert_T = logprobs_T.detach(), self.is_expert_T[places]
         old_T = now_T
         if self.old_logprobs_T is not None:
@@ -134,7 +134,7 @@ class StepTokens:
 
     @property
     def num_tokens(self) -> int:
-        """All of them, masked ones included."""
+        """T: all rollout tokens, masked ones included."""
         return len(self.sampling_logprobs_T)
 
 
@@ -172,7 +172,7 @@ def step_scale(
 
 
 def _num_rewarded(tokens: StepTokens, recipe: Recipe) -> int:
-    """N_reward: rewarded tokens, or rewarded completions times the greatest length."""
+    """Return N_reward, in tokens: the rewarded tokens, or rewarded completions times the greatest length."""
     if recipe.config.objective.reward_normalisation != "constant":
         return int(tokens.is_rewarded_T.sum())
     starts = completion_offsets(tokens.sequences)[:-1]
@@ -223,7 +223,9 @@ def accumulate(
         packed = packed.to(policy.device)
         is_rollout = packed.token_index < num_rollout_tokens
         temperature = torch.where(is_rollout, recipe.config.rollout.temperature, 1.0)
-        if not is_own:  # the others wait for this rank's part in it
+        if (
+            not is_own
+        ):  # under FSDP2 the other ranks wait for this rank's part in the forward and backward
             (policy.logprobs(packed, temperature).sum() * 0).backward()
             continue
         sums, old_T = _backward(
@@ -286,7 +288,10 @@ def _metrics(sums: Mapping[str, float], scale: Scale) -> Metrics:
 
 
 def anything_counts(metrics: Metrics, scale: Scale) -> bool:
-    """Whether a token has a weight in any term: else the optimiser's momentum alone would move the policy."""
+    """Return whether a token has a weight in any term.
+
+    If none has, the step must not be applied: the optimiser's momentum alone would move the policy.
+    """
     names = ("sft", "grpo", "adversarial", "pairs")
     has_weight = any(metrics.get(f"objective/{name}_token_weights") for name in names)
     return has_weight or bool(scale.kl_coef and scale.num_penalised)
@@ -307,11 +312,11 @@ def apply(
         optimizer: Of its weights.
         loss: The step's.
         learning_rate: Of this step.
-        max_grad_norm: The gradient's norm is cut to it.
-        ranks: Those that have the policy's weights together, if they are shared out.
+        max_grad_norm: A gradient with a larger norm is scaled down to it.
+        ranks: The ranks over which the policy's weights are shared out, if they are.
 
     Returns:
-        The gradient's norm before the cut, and the share of watched weights that moved.
+        The gradient's norm before it is scaled, and the share of watched weights that moved.
 
     Raises:
         TrainingError: The loss or the gradient is not finite; the weights are then unchanged.
