@@ -21,18 +21,18 @@ WARM = "λ (objective.adversarial_weight) is 0 in {}: discriminator.warmup_steps
     [
         (
             ["method=uniapl"],
-            [WARM.format("every one of the 4 steps", "the run trains as mix does")],
+            [WARM.format("every one of the 4 steps", "the run trains as mix-both does")],
         ),
         (["method=a-sft"], [WARM.format("every one of the 4 steps", "the run trains as sft does")]),
         (["method=a-grpo"], [WARM.format("every one of the 4 steps", "the run trains as grpo does")]),
         (["method=gad"], [WARM.format("every one of the 4 steps", "the run trains as sft does")]),
         (
             ["method=uniapl", "training.steps=1"],
-            [WARM.format("the run's only step", "the run trains as mix does")],
+            [WARM.format("the run's only step", "the run trains as mix-both does")],
         ),
         (
             ["method=uniapl", "training.steps=10"],
-            [WARM.format("every one of the 10 steps", "the run trains as mix does")],
+            [WARM.format("every one of the 10 steps", "the run trains as mix-both does")],
         ),
         (
             ["method=sft-grpo", "training.steps=1"],
@@ -42,7 +42,7 @@ WARM = "λ (objective.adversarial_weight) is 0 in {}: discriminator.warmup_steps
             ["method=uniapl", "training.steps=20", "objective.adversarial_weight=[[0.96, 0], [1, 1]]"],
             [
                 "λ (objective.adversarial_weight) is 0 in every one of the 20 steps; "
-                "the run trains as mix does"
+                "the run trains as mix-both does"
             ],
         ),
         (

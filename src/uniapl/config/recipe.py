@@ -225,7 +225,9 @@ class Recipe:
             for term in _TERMS
             if any(getattr(self.weights_at(step, strength), term) > 0 for step in steps)
         }
-        like = next((n for n, row in METHODS.items() if _constant_terms(row) == acting), None)
+        alike = [n for n, row in METHODS.items() if _constant_terms(row) == acting]
+        own = self.row.rollouts_on
+        like = max(alike, key=lambda name: METHODS[name].rollouts_on == own, default=None)
         rest = f"; the run trains as {like} does" if like and like != self.config.method else ""
         promised = {t for t, w in _weights(self.row).items() if w not in _MAY_REST}
         lines = [

@@ -22,6 +22,7 @@ SHOWN = {
     "reward": "reward/mean",
     "sft": "objective/sft",
     "D acc": "discriminator/accuracy",
+    "margin": "discriminator/margin",
     "λ": "objective/adversarial_weight",
     "tokens": "rollout/completion_tokens_mean",
 }
