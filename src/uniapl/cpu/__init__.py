@@ -1,10 +1,13 @@
 """Speed on CPUs: everything here can be left out, and the same numbers come out but for rounding.
 
-| piece | what it does | gain alone (LOG.md): EPYC without AMX | Intel with AMX |
-|---|---|---|---|
-| `heap` | glibc keeps freed memory from step to step, or gives it back at once | 5 to 10 % of an update | 0 to 5 % |
-| `weights` | linear layers multiply with reordered copies of their weights while tokens are sampled | a seventh to half of a decoding step | none |
-| `attention` | one token's attention in bfloat16 for all rows of a prompt together | 1 ms a layer instead of 4.2; 5 % of rollouts | none |
+| piece | what it does |
+|---|---|
+| `heap` | glibc keeps freed memory from step to step, or gives it back at once |
+| `weights` | linear layers multiply with reordered copies of their weights while tokens are sampled |
+| `attention` | one token's attention in bfloat16 for all rows of a prompt together |
+
+Each alone (LOG.md), on an EPYC without AMX: `heap` saves 5 to 10 % of an update, `weights` a seventh to half of a decoding
+step, `attention` three quarters of such a layer's time. On an Intel with AMX: 0 to 5 %, nothing, nothing.
 
 One switch: `UNIAPL_CPU_SPEEDUPS` in the environment names the pieces that act; `all` is the default, `none` is plain.
 """
