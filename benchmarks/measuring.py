@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+T = TypeVar("T")
 Contestant = Callable[[], int]
 """Does the work once and returns how many units (tokens, say) it was."""
 
@@ -139,9 +140,7 @@ def measure(contestant: Contestant, device: str) -> Measurement:
     return Measurement(time.perf_counter() - wall, time.process_time() - cpu, units)
 
 
-def in_own_process(
-    take_turn: Callable[..., Measurement], *arguments: Any, preloaded: str
-) -> Measurement:
+def in_own_process(take_turn: Callable[..., T], *arguments: Any, preloaded: str) -> T:
     """Take a turn in a new process, which has a heap that nothing else has used.
 
     Args:

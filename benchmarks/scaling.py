@@ -8,7 +8,6 @@ step, which must not matter, and against the micro-batch, which must.
 """
 
 import argparse
-import multiprocessing
 import resource
 import statistics
 from typing import Any
@@ -16,7 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measuring import Contestant, Round, Section, add_measuring_options, print_table
+from benchmarks.measuring import (
+    Contestant,
+    Round,
+    Section,
+    add_measuring_options,
+    in_own_process,
+    print_table,
+)
 from benchmarks.shapes import SHAPES, add_model_options, build_model, build_tokenizer, random_ids
 from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, pack
@@ -109,13 +115,14 @@ def peak_memory(options: argparse.Namespace) -> dict[str, dict[int, float]]:
         2 * row * f: base | {"prompts": options.prompts * 4, "micro_batch_tokens": 2 * row * f}
         for f in MEMORY_FACTORS
     }
-    spawn = multiprocessing.get_context("spawn")
     found: dict[str, dict[int, float]] = {}
     for name, points in (("sequences", by_sequences), ("micro_batch_tokens", by_micro_batch)):
         found[name] = {}
         for value, size in points.items():
-            with spawn.Pool(1) as pool:  # a process each: its peak never falls
-                found[name][value] = pool.apply(_update_peak, (options, size))
+            # a process each: its peak never falls
+            found[name][value] = in_own_process(
+                _update_peak, options, size, preloaded="uniapl.training.step"
+            )
     return found
 
 

@@ -1,5 +1,6 @@
 """For all tests: no network, one thread, no hub; a place for a run folder."""
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -29,6 +30,12 @@ os.environ.update(
     TRANSFORMERS_OFFLINE="1",
 )
 os.environ.pop("UNIAPL_DEBUG", None)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: a collection of garbage, which every saved adapter asks for, looks elsewhere."""
+    gc.freeze()
+
 
 LOOPBACK = ("127.", "::1", "localhost")
 

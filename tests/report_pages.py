@@ -62,14 +62,19 @@ class Opened:
 
 
 def draw_all(opened: Opened, folds: str = "details") -> int:
-    """Unfold everything and scroll to every chart; return how many there are."""
+    """Unfold everything and scroll until every chart is drawn; return how many there are."""
     page = opened.page
     page.evaluate(f"document.querySelectorAll('{folds}').forEach(fold => {{ fold.open = true; }})")
-    figures = page.locator("figure:visible").all()
-    for figure in figures:
-        figure.scroll_into_view_if_needed()
-        figure.locator(".plot[aria-busy=false] .main-svg").first.wait_for()
-    return len(figures)
+    # what a change of width, theme or folds asks for is known after a frame
+    page.evaluate(
+        "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+    )
+    drawn = ".plot[aria-busy=false] .main-svg"
+    waiting = page.locator(f"figure:visible:not(:has({drawn}))")
+    while figures := waiting.element_handles():
+        figures[0].scroll_into_view_if_needed()  # the charts around it are drawn too
+        figures[0].wait_for_selector(drawn)
+    return page.locator("figure:visible").count()
 
 
 def fold_all(opened: Opened) -> None:

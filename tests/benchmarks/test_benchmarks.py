@@ -17,6 +17,8 @@ from benchmarks import hardware, measuring, rollouts, scaling, shapes, step, tab
 from benchmarks.measuring import Measurement, Section, ratios, read_results, spread
 
 Run = Callable[..., dict[str, Any]]
+PRELOADED = "uniapl.training.step"
+"""The parent of such processes is the same for all tests: what the first one preloads, no later turn imports."""
 TINY = ["--shape", "tiny", "--device", "cpu", "--dtype", "float32", "--rounds", "2"]
 
 
@@ -92,11 +94,11 @@ def process_of(turn_name: str) -> Measurement:
 
 
 def test_a_turn_in_a_process_of_its_own() -> None:
-    turns = [measuring.in_own_process(process_of, "a", preloaded="torch") for _ in range(2)]
+    turns = [measuring.in_own_process(process_of, "a", preloaded=PRELOADED) for _ in range(2)]
     assert len({os.getpid(), *(turn.units for turn in turns)}) == 3
     assert turns[0].details["threads"] >= 1
     with pytest.raises(ValueError, match="no such contestant"):
-        measuring.in_own_process(process_of, "failing", preloaded="torch")
+        measuring.in_own_process(process_of, "failing", preloaded=PRELOADED)
 
 
 def test_what_a_turn_says_besides_is_kept(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hub_server import USER, Hub
 from tiny_runs import Tiny, tiny
+
+from uniapl import cli
 
 __all__ = ["tiny"]  # the fixture
 
@@ -20,8 +22,8 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def uniapl(*words: str | Path, url: str, token: str = "token"):
-    """A process of its own: huggingface_hub reads its variables once."""
+def in_own_process(*words: str | Path, url: str, token: str = "token"):
+    """As a user starts it, who has set the hub's variables."""
     own = {
         "HF_ENDPOINT": url,
         "HF_TOKEN": token,
@@ -37,13 +39,35 @@ def uniapl(*words: str | Path, url: str, token: str = "token"):
     )
 
 
+Uniapl = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def uniapl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Uniapl:
+    """Runs a command in this process; returns its status, its output and its errors.
+
+    huggingface_hub has read its variables when it was imported, so they are set where it keeps them.
+    """
+
+    def run(*words: str | Path, url: str, token: str = "token") -> tuple[int, str, str]:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", token)
+        capsys.readouterr()
+        return cli.main([*map(str, words)]), *capsys.readouterr()
+
+    return run
+
+
 QUICK = ("training.steps=1", "training.checkpoint_every=0", "evaluation.limit=1")
 
 
-def test_a_run_is_pushed_when_it_is_done_and_again_by_hand(tiny: Tiny, hub: Hub, tmp_path: Path):
+def test_a_run_is_pushed_when_it_is_done_and_again_by_hand(
+    tiny: Tiny, hub: Hub, tmp_path: Path, uniapl: Uniapl
+):
     run, name = tmp_path / "run", f"{USER}/first"
     train = ["train", tiny.config, f"output_dir={run}", *QUICK, "--push-to-hub", name]
-    done = uniapl(*train, url=hub.url)
+    done = in_own_process(*train, url=hub.url)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"pushed: {hub.url}/{name}"
     policy = {file.name: file.read_bytes() for file in (run / "policy").iterdir()}
@@ -53,13 +77,15 @@ def test_a_run_is_pushed_when_it_is_done_and_again_by_hand(tiny: Tiny, hub: Hub,
     # into the repository that is there, and into a new one for all
     hub.models[name].clear()
     for words in ([name], [f"{USER}/second", "--public"]):
-        done = uniapl("push", run, *words, url=hub.url)
-        assert (done.returncode, done.stdout) == (0, f"pushed: {hub.url}/{words[0]}\n"), done.stderr
+        status, output, errors = uniapl("push", run, *words, url=hub.url)
+        assert (status, output) == (0, f"pushed: {hub.url}/{words[0]}\n"), errors
     assert hub.models == {name: policy, f"{USER}/second": policy}
     assert hub.created[-1]["visibility"] == "public"
 
 
-def test_what_cannot_be_pushed_is_one_line_and_trains_nothing(tiny: Tiny, hub: Hub, tmp_path: Path):
+def test_what_cannot_be_pushed_is_one_line_and_trains_nothing(
+    tiny: Tiny, hub: Hub, tmp_path: Path, uniapl: Uniapl
+):
     run = tmp_path / "run"
     train = ["train", tiny.config, f"output_dir={run}", *QUICK, "--push-to-hub"]
     with socket.socket() as free:
@@ -71,23 +97,25 @@ def test_what_cannot_be_pushed_is_one_line_and_trains_nothing(tiny: Tiny, hub: H
         (f"{USER}/first", nowhere, "token", "cannot be pushed: Connect"),
     ]
     for name, url, token, said in cases:
-        done = uniapl(*train, name, url=url, token=token)
-        assert (done.returncode, done.stdout) == (2, "")
-        (line,) = done.stderr.splitlines()
+        status, output, errors = uniapl(*train, name, url=url, token=token)
+        assert (status, output) == (2, "")
+        (line,) = errors.splitlines()
         assert line.startswith(f"error: {name}: ")
         assert said in line
         assert not run.exists()
     assert hub.models == {}
 
 
-def test_a_hub_that_refuses_leaves_the_run_as_it_was(tiny: Tiny, hub: Hub, tmp_path: Path):
+def test_a_hub_that_refuses_leaves_the_run_as_it_was(
+    tiny: Tiny, hub: Hub, tmp_path: Path, uniapl: Uniapl
+):
     run = tiny.train(tmp_path / "run", *QUICK)
-    done = uniapl("push", run, "others/first", url=hub.url)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    status, _, errors = uniapl("push", run, "others/first", url=hub.url)
+    assert status == 1
+    (line,) = errors.splitlines()
     assert line.startswith("error: others/first: cannot be pushed: the hub answers 403: You don't")
     assert "with a token that may write there" in line
     assert (run / "policy/model.safetensors").exists()
     for folder, said in ((tmp_path, "is no run folder"), (tiny.model, "is no run folder")):
-        done = uniapl("push", folder, f"{USER}/first", url=hub.url)
-        assert (done.returncode, said in done.stderr) == (2, True)
+        status, _, errors = uniapl("push", folder, f"{USER}/first", url=hub.url)
+        assert (status, said in errors) == (2, True)

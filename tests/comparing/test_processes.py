@@ -1,8 +1,8 @@
 """Commands side by side: how many at once, what they receive, and how they are stopped."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,18 +22,16 @@ signal.signal(signal.SIGTERM, stop)
 me.with_suffix(".started").touch()
 time.sleep(60)
 """
-DRIVER = f"""
-import sys
-from pathlib import Path
-from uniapl.comparing.processes import Command, run_all
-folder = Path(sys.argv[1])
-commands = [
-    Command((sys.executable, "-c", {WAIT!r}, str(folder / name)), folder / (name + ".log"))
-    for name in ("a", "b")
-]
-for _ in run_all(commands, 1, dict()):
-    pass
-"""
+
+
+def drive(folder: Path) -> None:
+    """Run two commands that wait, one after the other."""
+    commands = [
+        Command((sys.executable, "-c", WAIT, str(folder / name)), folder / f"{name}.log")
+        for name in ("a", "b")
+    ]
+    for _ in run_all(commands, 1, {}):
+        pass
 
 
 def python(code: str, log: Path) -> Command:
@@ -76,14 +74,15 @@ def test_jobs_share_the_threads_and_what_they_are_told(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_commands_are_asked_to_stop_when_we_are(tmp_path: Path, number: int):
     """Killed outright we cannot ask; the system does."""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)], stderr=subprocess.DEVNULL
-    )
+    driver = multiprocessing.get_context("fork").Process(target=drive, args=(tmp_path,))
+    driver.start()
     try:
         wait_for(tmp_path / "a.started")
-        driver.send_signal(number)
+        assert driver.pid is not None
+        os.kill(driver.pid, number)
         wait_for(tmp_path / "a.stopped")
-        assert driver.wait(timeout=60) != 0
+        driver.join(timeout=60)
+        assert driver.exitcode
     finally:
         driver.kill()
     assert not (tmp_path / "b.started").exists()

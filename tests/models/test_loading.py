@@ -285,7 +285,7 @@ def test_what_the_hub_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def run_alone(code: str, **environment: str) -> str:
-    """Return what another process says, which may have other rights and another hub."""
+    """Return what another process says, which may have other rights."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},
@@ -298,28 +298,24 @@ def run_alone(code: str, **environment: str) -> str:
 
 
 LOADING = """
-import time, torch
+import torch
 from uniapl.models.language_model import load_language_model
 from uniapl.errors import InputError
 {before}
 for path in {paths!r}:
-    start = time.monotonic()
     try:
         load_language_model(path, torch.float32, torch.device("cpu"))
     except InputError as error:
-        print(time.monotonic() - start, error)
+        print(error)
 """
 
 
-def test_without_a_network_the_answer_takes_seconds() -> None:
-    said = run_alone(
-        LOADING.format(before="", paths=["owner/model"]),
-        HF_HUB_OFFLINE="0",
-        TRANSFORMERS_OFFLINE="0",
-        HF_ENDPOINT="http://127.0.0.1:9",
-    )
-    seconds, _, message = said.partition(" ")
-    assert float(seconds) < 10
+def test_without_a_network_the_answer_takes_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    message = refusal("owner/model")
+    assert time.monotonic() - start < 10
     assert message.startswith(
         "model.path: cannot load 'owner/model' (no such folder here): nor has"
     )

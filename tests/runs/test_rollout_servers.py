@@ -15,11 +15,14 @@ from torch import Tensor
 
 from uniapl.config import load_config, overridden_keys
 from uniapl.config.recipe import Recipe
-from uniapl.errors import TrainingError
+from uniapl.distributed import Ranks
+from uniapl.errors import InputError, TrainingError
 from uniapl.rollout import vllm_server
 from uniapl.rollout.vllm_generator import request_seed
 from uniapl.runs import train
 from uniapl.runs.checkpoint import load_state
+from uniapl.runs.rollout_servers import shared_vllm_generator
+from uniapl.runs.setup import load_policy
 
 PROMPTS, SIZE, LIMIT = 4, 4, 12
 """Of the tiny config: prompts in a batch, completions of each, tokens."""
@@ -186,9 +189,7 @@ def test_two_ranks_share_what_the_first_one_samples(
 
 
 def test_ahead_is_refused_for_several_ranks(tiny: Tiny, tmp_path: Path, server: PlayedVllm) -> None:
-    words = words_for(server, "rollout.ahead=1")
-    done = launch(
-        2, "-m", "uniapl", "train", str(tiny.config), f"output_dir={tmp_path / 'two'}", *words
-    )
-    assert done.returncode != 0
-    assert "rollout.ahead: must be 0 with several ranks, got 1" in done.stderr
+    config = tiny.load(tmp_path, *words_for(server, "rollout.ahead=1"))
+    policy, chat = load_policy(config)
+    with pytest.raises(InputError, match=r"rollout\.ahead: must be 0 with several ranks, got 1"):
+        shared_vllm_generator(config, policy, chat, Ranks(rank=0, size=2))

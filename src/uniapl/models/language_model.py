@@ -234,14 +234,16 @@ class LanguageModel(nn.Module):
             dtype: The number type of the weights in the file; those of this model stay what they are.
         """
         model = self.merged()
+        is_copy = self.role is not None or dtype != torch.float32
         if dtype != torch.float32:
             model = copy.deepcopy(model) if model is self.model else model
             nn.Module.to(model, dtype)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         follow_umask(folder)
-        del model
-        gc.collect()  # a merged copy is full of cycles, and as large as the policy
+        if is_copy:  # full of cycles, and as large as the policy
+            del model
+            gc.collect()
 
     def merged(self) -> PreTrainedModel:
         """Return an ordinary model: a copy with the adapter merged into the weights, or `whole`."""
