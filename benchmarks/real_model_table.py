@@ -107,8 +107,8 @@ def table(folder: Path) -> dict[str, Any]:
     last = list(records)[-1]
     first = next(iter(texts))
     return {
-        "before": {**result["before"], **_text_before(folder, first)},
-        "expert": result["expert"],
+        "before": {**_with_answered(result["before"]), **_text_before(folder, first)},
+        "expert": _with_answered(result["expert"]),
         "arms": {
             name: {"setting": result["arms"][name]["setting"], **summarise(several)}
             for name, several in records.items()
@@ -199,6 +199,14 @@ def _with_text(record: Record, values: list[float | None]) -> Record:
     columns = {name: c for name, c in record.columns.items() if name != OWN + TEXT}
     has_values = any(value is not None for value in values)
     return replace(record, columns=columns | ({OWN + TEXT: values} if has_values else {}))
+
+
+def _with_answered(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return metrics with strict accuracy without hacks, where there are both."""
+    strict, hacks = metrics.get("prompt_level_strict_acc"), metrics.get("hack_fraction")
+    if strict is None or hacks is None:
+        return dict(metrics)
+    return {**metrics, ANSWERED: strict - hacks}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -21,7 +21,7 @@ SMALL = (
     ),
     *("data.held_out_demonstrations=2", "discriminator.warmup_steps=0", "optimizer.warmup_steps=0"),
     *("rollout.group_size=2", "rollout.max_completion_tokens=8", "constraint.prompts_per_step=2"),
-    "data.max_prompt_tokens=400",
+    *("data.max_prompt_tokens=400", "optimizer.learning_rate=1e-2"),
 )
 
 
@@ -51,6 +51,7 @@ def write_inputs(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_from_seeds_to_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,8 +78,14 @@ def test_from_seeds_to_table(
         strict, hacks = metrics["prompt_level_strict_acc"], metrics["hack_fraction"]
         answered = metrics["answered_strict_acc"]["mean"]
         assert answered == pytest.approx(strict["mean"] - hacks["mean"])
+        # two steps at such a rate move any model
+        assert metrics["expert_nll"]["mean"] != pytest.approx(table["before"]["expert_nll"])
         assert {"held_out_types_acc", "trained_types_acc", "few_words_fraction"} <= set(metrics)
         assert metrics["text_fraction"]["low"] is not None
+    before = table["before"]
+    assert before["answered_strict_acc"] == pytest.approx(
+        before["prompt_level_strict_acc"] - before["hack_fraction"]
+    )
     assert table["differences"]["grpo"]["seeds"] == [0]
     assert "uniapl minus each other arm" in printed
     assert "types held out" in printed
