@@ -17,15 +17,18 @@ from uniapl.comparing.table import comparison_tables
 
 METRICS = {
     "prompt_level_strict_acc": "strict",
+    "hack_fraction": "hacks",
     "prompt_level_loose_acc": "loose",
     "inst_level_strict_acc": "instruction strict",
     "inst_level_loose_acc": "instruction loose",
+    "held_out_types_acc": "held-out types",
     "completion_tokens_mean": "tokens",
     "completion_tokens_w1": "W1 of tokens",
     "logprob_w1": "W1 of log-probs",
     "expert_nll": "NLL of the expert",
     "base_logprob_mean": "log-prob under the base",
     "repetition_fraction": "repetition",
+    "few_words_fraction": "few words",
     "truncated_fraction": "cut off",
 }
 """Columns of the table, of those that the runs have."""

@@ -27,6 +27,7 @@ from uniapl.errors import InputError
 from uniapl.evaluation.answering import load_answering_model
 from uniapl.evaluation.bootstrap import draw, interval, mean
 from uniapl.experts import repetition_fraction, words
+from uniapl.files import write_text
 from uniapl.models.packing import TokenSequence, completion_offsets, pack
 
 MOST_REPEATED = 0.2
@@ -121,14 +122,20 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", required=True, help="folder of the model that judges")
+    parser.add_argument("--without-expert", action="store_true", help="leave its answers out")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON")
     parser.add_argument("arms", nargs="+", metavar="NAME=FILE")
     options = parser.parse_args(arguments)
     try:
         arms = read_arms(options.arms)
+        if options.without_expert:
+            arms.pop(EXPERT, None)
         found = likelihoods(options.model, arms)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if options.output is not None:
+        write_text(options.output, json.dumps(found) + "\n")
     last = list(found)[-1]
     rows: list[list[Any]] = []
     for name, values in found.items():

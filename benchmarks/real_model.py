@@ -4,8 +4,10 @@
 
 Prompts are made of `--seeds`; the expert is the model itself, best of several answers by the checkers, revised where
 none follows everything (docs/collect.md); `uniapl compare` trains and measures. Nothing is trained or tuned on
-IFEval's prompts: the expert's answers to them are only what the policy's lengths and log-probs are held against. No
-network is needed.
+IFEval's prompts: the expert's answers to them are only what the policy's lengths and log-probs are held against. The
+training prompts have no instruction of five types, whose accuracy is reported apart. What the checkers do not see is
+measured without them: how likely answers are as text under the model before training, loops, answers that are none.
+No network is needed.
 
 It works in slices: what `--minutes` cuts off goes on with the same command. An evaluation is not interrupted, so a
 slice must be longer than one. Exit status: 0, nothing is left; 75, call it again; 1, something failed; 2, wrong
@@ -15,133 +17,43 @@ rollout.max_rows=256
 
 import argparse
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks import finished_arms
+from benchmarks import finished_arms, real_model_table
 from benchmarks.shapes import build_model
+from benchmarks.slices import Piece, Slice
 from uniapl.comparing import read_plan
 from uniapl.comparing.arms import check_plan
 from uniapl.config import load_config
 from uniapl.errors import InputError
 from uniapl.files import write_text
+from uniapl.runs.checkpoint import step_name
 
 FAILED, WRONG_INPUT, LEFT, INTERRUPTED = 1, 2, 75, 130
 """Exit statuses."""
 CONFIG = "smollm2-135m"
 VALIDATION_PROMPTS = 256
-GRACE_SECONDS = 120.0
-"""What a command has, at the end of a slice, to finish its step and save."""
-GRIDS = {
-    "sft": "optimizer.learning_rate=2e-6,5e-6,1e-5",
-    "grpo": "objective.kl_coef=0,0.02,0.05",
-    "sft-grpo": "objective.kl_coef=0,0.02,0.05",
-    "mix": "objective.sft_weight=0.1,0.3,1",
-}
-"""Settings that each method chooses from; those with an adversarial term choose its weight."""
-ADVERSARIAL_GRID = "objective.adversarial_weight=0.03,0.1,0.3"
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A command that makes part of the result."""
-
-    name: str
-    words: tuple[str, ...]
-    can_change: bool = False
-    """Whether other options add to what it made before; else they need another folder."""
-
-
-class Slice:
-    """One call: it runs what is not done yet until the time is up."""
-
-    def __init__(self, folder: Path, minutes: float) -> None:
-        self.folder = folder
-        self.deadline = time.monotonic() + 60 * minutes
-        self.grace = min(GRACE_SECONDS, 15 * minutes)
-        self.is_left = False
-        self.failed: list[str] = []
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-
-    def run(self, piece: Piece) -> bool:
-        """Run a piece unless it is done or the time is up; return whether it is done.
-
-        Raises:
-            InputError: It was done with other options.
-            KeyboardInterrupt: Ctrl-C; the command has saved itself.
-        """
-        done = self.folder / f"{piece.name}.done"
-        command = json.dumps(piece.words)
-        if done.exists():
-            if done.read_text() == command:
-                return True
-            if not piece.can_change:
-                raise InputError(
-                    f"--output: {self.folder} holds {piece.name} made with other options; choose another folder"
-                )
-        seconds = self.deadline - self.grace - time.monotonic()
-        if seconds <= 0:
-            self.is_left = True
-            return False
-        print(f"{piece.name}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
-        status = self._call(piece, seconds)
-        if status == 0:
-            write_text(done, command)
-        elif status is None:
-            self.is_left = True
-            print(f"{piece.name}: not finished in this slice", file=sys.stderr)
-        else:
-            self.failed.append(piece.name)
-            print(
-                f"{piece.name} failed (status {status}): {self._last_words(piece)}", file=sys.stderr
-            )
-        return status == 0
-
-    def _call(self, piece: Piece, seconds: float) -> int | None:
-        """Return the command's status; None if its time was up."""
-        with (
-            self._log(piece).open("a") as log,
-            (self.folder / "logs" / f"{piece.name}.out").open("w") as out,
-        ):
-            # a session of its own: Ctrl-C reaches it once, from here
-            process = subprocess.Popen(
-                [sys.executable, "-m", *piece.words], stdout=out, stderr=log, start_new_session=True
-            )
-            try:
-                return process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self._stop(process)
-                return None
-            except KeyboardInterrupt:
-                self._stop(process)
-                raise
-
-    def _stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Ask the command to save itself; end it if it does not in time."""
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(self.grace)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def _log(self, piece: Piece) -> Path:
-        return self.folder / "logs" / f"{piece.name}.log"
-
-    def _last_words(self, piece: Piece) -> str:
-        lines = self._log(piece).read_text(errors="replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} (see {self._log(piece)})"
+BUDGET = ("training.steps=60",)
+"""What all arms share beside the config's own; `key=value` words come behind it and win."""
+RATES = "optimizer.learning_rate=2e-5,1e-4"
+"""What every arm chooses from: the same two values, tuned for none of them."""
+OWN_SETTINGS = {"mix": ("objective.sft_weight=1",), "uniapl": ("objective.sft_weight=1",)}
+"""Settings of an arm by its method, which are not chosen: demonstrations count as much as rewards."""
+METRICS = (
+    "uniapl.evaluation.hacks:hack_fraction",
+    "uniapl.evaluation.hacks:few_words_fraction",
+    "uniapl.evaluation.held_out_types:held_out_types_acc",
+    "uniapl.evaluation.held_out_types:trained_types_acc",
+)
+"""What the checkers do not see, and what training prompts never asked for."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -158,7 +70,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ifeval", type=Path, required=True, help="IFEval's input_data.jsonl")
     add("--minutes", type=float, default=9.0, help="of this slice")
     add("--output", type=Path, default=Path("runs/real-model"))
-    add("--methods", default="sft,grpo,sft-grpo,mix,uniapl", help="as uniapl compare takes them")
+    add("--methods", default="grpo,sft-grpo,mix,uniapl", help="as uniapl compare takes them")
+    add("--form", choices=("likelihood", "expert"), default="likelihood", help="of uniapl's arms")
+    add(
+        "--form-path",
+        type=Path,
+        help="a larger model with the same tokens for that form; without it `likelihood` copies the policy "
+        "and `expert` is the model before training, with the demonstration as a hint",
+    )
+    add("--text-model", type=Path, help="says how likely answers are as text; default: --model")
     add("--run-seeds", default="0", help="of every arm at first")
     add("--more-seeds", default="1,2", help="afterwards; '' for none")
     add("--untuned", action="store_true", help="no grid: the config's settings for all arms")
@@ -178,11 +98,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("minutes", "asked", "samples", "matched", "tokens", "jobs"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name} must be above 0")
-    for name in ("model", "seeds", "ifeval"):
+    options.text_model = options.text_model or options.model
+    for name in ("model", "seeds", "ifeval", "text_model", "form_path"):
+        if getattr(options, name) is None:
+            continue
         path: Path = getattr(options, name).resolve()
         setattr(options, name, path)
         if not path.exists():
-            parser.error(f"--{name}: {path} is not there")
+            parser.error(f"--{name.replace('_', '-')}: {path} is not there")
     if options.untuned and options.grid:
         parser.error("--untuned leaves no --grid to choose from")
     for word in options.words:
@@ -200,6 +123,8 @@ def settings(options: argparse.Namespace, data: Path) -> list[str]:
         f"evaluation.prompts={data / 'ifeval.jsonl'}",
         f"evaluation.validation_prompts={data / 'validation.jsonl'}",
         f"evaluation.max_completion_tokens={options.tokens}",
+        f"evaluation.metrics=[{','.join(METRICS)}]",
+        *BUDGET,
         *options.words,
     ]
 
@@ -208,11 +133,21 @@ def comparison(options: argparse.Namespace, seeds: str) -> tuple[str, list[str],
     """Return methods, seeds, grids and baseline, as `uniapl compare` takes them."""
     named = {word.partition("=")[0]: word.rpartition("=")[2] for word in options.methods.split(",")}
     if options.grid or options.untuned:
-        grids = options.grid or []
+        grids = list(options.grid or [])
     else:
-        grids = [f"{n}:{GRIDS.get(m, ADVERSARIAL_GRID)}" for n, m in named.items()]
+        grids = [f"{name}:{RATES}" for name in named]
+        grids += [f"{n}:{word}" for n, m in named.items() for word in OWN_SETTINGS.get(m, ())]
+    grids += [f"{n}:{w}" for n, m in named.items() if m == "uniapl" for w in form_words(options)]
     baseline = "grpo" if "grpo" in named else next(iter(named))
     return options.methods, [seeds], grids, baseline
+
+
+def form_words(options: argparse.Namespace) -> list[str]:
+    """Return the settings of an arm with the discriminator that is asked for."""
+    words = [] if options.form == "likelihood" else [f"discriminator.form={options.form}"]
+    if options.form_path is not None:
+        return [*words, f"discriminator.path={options.form_path}"]
+    return [*words, "discriminator.hint=true"] if words else []
 
 
 def compare_words(options: argparse.Namespace, seeds: str, words: Sequence[str]) -> tuple[str, ...]:
@@ -227,10 +162,10 @@ def compare_words(options: argparse.Namespace, seeds: str, words: Sequence[str])
     )
 
 
-def first_lines(source: Path, target: Path, count: int) -> None:
-    """Copy the first lines of a file."""
-    with source.open(encoding="utf-8") as file:
-        write_text(target, "".join(islice(file, count)))
+def write_validation(held_out: Path, target: Path, count: int) -> None:
+    """Copy the first held-out prompts whose types training knows: types that it lacks must choose no setting either."""
+    rows = (row for row in _rows(held_out) if row["held_out"] == "phrasings")
+    write_text(target, "".join(json.dumps(row) + "\n" for row in islice(rows, count)))
 
 
 def join_answers(asked: Path, answered: Path, target: Path) -> None:
@@ -268,7 +203,7 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
     benchmark = ("--exclude", str(options.ifeval), "--max-instructions", "2")
     if not part.run(Piece("prompts", ("uniapl.cli", *words, *benchmark))):
         return False
-    first_lines(held_out, data / "validation.jsonl", VALIDATION_PROMPTS)
+    write_validation(held_out, data / "validation.jsonl", VALIDATION_PROMPTS)
     demonstrations, answers = data / "demonstrations.jsonl", data / "answers.jsonl"
     # the expert has as many tokens as the policy in training
     limit = str(run.rollout.max_completion_tokens)
@@ -296,6 +231,34 @@ def make_data(part: Slice, options: argparse.Namespace, data: Path) -> bool:
         return False
     join_answers(options.ifeval, answers, data / "ifeval.jsonl")
     return has_demonstrations
+
+
+def measure_text(part: Slice, options: argparse.Namespace, words: Sequence[str]) -> bool:
+    """Say of every reported run how likely its answers are as text; return whether all are measured."""
+    comparison_folder: Path = options.output / "comparison"
+    steps = load_config(CONFIG, list(words)).training.steps
+    for number, run in enumerate(real_model_table.reported_runs(comparison_folder)):
+        evaluations = comparison_folder / "runs" / run / "evaluations"
+        files = {
+            name: evaluations / step_name(step) / "samples.jsonl"
+            for name, step in ((real_model_table.BEFORE, 0), (real_model_table.AFTER, steps))
+        }
+        # all runs began with the same answers, and the expert's are the same
+        is_first = number == 0
+        arms = [f"{n}={f}" for n, f in files.items() if is_first or n == real_model_table.AFTER]
+        arms += [] if is_first else ["--without-expert"]
+        output = real_model_table.text_file(options.output, run)
+        output.parent.mkdir(exist_ok=True)
+        command = (
+            "benchmarks.fluency",
+            "--model",
+            str(options.text_model),
+            "--output",
+            str(output),
+        )
+        if not part.run(Piece(f"text of {run}", (*command, *arms), can_change=True)):
+            return False
+    return True
 
 
 def measure_memory(part: Slice, options: argparse.Namespace, words: Sequence[str]) -> None:
@@ -339,7 +302,9 @@ def work(options: argparse.Namespace, part: Slice) -> None:
         if seeds and not part.run(
             Piece(name, compare_words(options, seeds, words), can_change=True)
         ):
-            break
+            return
+        if not measure_text(part, options, words):
+            return
     measure_memory(part, options, words)
 
 
@@ -370,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     if (options.output / "comparison" / "arms").is_dir():
         finished_arms.main([str(options.output / "comparison")])
+        real_model_table.main([str(options.output)])
     if part.failed:
         print(f"failed: {', '.join(part.failed)}")
         return FAILED

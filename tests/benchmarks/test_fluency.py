@@ -66,6 +66,15 @@ def test_the_table_and_what_is_wrong_with_the_input(
         ["before", "1", "2"],
         ["after", "2", "2"],
     ]
+    kept = tmp_path / "kept.json"
+    words = ["--model", str(tiny.model), "--without-expert", "--output", str(kept), before, after]
+    assert fluency.main(words) == 0
+    found = json.loads(kept.read_text())
+    assert {name: list(values) for name, values in found.items()} == {
+        "before": ["p"],
+        "after": ["p", "q"],
+    }
+    assert "expert" not in capsys.readouterr().out
     for wrong in ("before.jsonl", f"before={tmp_path / 'no'}"):
         assert fluency.main(["--model", str(tiny.model), wrong]) == 2
         assert capsys.readouterr().err.startswith("error: ")

@@ -12,7 +12,9 @@ import pytest
 
 import uniapl
 from benchmarks import real_model
-from benchmarks.real_model import Piece, Slice
+from benchmarks.slices import Piece, Slice
+from uniapl.comparing import read_plan
+from uniapl.config import load_config
 from uniapl.errors import InputError
 
 STEPS = """\
@@ -87,6 +89,15 @@ def test_the_expert_answers_where_it_can(tmp_path: Path) -> None:
     assert rows == [{"key": 1, "prompt": "a"}, {"key": 2, "prompt": "b", "completion": "c"}]
 
 
+def test_types_that_training_lacks_choose_no_setting(tmp_path: Path) -> None:
+    kinds = ["types", "phrasings", "phrasings", "types", "phrasings"]
+    rows = [{"key": n, "held_out": kind} for n, kind in enumerate(kinds)]
+    (tmp_path / "all").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    real_model.write_validation(tmp_path / "all", tmp_path / "some", 2)
+    kept = [json.loads(line)["key"] for line in (tmp_path / "some").read_text().splitlines()]
+    assert kept == [1, 2]
+
+
 @pytest.fixture
 def given(tmp_path: Path) -> list[str]:
     for name in ("seeds", "ifeval"):
@@ -126,7 +137,8 @@ def test_ctrl_c_lets_the_running_piece_save_itself(tmp_path: Path) -> None:
     script = f"""\
 import signal
 from pathlib import Path
-from benchmarks.real_model import Piece, Slice, _interrupt
+from benchmarks.real_model import _interrupt
+from benchmarks.slices import Piece, Slice
 signal.signal(signal.SIGINT, _interrupt)
 Slice(Path({str(tmp_path)!r}), 5).run(Piece("slow", ("steps", "slow", {str(tmp_path / "made")!r})))
 """
@@ -147,14 +159,39 @@ Slice(Path({str(tmp_path)!r}), 5).run(Piece("slow", ("steps", "slow", {str(tmp_p
     assert (tmp_path / "made").read_text().endswith(".saved")
 
 
-def test_given_grids_take_the_place_of_its_own(tmp_path: Path) -> None:
+def test_every_arm_chooses_from_the_same_values_and_given_grids_replace_them(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
     file = str(tmp_path / "file")
-    words = ["--model", file, "--seeds", file, "--ifeval", file, "--methods", "grpo,uniapl"]
+    words = ["--model", file, "--seeds", file, "--ifeval", file, "--methods", "grpo,u=uniapl"]
+    form = ["u:discriminator.form=expert", "u:discriminator.hint=true"]
+    rates = [f"{arm}:{real_model.RATES}" for arm in ("grpo", "u")]
+    weight = "u:objective.sft_weight=1"
     for more, grids in [
-        ([], ["grpo:objective.kl_coef=0,0.02,0.05", f"uniapl:{real_model.ADVERSARIAL_GRID}"]),
+        ([], [*rates, weight]),
         (["--untuned"], []),
-        (["--grid", "grpo:a=1", "--grid", "uniapl:b=2"], ["grpo:a=1", "uniapl:b=2"]),
+        (["--grid", "grpo:a=1", "--grid", "u:b=2"], ["grpo:a=1", "u:b=2"]),
+        (["--form", "expert"], [*rates, weight, *form]),
+        (["--untuned", "--form", "expert"], form),
+        (["--untuned", "--form-path", file], [f"u:discriminator.path={file}"]),
+        (
+            ["--untuned", "--form", "expert", "--form-path", file],
+            ["u:discriminator.form=expert", f"u:discriminator.path={file}"],
+        ),
     ]:
         options = real_model.parse([*words, *more])
-        assert real_model.comparison(options, "0") == ("grpo,uniapl", ["0"], grids, "grpo")
+        assert real_model.comparison(options, "0") == ("grpo,u=uniapl", ["0"], grids, "grpo")
+    methods, seeds, grids, baseline = real_model.comparison(real_model.parse(words), "0")
+    assert {len(arm.settings) for arm in read_plan(methods, seeds, grids, baseline).arms} == {2}
+
+
+def test_own_words_win_over_the_budget_of_the_script(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    named = [f"--{name}={tmp_path / 'file'}" for name in ("model", "seeds", "ifeval")]
+    for more, steps in (([], 60), (["training.steps=7"], 7)):
+        options = real_model.parse([*named, *more])
+        assert options.methods == "grpo,sft-grpo,mix,uniapl"
+        config = load_config(real_model.CONFIG, real_model.settings(options, tmp_path))
+        assert config.training.steps == steps
+        assert len(config.evaluation.metrics) == len(real_model.METRICS)

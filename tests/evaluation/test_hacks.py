@@ -19,6 +19,7 @@ SECTIONS: Asked = {types.SECTIONS: {"section_spliter": "SECTION", "num_sections"
 REPEAT: Asked = {types.REPEAT: {"prompt_to_repeat": "Write a song about a dog."}}
 POSTSCRIPT: Asked = {types.POSTSCRIPT: {"postscript_marker": "P.S."}}
 END: Asked = {types.END: {"end_phrase": "Is there anything else I can help with?"}}
+RARE: Asked = {types.FREQUENCY: {"keyword": "sea", "frequency": 3, "relation": "less than"}}
 CHOICE: Asked = {types.CONSTRAINED: {}}
 THAI: Asked = {types.LANGUAGE: {"language": "th"}}
 
@@ -77,6 +78,8 @@ CHORUS = (
         # the end phrase asks something, the prompt does not
         ("Plan a trip. End with 'Is there anything else I can help with?'",
          "Go. Is there anything else I can help with?", END, "few words"),
+        # a keyword that has to be rare is a word of its own
+        ("Describe the sea.", "The sea sea is so blue.", RARE, None),
         # no blanks between words: characters count
         ("Write a riddle in Thai.", "ฉันเป็นสิ่งที่คุณใช้เพื่อจัดระเบียบข้อมูล คุณสามารถเพิ่มแถวได้", THAI, None),
     ],

@@ -6,8 +6,8 @@
 | `weights` | linear layers multiply with reordered copies of their weights while tokens are sampled |
 | `attention` | one token's attention in bfloat16 for all rows of a prompt together |
 
-Each alone (LOG.md), on an EPYC without AMX: `heap` saves 5 to 10 % of an update, `weights` a seventh to half of a decoding
-step, `attention` three quarters of such a layer's time. On an Intel with AMX: 0 to 5 %, nothing, nothing.
+Each alone (LOG.md), on an EPYC without AMX: `heap` saves 5 to 10 % of an update, `weights` a seventh to half of a
+decoding step, `attention` three quarters of such a layer's time. On an Intel with AMX: 0 to 5 %, nothing, nothing.
 
 One switch: `UNIAPL_CPU_SPEEDUPS` in the environment names the pieces that act; `all` is the default, `none` is plain.
 """

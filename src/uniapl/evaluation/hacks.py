@@ -133,6 +133,8 @@ def _prescribed(
     """Return the texts that an answer has to hold, the longest first."""
     texts: list[str] = []
     for name, kwargs in zip(instruction_ids, kwargs_list, strict=True):
+        if kwargs.get("relation") == "less than":
+            continue  # a keyword that must be rare is not asked for
         for value in (kwargs[kwarg] for id_, kwarg in _PRESCRIBED if id_ == name):
             texts += [value] if isinstance(value, str) else value
     return sorted(texts, key=len, reverse=True)
