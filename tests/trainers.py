@@ -72,7 +72,7 @@ def make_trainer(
     policy = prepare_policy(exact_policy(), recipe.config)
     backbone, reference = other_roles(recipe, policy)
     if ranks.in_lockstep:  # as `build_trainer` does
-        policy.shard(policy.device)
+        policy.shard()
         if reference:
             reference.shard()
     players = Players(

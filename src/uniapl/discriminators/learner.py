@@ -40,7 +40,7 @@ class Learner:
         self.ranks = ranks
         if ranks.in_lockstep:
             assert isinstance(model, LanguageModel | ScalarModel)  # the config refuses the others
-            model.shard(torch.device("cpu") if ranks.is_first else None)
+            model.shard()
         self.parameters: list[nn.Parameter] = model.trainable_parameters()
         self.max_grad_norm = recipe.config.optimizer.max_grad_norm
         self.optimizer = adamw(self.parameters, recipe.config.optimizer.weight_decay)

@@ -86,7 +86,7 @@ class Ranks:
         from torch import distributed as dist
 
         with self._named(what):
-            for bucket in _buckets(tensors):
+            for bucket in buckets(tensors):
                 flat = torch.cat([t.reshape(-1) for t in bucket])
                 dist.all_reduce(flat)
                 for t, total in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
@@ -207,7 +207,7 @@ ALONE = Ranks()
 """A process that trains by itself."""
 
 
-def _buckets(tensors: "Iterable[Tensor]") -> "Iterator[list[Tensor]]":
+def buckets(tensors: "Iterable[Tensor]") -> "Iterator[list[Tensor]]":
     """Group tensors of one number type, a message's worth each, in their order."""
     bucket: list[Any] = []
     for tensor in tensors:

@@ -7,16 +7,20 @@ No number type is changed: the model's own autocast acts as in one process.
 Source: `torch.distributed.fsdp.fully_shard`.
 """
 
+import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.utils._python_dispatch import _disable_current_modes
 
+from uniapl.distributed.ranks import Ranks
 from uniapl.errors import InputError, TrainingError, one_line
 
+Model = TypeVar("Model", bound=nn.Module)
 Learning = tuple[Any, torch.optim.Optimizer]
 """A sharded model that learns, and its optimiser."""
 
@@ -33,7 +37,8 @@ def shard(root: nn.Module, layers: Sequence[nn.Module], methods: Iterable[str]) 
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     device = next(root.parameters()).device
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    with _disable_current_modes():  # a plan shares out what has no numbers, and a mesh has some
+        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in (*layers, root):
         # the root too is given back after a forward: one without backward would else keep weights of before the update
         made = fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -49,33 +54,74 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]
 
 
+def saved_from(ranks: Ranks) -> torch.device | None:
+    """Return where this rank needs a model whole that is written: on the first one's CPU, and on no other."""
+    return torch.device("cpu") if ranks.is_first else None
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this rank has of a tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[no-any-return]
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
     """Cut the norm of all gradients together to a limit; return the norm before."""
     return whole(nn.utils.clip_grad_norm_(parameters, limit)).item()
 
 
+def without_weights(model: Model) -> Model:
+    """Return a copy of a model whose weights are on the meta device; one that two layers share stays shared."""
+    weights = {id(p): _frozen(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    return copy.deepcopy(model, dict(weights))  # takes these for copies that it has made already
+
+
 @torch.no_grad()
-def gather_into(target: nn.Module | None, source: nn.Module) -> None:
-    """Copy a sharded model's weights into a whole one of the same architecture, one after the other; collective.
+def gather_into(target: nn.Module, source: nn.Module, device: torch.device | None) -> None:
+    """Give a copy `without_weights` those of a sharded model, one after the other; collective.
 
     Args:
-        target: On any device; None on a rank that only sends its part.
+        target: Made of the same model before it was sharded. Weights that are on the device keep their place.
         source: Sharded.
+        device: Where they go; None on a rank that only sends its part.
     """
-    own = dict(target.named_parameters()) if target is not None else {}
+    own, found = dict(target.named_parameters()), dict[int, nn.Parameter]()
     for name, parameter in source.named_parameters():
         full = whole(parameter.detach())
-        if own:
+        if device is None:
+            continue
+        if own[name].device == device:
             own[name].copy_(full)
+        else:
+            found[id(own[name])] = _frozen(full.to(device))
+    _exchange(target, found)
+
+
+def drop_weights(model: nn.Module) -> None:
+    """Make a model one `without_weights` again, in place."""
+    _exchange(
+        model, {id(p): _frozen(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    )
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _exchange(model: nn.Module, by_id: dict[int, nn.Parameter]) -> None:
+    """Put other weights into the places of those with these ids."""
+    for module in model.modules():
+        for name, own in module._parameters.items():
+            if id(own) in by_id:
+                module._parameters[name] = by_id[id(own)]
 
 
 def first_numbers(parameter: Tensor, count: int) -> Tensor:
     """Return those of a tensor's first numbers that are on this rank."""
+    own = own_part(parameter).detach()
     if not hasattr(parameter, "to_local"):
-        return parameter.detach().flatten()[:count]
+        return own.flatten()[:count]
     rows, size = parameter.shape[0], dist.get_world_size()
     before = min(rows, -(-rows // size) * dist.get_rank()) * (parameter.numel() // rows)
-    own: Tensor = parameter.to_local().detach()  # type: ignore[attr-defined]
     return own.flatten()[: max(0, count - before)]
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
+from uniapl.distributed.sharding import own_part
 from uniapl.models.packing import AttentionBlock, Packed
 
 
@@ -28,6 +29,7 @@ class Footprint(TorchDispatchMode):
         self.now = 0
         self.peak = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -35,7 +37,9 @@ class Footprint(TorchDispatchMode):
         """Run an operation and count the memory that is new after it."""
         output = func(*args, **(kwargs or {}))
         for value in tree_iter(output):
-            if isinstance(value, Tensor):
+            # what is sharded is wrapped around the tensor that has the memory
+            is_outer = is_traceable_wrapper_subclass(value)
+            if isinstance(value, Tensor) and not is_outer and not value.is_meta:
                 self._count(value.untyped_storage())
         self.peak = max(self.peak, self.now)
         return output
@@ -46,11 +50,20 @@ class Footprint(TorchDispatchMode):
             return
 
         def gone(_: object) -> None:
-            self.now -= size
+            self.now -= self._sizes.pop(key)
             del self._alive[key]
 
         self.now += size
+        self._sizes[key] = size
         self._alive[key] = weakref.ref(storage, gone)
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Notice that a tensor's memory is given back or taken anew, as FSDP2 does with gathered weights."""
+        key = storage._cdata
+        if key in self._alive:
+            self.now += storage.nbytes() - self._sizes[key]
+            self._sizes[key] = storage.nbytes()
+            self.peak = max(self.peak, self.now)
 
     def peak_of(self, run: Any, *arguments: Any) -> int:
         """Return how many bytes more than now are alive at the worst moment of `run(*arguments)`."""
@@ -92,14 +105,24 @@ class Footprint(TorchDispatchMode):
 @contextmanager
 def counted() -> Iterator[Footprint]:
     """Within, tensors hold no numbers, and what memory they would need is counted."""
-    footprint = Footprint()
-    with footprint.fake, footprint:
-        yield footprint
+    footprint, resize = Footprint(), torch.UntypedStorage.resize_
+
+    def resize_(storage: torch.UntypedStorage, size: int) -> None:
+        resize(storage, size)
+        footprint.resized(storage)
+
+    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
+    try:
+        with footprint.fake, footprint:
+            yield footprint
+    finally:
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
 
 
-def num_bytes(parameters: list[nn.Parameter]) -> int:
-    """Return the bytes of distinct weights."""
-    return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
+def num_bytes(parameters: list[nn.Parameter], *, whole: bool = False) -> int:
+    """Return the bytes of distinct weights: of this rank's part of them, or of all."""
+    distinct = {id(p): p for p in parameters}.values()
+    return sum((p if whole else own_part(p)).numel() * p.element_size() for p in distinct)
 
 
 def packed_bytes(micro_batches: list[Packed]) -> int:

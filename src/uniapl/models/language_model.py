@@ -2,8 +2,8 @@
 
 import copy
 import gc
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.distributed import ALONE, Ranks
-from uniapl.distributed.sharding import gather_into, shard
+from uniapl.distributed.sharding import drop_weights, gather_into, shard, without_weights
 from uniapl.models import gguf, packed_attention
 from uniapl.models.adapters import (
     AdaptedBackbone,
@@ -66,6 +66,7 @@ class LanguageModel(nn.Module):
         self.recomputes_layers = recomputes_layers
         self.is_sharded = False
         self._whole: list[PreTrainedModel] = []  # in a list: it is no part of this module
+        self._keeps_whole = False
         # no dropout: a ratio of two forwards must be 1 where the weights are equal
         self.model.eval()
 
@@ -251,34 +252,46 @@ class LanguageModel(nn.Module):
 
     @property
     def whole(self) -> PreTrainedModel:
-        """The model with all weights on this rank: a copy as `gather` last made it where they are shared out."""
+        """The model with all weights on this rank; where they are shared out, a copy that has them while `gathered`."""
         return self._whole[0] if self._whole else self.model
 
-    def gather(self) -> None:
-        """Bring `whole` up to date; collective where weights are shared out."""
-        if self.is_sharded:
-            gather_into(self._whole[0] if self._whole else None, self.model)
+    @contextmanager
+    def gathered(self, device: torch.device | None) -> Iterator[None]:
+        """Within, `whole` has all weights, as they are now; collective where weights are shared out.
+
+        Args:
+            device: Where it has them; None on a rank that only sends its part.
+        """
+        if not self.is_sharded:
+            yield
+            return
+        gather_into(self.whole, self.model, device)
+        try:
+            yield
+        finally:
+            if not self._keeps_whole:
+                drop_weights(self.whole)
 
     def shard(
         self,
-        whole_on: torch.device | None = None,
         root: nn.Module | None = None,
         methods: Sequence[str] = ("logprobs",),
+        *,
+        keeps_whole: bool = False,
     ) -> None:
         """Share the weights out over the ranks.
 
         Args:
-            whole_on: Where this rank keeps a whole copy, to sample from or to save; None: it has none.
             root: What holds this model and is called in its place; None: this model.
             methods: The root's, which compute.
+            keeps_whole: Whether gathered weights stay, in their place: captured graphs read them there.
 
         Raises:
             InputError: The model's layers are not known.
         """
         layers = recomputable_layers(self.model, "training.sharding: full")
-        if whole_on is not None:
-            self._whole = [copy.deepcopy(self.model).requires_grad_(False)]
-            nn.Module.to(self._whole[0], whole_on)
+        self._whole = [without_weights(self.model)]
+        self._keeps_whole = keeps_whole
         self.is_sharded = True
         shard(root or self, layers, methods)
 

@@ -1,6 +1,8 @@
 """The backbone of the `scalar` discriminator: a causal language model with a head on the last token."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,14 +35,16 @@ class ScalarModel(nn.Module):
         """Return the weights that learn: the backbone's and the head."""
         return [*self.backbone.trainable_parameters(), *self.head.parameters()]
 
-    def shard(self, whole_on: torch.device | None = None) -> None:
+    def shard(self) -> None:
         """As `LanguageModel.shard`."""
-        self.backbone.shard(whole_on, self, ("logits",))
+        self.backbone.shard(self, ("logits",))
 
-    def gather(self) -> None:
-        """Bring the weights that `save` writes up to date; collective where weights are shared out."""
-        self.backbone.gather()
-        self._head_weight = whole(self.head.weight.detach())
+    @contextmanager
+    def gathered(self, device: torch.device | None) -> Iterator[None]:
+        """As `LanguageModel.gathered`: within, `save` finds all weights."""
+        with self.backbone.gathered(device):
+            self._head_weight = whole(self.head.weight.detach())
+            yield
 
     @property
     def can_be_saved(self) -> bool:
@@ -51,7 +55,7 @@ class ScalarModel(nn.Module):
         """Write an ordinary sequence-classification folder with one label, the weights as `dtype`.
 
         It has no padding token where that ends completions: transformers finds a text's last token by it. Where weights
-        are shared out, `gather` comes before.
+        are shared out, this happens while they are `gathered`.
 
         Args:
             folder: Where to; made if it is not there.

@@ -86,6 +86,16 @@ class SharedGenerator:
         return self._generator
 
 
+def check_ahead(config: Config, num_ranks: int) -> None:
+    """Refuse what several ranks cannot do.
+
+    Raises:
+        InputError: They shall sample ahead.
+    """
+    if config.rollout.ahead and num_ranks > 1:
+        raise InputError("rollout.ahead: must be 0 with several ranks, got 1")
+
+
 def shared_vllm_generator(
     config: Config, policy: LanguageModel, chat: Chat, ranks: Ranks
 ) -> tuple[Generator, float]:
@@ -96,8 +106,7 @@ def shared_vllm_generator(
     """
     if ranks.size == 1:
         return vllm_generator(config, policy, chat)
-    if config.rollout.ahead:
-        raise InputError("rollout.ahead: must be 0 with several ranks, got 1")
+    check_ahead(config, ranks.size)
     made: list[Generator] = []
 
     def make() -> float:

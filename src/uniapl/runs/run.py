@@ -19,7 +19,7 @@ from uniapl.cpu.heap import tuned_heap
 from uniapl.discriminators import hint_line
 from uniapl.distributed import ALONE, Ranks
 from uniapl.distributed.launch import started
-from uniapl.distributed.sharding import load_shards, save_shards
+from uniapl.distributed.sharding import load_shards, save_shards, saved_from
 from uniapl.errors import InputError, Stopped
 from uniapl.evaluation import EvaluationSet, evaluate
 from uniapl.files import remove_leftovers
@@ -325,7 +325,6 @@ class _Run:
         data = replace(data, trainer_state=self.trainer.state)
         temperature = config.temperature
         limit = config.max_completion_tokens or self.config.rollout.max_completion_tokens
-        self.policy.gather()
         # a generator of its own: evaluating more or less often must not change the training
         generator = TransformersGenerator(
             self.policy.whole,
@@ -341,7 +340,7 @@ class _Run:
         is_known = self.config.model.dtype == "float32" and temperature in (0, 1)
         own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
         base = self._base_logprobs if self.trainer.step else own
-        with self.policy.autocast():
+        with self.policy.gathered(self.policy.device), self.policy.autocast():
             return evaluate(generator, data, settings, own, base, self.ranks)
 
     def _base(self) -> LanguageModel:
@@ -354,6 +353,8 @@ class _Run:
         # loading checks the model's numbers in float32, whatever the evaluation runs in
         with torch.autocast(self.policy.device.type, enabled=False):
             base, _ = load_policy(self.config)
+        if self.trainer.is_sharded:
+            base.shard()
         return base
 
     def _mean_logprobs(
@@ -379,19 +380,26 @@ class _Run:
         ]
 
     def _finish(self) -> None:
-        """Write the models; the other ranks wait for the first one."""
-        self.trainer.gather()
-        self.ranks.on_first(self._write_models, "writing the models")
+        """Write the models, one after the other; the other ranks wait for the first one."""
+        place = saved_from(self.ranks)
+        with self.policy.gathered(place):
+            self.ranks.on_first(self._write_policies, "writing the policy")
+        shared_out = self.trainer.learning() if self.trainer.is_sharded else {}
+        learned = shared_out.get("discriminator")
+        with learned[0].gathered(place) if learned else nullcontext():
+            self.ranks.on_first(self._write_rest, "writing the discriminator")
 
-    def _write_models(self) -> None:
-        assert self.log
-        progress = self.log.progress
+    def _write_policies(self) -> None:
         columns = self._first_and_last()
         write_model_folder(
             self.folder.path / POLICY, lambda path: self._write_policy(path, columns)
         )
         if role := self.policy.role:
             write_model_folder(self.folder.path / ADAPTER, role.save)
+
+    def _write_rest(self) -> None:
+        assert self.log
+        progress, columns = self.log.progress, self._first_and_last()
         self._save_discriminator(progress)
         if not self.config.training.keep_optimizer:
             drop_optimizers(self.folder.checkpoints)

@@ -331,7 +331,7 @@ def build_trainer(
     other = load_other_model(config, policy, chat)
     backbone, reference = other_roles(recipe, policy, other.model if other else None)
     if ranks.in_lockstep:
-        policy.shard(policy.device)
+        policy.shard(keeps_whole=config.rollout.cache == "static")
         for model in (reference, other.model if other and not recipe.learns else None):
             if model:
                 model.shard()

@@ -8,8 +8,11 @@ importance weights make up for what lies between sampling and that (decoupled PP
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from uniapl.config.recipe import Recipe, TermWeights
 from uniapl.data.mixture import Mixture, Stream
+from uniapl.distributed.sharding import saved_from
 from uniapl.rollout.decoding import Decoded
 from uniapl.rollout.vllm_generator import Pending, VllmGenerator
 from uniapl.training.batch import Request, draw_request
@@ -61,8 +64,8 @@ class Sampler:
             request = self._draw(weights)
             rollouts: list[Rollout] = []
             if request.asked:
-                self._players.policy.gather()
-                with self._players.policy.autocast():
+                policy = self._players.policy
+                with policy.gathered(self._needed_on), policy.autocast():
                     rollouts = self._players.generator.sample(request.prompts, rollout.group_size)
             return Sampled(request, rollouts, step)
         begun = self._begun or self._begin(step, step)
@@ -83,8 +86,17 @@ class Sampler:
         request = self._draw(self._recipe.weights_at(serves))
         pending = None
         if request.asked:
-            pending = self._generator.begin(request.prompts, self._recipe.config.rollout.group_size)
+            size = self._recipe.config.rollout.group_size
+            with self._players.policy.gathered(self._needed_on):
+                pending = self._generator.begin(request.prompts, size)
         return _Begun(request, pending, step, before)
+
+    @property
+    def _needed_on(self) -> torch.device | None:
+        """Where this rank needs the policy whole to sample it: servers get it from the first one's CPU."""
+        if self._recipe.config.rollout.engine == "transformers":
+            return self._players.policy.device
+        return saved_from(self._players.ranks)
 
     @property
     def _generator(self) -> VllmGenerator:

@@ -281,12 +281,6 @@ class Trainer:
             found["discriminator"] = (learner.model, learner.optimizer)
         return found
 
-    def gather(self) -> None:
-        """Bring the whole models that are saved up to date; collective where weights are shared out."""
-        if self.is_sharded:
-            for model, _ in self.learning().values():
-                model.gather()
-
     def state_dict(self) -> dict[str, Any]:
         """Return everything that moves, apart from the policy's weights and from what `save_shards` writes."""
         assert self.is_between_batches
