@@ -64,7 +64,7 @@ def test_from_seeds_to_table(
         *SMALL,
     ]
     assert real_model.main([*words, "--minutes=1e-9"]) == 75
-    assert real_model.main([*words, "--minutes=9"]) == 0, capsys.readouterr()
+    assert real_model.main([*words, "--minutes=60"]) == 0, capsys.readouterr()
     printed = capsys.readouterr().out
     asked = (tmp_path / "out" / "data" / "prompts.jsonl").read_text()
     assert not any(name in asked for name in HELD_OUT_TYPES)
@@ -78,14 +78,15 @@ def test_from_seeds_to_table(
         strict, hacks = metrics["prompt_level_strict_acc"], metrics["hack_fraction"]
         answered = metrics["answered_strict_acc"]["mean"]
         assert answered == pytest.approx(strict["mean"] - hacks["mean"])
-        # two steps at such a rate move any model
-        assert metrics["expert_nll"]["mean"] != pytest.approx(table["before"]["expert_nll"])
         assert {"held_out_types_acc", "trained_types_acc", "few_words_fraction"} <= set(metrics)
         assert metrics["text_fraction"]["low"] is not None
     before = table["before"]
     assert before["answered_strict_acc"] == pytest.approx(
         before["prompt_level_strict_acc"] - before["hack_fraction"]
     )
+    # demonstrations teach in any step, rewards only where a group's differ
+    after = table["arms"]["uniapl"]["metrics"]["expert_nll"]["mean"]
+    assert after != pytest.approx(before["expert_nll"], abs=1e-3)
     assert table["differences"]["grpo"]["seeds"] == [0]
     assert "uniapl minus each other arm" in printed
     assert "types held out" in printed
