@@ -24,6 +24,8 @@ done
 uniapl=("${PYTHON:-.venv/bin/python}" -m uniapl)
 prepared=$output/prepared made=runs/miniature data=src/uniapl/miniature/data
 mkdir -p "$prepared"
+# a scorer that learns needs two texts per prompt; the second ones get keys of their own
+{ cat "$data/demonstrations.jsonl"; sed 's/^{"key": [0-9]*, /{/' "$data/second_texts.jsonl"; } >"$prepared/both.jsonl"
 
 need() { # a part of the miniature that does not ship
     [[ -e $made/$1 ]] && return
@@ -47,7 +49,7 @@ declare -A settings=(
     [sft-a-grpo]="${reference[*]}"
     [a-sft-a-grpo]="${reference[*]}"
     [shaped]="${reference[*]}"
-    [learned=uniapl]="${reference[*]} discriminator.frozen=false"
+    [learned=uniapl]="${reference[*]} discriminator.frozen=false data.demonstrations=$prepared/both.jsonl"
     [larger=uniapl]="discriminator.path=$made/larger objective.adversarial_weight=0.3"
     [weaker=uniapl]="discriminator.form=expert discriminator.path=$made/weaker objective.adversarial_weight=1"
     [copy=uniapl]="discriminator.form=expert discriminator.path=$prepared/sft/policy objective.adversarial_weight=1"
@@ -80,7 +82,7 @@ case $situation in
     hole | gamed)
         words+=('rewards=[{function: uniapl.miniature.loophole:gameable}]'
             'evaluation.metrics=[uniapl.miniature.metrics:fluency, uniapl.miniature.metrics:joint, uniapl.miniature.loophole:hack_fraction]')
-        if [[ $situation == gamed ]]; then words+=(training.steps=300); fi
+        if [[ $situation == gamed ]]; then words+=(training.steps=300 "data.demonstrations=$prepared/both.jsonl"); fi
         ;;
     half) # every second prompt has no checkable instruction, and so no reward
         for name in demonstrations prompts; do
