@@ -1,14 +1,17 @@
 """README: short, true, and its commands run as they stand, in order, in an empty folder."""
 
+import io
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tiny_runs import run_here
+
+import uniapl
+from uniapl import cli
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -41,55 +44,48 @@ def test_every_link_leads_somewhere():
     assert not missing
 
 
-@pytest.mark.slow
-def test_its_commands_run_in_an_empty_folder(tmp_path: Path):
+def test_its_commands_run_in_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In this process, the runs of the comparison too: loading torch takes longer than any of them."""
     words = [shlex.split(line) for line in commands("Your own data")]
     install, *rest = words
     assert install[:2] == ["pip", "install"]  # skipped: the tests run in what it would install
-    shell = [line for line in rest if line[0] == "uniapl"]
-    assert [line[1] for line in shell] == "init train plan train report chat compare".split()
-    for line in shell:
+    lines = [line for line in rest if line[0] == "uniapl"]
+    assert [line[1] for line in lines] == "init train plan train report chat compare".split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uniapl.comparing.comparison.run_all", run_here)
+    for line in lines:
         trains = line[1] == "compare" or (line[1] == "train" and "--preview" not in line)
-        done = subprocess.run(
-            [sys.executable, "-m", *line, *(SHORTER if trains else [])],
-            cwd=tmp_path,
-            input="Name a sea.\n",
-            capture_output=True,
-            text=True,
-            timeout=900,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, (line, done.stderr[-2000:])
+        monkeypatch.setattr("sys.stdin", io.StringIO("Name a sea.\n"))
+        status = cli.main([*line[1:], *(SHORTER if trains else [])])
+        assert status == 0, (line, capsys.readouterr().err[-2000:])
     assert (tmp_path / "runs/my/report/index.html").is_file()
     found = json.loads((tmp_path / "runs/my-comparison/comparison.json").read_text())
     assert list(found["arms"]) == ["grpo", "mix", "uniapl"]
 
 
-@pytest.mark.slow
-def test_its_python_runs(tmp_path: Path):
+def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     block = [line for line in commands("Your own data") if line.startswith("run")]
     # what `grpo` has no use for is an error, and the call itself is README's
     short = [
         word for word in SHORTER if word.partition(".")[0] in ("training", "rollout", "evaluation")
     ]
-    code = [
-        "import uniapl",
-        "def brevity(completions, **columns): return [-len(text) / 100 for text in completions]",
-        "train = uniapl.train",
-        f"uniapl.train = lambda config, words, **rest: train(config, [*words, *{short!r}], **rest)",
-        *block,
-        "print(len(run.metrics), run.policy)",
-    ]
-    subprocess.run([sys.executable, "-m", "uniapl", "init", "my.yaml"], cwd=tmp_path, check=True)
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(code)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=900,
+    train = uniapl.train
+    monkeypatch.setattr(
+        "uniapl.train", lambda config, words, **rest: train(config, [*words, *short], **rest)
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == f"2 {Path('runs/my/policy')}"
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "my.yaml"]) == 0
+
+    def brevity(completions: list[str], **columns: object) -> list[float]:
+        return [-len(text) / 100 for text in completions]
+
+    names = {"uniapl": uniapl, "brevity": brevity}
+    exec("\n".join(block), names)
+    run = names["run"]
+    assert isinstance(run, uniapl.Run)
+    assert (len(run.metrics), run.policy) == (2, Path("runs/my/policy"))
 
 
 def test_make_demo_installs_what_the_demo_needs():

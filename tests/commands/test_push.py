@@ -54,7 +54,9 @@ def uniapl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", token)
         capsys.readouterr()
-        return cli.main([*map(str, words)]), *capsys.readouterr()
+        status = cli.main([*map(str, words)])
+        output, errors = capsys.readouterr()
+        return status, output, errors
 
     return run
 

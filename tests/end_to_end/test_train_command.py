@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import Tiny, assert_same_run, rows
 
+from uniapl import cli
 from uniapl.runs.checkpoint import checkpoint_steps
 
 REWARD = '''
@@ -66,9 +67,13 @@ def wait_for(file: Path, process: "subprocess.Popen[str]") -> None:
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
-    tiny: Tiny, start: Start, run_folder: Path, tmp_path: Path
+    tiny: Tiny,
+    start: Start,
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
-    """Also in another process than the run that was never stopped."""
+    """In another process than that in which it began."""
     process = start(*WORDS, WAIT_SECONDS="1")
     wait_for(tmp_path / "ready", process)
     process.send_signal(signal.SIGINT)
@@ -81,9 +86,9 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(
     assert "Traceback" not in err
     assert checkpoint_steps(run_folder / "checkpoints") == [2, 3]
 
-    process = start(*WORDS, "training.resume=auto")
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0
+    words = (f"output_dir={run_folder}", *WORDS, "training.resume=auto")
+    assert cli.main(["train", str(tiny.config), *words]) == 0
+    out, err = capsys.readouterr()
     notes = err.splitlines()
     assert all(" INFO " in line for line in notes)
     assert notes[1].endswith(" INFO going on from step 3")
@@ -107,10 +112,11 @@ def test_ctrl_c_twice_stops_at_once(start: Start, run_folder: Path, tmp_path: Pa
     assert len(rows(run_folder)) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_another_signal_saves_and_has_its_own_status(
-    start: Start, run_folder: Path, tmp_path: Path, number: signal.Signals
+    start: Start, run_folder: Path, tmp_path: Path
 ):
+    """Each of the signals: tests/runs/test_signals.py."""
+    number = signal.SIGUSR1
     process = start(*WORDS, "--json", "--quiet", WAIT_SECONDS="1")
     wait_for(tmp_path / "ready", process)
     process.send_signal(number)
