@@ -30,6 +30,7 @@ pieces=(
     "training 0.6b|benchmarks.training --shape 0.6b $work --rounds 5"
     "rollouts 135m|benchmarks.rollouts --shape 135m $work --rounds 3"
     "rollouts 0.6b uneven|benchmarks.rollouts --shape 0.6b $work --mean-length 96 --rounds 3"
+    "ranks 0.6b|benchmarks.ranks --shape 0.6b --contestants plain one-rank one-rank-full --rounds 3"
     "scaling 0.6b|benchmarks.scaling --shape 0.6b --prompts 8 --group-size 4 --tokens 32 --rounds 3"
 )
 

@@ -2,12 +2,14 @@
 
 import argparse
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -15,6 +17,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from uniapl.miniature import MODEL
 
 PAD, END = 0, 1
 """Ids of the padding and of the end of a turn in every model here."""
@@ -73,6 +77,17 @@ def build_model(
         weight.data = weight.data.to(device, dtype)
     nn.Module.to(model, device)
     return model.eval()
+
+
+def save_model(shape: str, folder: Path) -> Path:
+    """Write a model folder of that shape with the miniature's tokenizer, whose words are its first ones."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    vocabulary = max(SHAPES[shape]["vocab_size"], len(tokenizer))
+    model = build_model(shape, torch.float32, torch.device("cpu"), vocab_size=vocabulary)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def build_tokenizer(shape: str) -> PreTrainedTokenizerFast:

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-from benchmarks import rollouts, scaling, step, training
+from benchmarks import ranks, rollouts, scaling, step, training
 from benchmarks.measuring import default_output, read_results
 
 _SHOW = {
+    "ranks": ranks.show,
     "rollouts": rollouts.show,
     "scaling": scaling.show,
     "step": step.show,

@@ -13,7 +13,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--measured",
         metavar="RUN",
         type=Path,
-        help="run of the same model; its speed gives the time",
+        help="run of the same model on one device; its speed gives the time",
+    )
+    parser.add_argument(
+        "--devices", metavar="N", type=int, default=1, help="processes that share the run"
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="GIB",
+        type=float,
+        help="of each device, where the run goes to other GPUs than this machine's",
+    )
+    parser.add_argument(
+        "--bandwidth",
+        metavar="GB/S",
+        type=float,
+        help="in and out of each device, between devices; default: 25",
+    )
+    parser.add_argument(
+        "--folder-bandwidth",
+        metavar="GB/S",
+        type=float,
+        help="of the folder through which rollout servers get weights; default: 1",
     )
     parser.set_defaults(handler=_plan)
 
@@ -22,7 +43,18 @@ def _plan(options: argparse.Namespace) -> None:
     from uniapl.config import load_config, overridden_keys
 
     config = load_config(options.config, options.overrides)
-    from uniapl.planning import plan_lines, plan_run
+    from dataclasses import replace
 
-    plan = plan_run(config, overridden_keys(options.overrides))
-    print("\n".join(plan_lines(plan, options.measured)))
+    from uniapl.planning import check_fits, here, plan_lines, plan_run
+    from uniapl.planning.devices import GIB
+
+    memory = None if options.memory is None else int(options.memory * GIB)
+    rates = {
+        name: value
+        for name in ("bandwidth", "folder_bandwidth")
+        if (value := getattr(options, name)) is not None
+    }
+    devices = replace(here(config, options.devices, memory), **rates)
+    plan = plan_run(config, overridden_keys(options.overrides), devices)
+    print("\n".join(plan_lines(plan, options.measured)), flush=True)
+    check_fits(plan)

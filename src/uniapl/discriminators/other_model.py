@@ -6,6 +6,7 @@ from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
 from uniapl.data.chat import Chat, other_chat
 from uniapl.discriminators.reader import check_same_tokens
+from uniapl.distributed import ALONE, Ranks
 from uniapl.errors import InputError
 from uniapl.models.language_model import LanguageModel, load_language_model
 
@@ -18,7 +19,9 @@ class OtherModel:
     chat: Chat
 
 
-def load_other_model(config: Config, policy: LanguageModel, chat: Chat) -> OtherModel | None:
+def load_other_model(
+    config: Config, policy: LanguageModel, chat: Chat, ranks: Ranks = ALONE
+) -> OtherModel | None:
     """Load the language model that `discriminator.path` names; None where the discriminator needs none from there.
 
     Raises:
@@ -28,7 +31,9 @@ def load_other_model(config: Config, policy: LanguageModel, chat: Chat) -> Other
     if form not in ("likelihood", "expert") or not discriminator.path or discriminator.servers:
         return None
     key = "discriminator.path"
-    model, tokenizer = load_language_model(discriminator.path, policy.dtype, policy.device, key=key)
+    model, tokenizer = load_language_model(
+        discriminator.path, policy.dtype, policy.device, key=key, ranks=ranks
+    )
     check_same_tokens(chat.tokenizer, tokenizer, f"{key}: {discriminator.path!r}")
     own, other = (m.model.config.get_text_config().vocab_size for m in (policy, model))
     if other < own:

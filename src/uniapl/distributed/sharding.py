@@ -9,6 +9,7 @@ Source: `torch.distributed.fsdp.fully_shard`.
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,21 +26,61 @@ Learning = tuple[Any, torch.optim.Optimizer]
 """A sharded model that learns, and its optimiser."""
 
 
-def shard(root: nn.Module, layers: Sequence[nn.Module], methods: Iterable[str]) -> None:
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """Weights that the first rank has read and no other one has: a model is made without them and then shared out."""
+
+    device: torch.device
+    """Where each rank's part goes."""
+    weights: dict[str, Tensor] | None
+    """By name, on the first rank's CPU; None on the others."""
+
+    def bring(self, root: nn.Module, module: nn.Module, names: dict[int, str]) -> None:
+        """Give a module of a model its weights, whole, on every rank; collective.
+
+        Args:
+            root: The model, in which other modules may share them.
+            module: Inside it.
+            names: Id of each of the model's weights on the meta device → its name.
+        """
+        found: dict[int, nn.Parameter] = {}
+        for empty in module.parameters():
+            if not empty.is_meta:
+                continue
+            if self.weights is None:
+                full = torch.empty(empty.shape, dtype=empty.dtype, device=self.device)
+            else:  # what `shard` gives back must not be the first rank's only copy
+                full = self.weights[names[id(empty)]].detach().to(self.device, copy=True)
+            dist.broadcast(full, src=0)
+            found[id(empty)] = nn.Parameter(full, requires_grad=empty.requires_grad)
+        _exchange(root, found)
+
+
+def shard(
+    root: nn.Module,
+    layers: Sequence[nn.Module],
+    methods: Iterable[str],
+    unloaded: Unloaded | None = None,
+    names: dict[int, str] | None = None,
+) -> None:
     """Share a model's weights out over all ranks, in place. Copies must be made before.
 
     Args:
         root: The module whose methods are called; it holds all weights.
         layers: Inside it, each gathered by itself.
         methods: The root's, in which its weights are needed.
+        unloaded: Brings the weights where the model has none yet: one layer's at a time is whole.
+        names: As `Unloaded.bring` takes them.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    device = next(root.parameters()).device
+    device = unloaded.device if unloaded else next(root.parameters()).device
     with _disable_current_modes():  # a plan shares out what has no numbers, and a mesh has some
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in (*layers, root):
+        if unloaded:
+            unloaded.bring(root, module, names or {})
         # the root too is given back after a forward: one without backward would else keep weights of before the update
         made = fully_shard(module, mesh=mesh, reshard_after_forward=True)
         made.set_gradient_divide_factor(1.0)
@@ -70,9 +111,14 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
 
 
 def without_weights(model: Model) -> Model:
-    """Return a copy of a model whose weights are on the meta device; one that two layers share stays shared."""
-    weights = {id(p): _frozen(torch.empty_like(p, device="meta")) for p in model.parameters()}
-    return copy.deepcopy(model, dict(weights))  # takes these for copies that it has made already
+    """Return a copy of a model whose weights are on the meta device; what two layers share stays shared.
+
+    Buffers, which nothing changes, are the model's own.
+    """
+    copied: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+    for weight in model.parameters():
+        copied[id(weight)] = _frozen(torch.empty_like(weight, device="meta"))
+    return copy.deepcopy(model, dict[int, Any](copied))  # which it has made already
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from uniapl.distributed.sharding import whole
+
 SAMPLED = 1024
 """Numbers that are read of a tensor: all of a smaller one."""
 
@@ -18,7 +20,7 @@ def weights_fingerprint(model: nn.Module, left_out: Collection[nn.Parameter] = (
     of them, and so does whatever else makes one model of another.
 
     Args:
-        model: On any device.
+        model: On any device; collective where its weights are shared out.
         left_out: Parameters that do not count, such as an adapter's.
     """
     ignored = set(map(id, left_out))
@@ -26,7 +28,7 @@ def weights_fingerprint(model: nn.Module, left_out: Collection[nn.Parameter] = (
     for parameter in model.parameters():
         if id(parameter) in ignored:
             continue
-        flat = parameter.detach().reshape(-1)
+        flat = whole(parameter.detach()).reshape(-1)
         sampled = flat[:: max(1, flat.numel() // SAMPLED)]
         found.update(repr((tuple(parameter.shape), str(parameter.dtype))).encode())
         found.update(sampled.cpu().contiguous().view(torch.uint8).numpy().tobytes())

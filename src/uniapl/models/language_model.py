@@ -5,6 +5,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uniapl.distributed import ALONE, Ranks
-from uniapl.distributed.sharding import drop_weights, gather_into, shard, without_weights
+from uniapl.distributed.sharding import (
+    Unloaded,
+    drop_weights,
+    gather_into,
+    shard,
+    without_weights,
+)
 from uniapl.models import gguf, packed_attention
 from uniapl.models.adapters import (
     AdaptedBackbone,
@@ -67,13 +74,14 @@ class LanguageModel(nn.Module):
         self.is_sharded = False
         self._whole: list[PreTrainedModel] = []  # in a list: it is no part of this module
         self._keeps_whole = False
+        self._unloaded: Unloaded | None = None
         # no dropout: a ratio of two forwards must be 1 where the weights are equal
         self.model.eval()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
-        return next(self.model.parameters()).device
+        """Where the weights live, or will once they are shared out."""
+        return self._unloaded.device if self._unloaded else next(self.model.parameters()).device
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the weights that learn: an adapter's, or all."""
@@ -293,7 +301,9 @@ class LanguageModel(nn.Module):
         self._whole = [without_weights(self.model)]
         self._keeps_whole = keeps_whole
         self.is_sharded = True
-        shard(root or self, layers, methods)
+        names = {id(weight): name for name, weight in self.model.named_parameters()}
+        shard(root or self, layers, methods, self._unloaded, names)
+        self._unloaded = None
 
     def save_trained(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write what `load` reads: a float32 model folder, or the adapter alone into a folder that must not exist."""
@@ -341,9 +351,11 @@ class LanguageModel(nn.Module):
         model = self.role.backbone.plain(merged=None) if self.role else copy.deepcopy(self.model)
         if self.role:
             widen(model.requires_grad_(True).parameters())
-        return LanguageModel(
+        made = LanguageModel(
             model, self.dtype, self.logit_chunk_tokens, recomputes_layers=self.recomputes_layers
         )
+        made._unloaded = self._unloaded
+        return made
 
     def _playing(self, role: Role) -> "LanguageModel":
         return LanguageModel(
@@ -362,9 +374,16 @@ def store_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def load_language_model(
-    path: str, dtype: torch.dtype, device: torch.device, *, key: str = "model.path"
+    path: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    key: str = "model.path",
+    ranks: Ranks = ALONE,
 ) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, weights in float32.
+
+    Where weights will be shared out, the first rank alone reads them, on its CPU; the model has none until `shard`.
 
     Args:
         path: A model folder, a run's (its policy), an adapter's (merged into its base model), a GGUF file, or a name on
@@ -372,16 +391,45 @@ def load_language_model(
         dtype: The number type of forwards.
         device: Where the weights go.
         key: What the user gave the path as, for messages.
+        ranks: Those that will share the weights out, if they are in lockstep.
 
     Raises:
         InputError: Nothing loadable is there, weights are missing, or the model computes something that packing cannot.
     """
+    if ranks.in_lockstep:
+        return _load_unshared(path, dtype, device, key, ranks)
     with refusing(f"{key}: cannot load", path):
         model, tokenizer = _load(path)
         check_tokens(tokenizer, model, (tokenizer.eos_token_id, tokenizer.bos_token_id))
     nn.Module.to(model, device)
     check_packing(LanguageModel(model, torch.float32), f"{key}: {path!r}")
     return LanguageModel(model, dtype), tokenizer
+
+
+def _load_unshared(
+    path: str, dtype: torch.dtype, device: torch.device, key: str, ranks: Ranks
+) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
+    read: list[PreTrainedModel] = []
+
+    def make() -> tuple[Any, ...]:
+        loaded, tokenizer = load_language_model(path, dtype, torch.device("cpu"), key=key)
+        model = loaded.model
+        read.append(model)
+        return model.config, model.generation_config, dict(model.named_buffers()), tokenizer
+
+    config, generation_config, buffers, tokenizer = ranks.on_first(make, f"loading {key}")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.generation_config = generation_config
+    for (
+        name,
+        buffer,
+    ) in buffers.items():  # of what is computed once, such as the frequencies of positions
+        place, _, own = name.rpartition(".")
+        model.get_submodule(place)._buffers[own] = buffer.to(device)
+    made = LanguageModel(model, dtype)
+    made._unloaded = Unloaded(device, dict(read[0].named_parameters()) if read else None)
+    return made, tokenizer
 
 
 def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,6 +1,6 @@
 """Memory, tokens and work of a run before it starts, by rehearsing its step."""
 
-from uniapl.planning.plan import RunPlan, plan_run
-from uniapl.planning.text import plan_lines
+from uniapl.planning.plan import RunPlan, here, plan_run
+from uniapl.planning.text import check_fits, plan_lines
 
-__all__ = ["RunPlan", "plan_lines", "plan_run"]
+__all__ = ["RunPlan", "check_fits", "here", "plan_lines", "plan_run"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from uniapl.config import load_config
 from uniapl.errors import InputError
 from uniapl.models.language_model import LOGIT_CHUNK_TOKENS
+from uniapl.planning.devices_text import communication_lines, waiting_seconds
 from uniapl.planning.plan import RunPlan
 from uniapl.runs.metrics import read_rows
 
@@ -24,16 +25,36 @@ def plan_lines(plan: RunPlan, measured: Path | None = None) -> list[str]:
     Raises:
         InputError: That run is of another model, or has no steps.
     """
-    return [*_memory(plan), _disk(plan), "", *_tokens(plan), _time(plan, measured)]
+    return [
+        *_memory(plan),
+        _disk(plan),
+        "",
+        *_tokens(plan),
+        *communication_lines(plan),
+        _time(plan, measured),
+    ]
+
+
+def check_fits(plan: RunPlan) -> None:
+    """Refuse a run that its devices cannot hold.
+
+    Raises:
+        InputError: The peak is above their memory; the line says which part, and what to do.
+    """
+    if not plan.fits:
+        each = "" if plan.devices.count == 1 else " on each device"
+        raise InputError(
+            f"the run needs {_gib(plan.peak)} GiB{each}, in {plan.worst_phase}: {_verdict(plan)}"
+        )
 
 
 def _memory(plan: RunPlan) -> list[str]:
     config = plan.config
     lines = [
         f"{config.method}, {plan.num_weights / 1e6:.3g}M weights, {config.model.tuning} tuning, "
-        f"{config.model.dtype}; device {plan.device} with {plan.available / GIB:.1f} GiB",
+        f"{config.model.dtype}; {_devices(plan)}",
         "",
-        f"{'GiB':16}{'weights':>10}{'optimiser':>11}{'gradients':>11}",
+        f"{'GiB' if plan.devices.count == 1 else 'GiB on each':16}{'weights':>10}{'optimiser':>11}{'gradients':>11}",
     ]
     for name, role in plan.roles.items():
         sizes = (role.weights, role.optimizer, role.trained)
@@ -79,16 +100,41 @@ def _size(size: int) -> str:
     return f"{size / GIB:.3g} GiB" if size >= GIB / 10 else f"{size / 2**20:.3g} MiB"
 
 
+def _devices(plan: RunPlan) -> str:
+    devices = plan.devices
+    if devices.count == 1:
+        return f"device {devices.kind} with {devices.memory / GIB:.1f} GiB"
+    kind = "processes that share" if devices.kind == "cpu" else f"{devices.kind} devices with"
+    each = "" if devices.kind == "cpu" else " each"
+    sharding = plan.config.training.sharding
+    return (
+        f"{devices.count} {kind} {devices.memory / GIB:.1f} GiB{each}, training.sharding {sharding}"
+    )
+
+
 def _verdict(plan: RunPlan) -> str:
-    if plan.peak <= plan.available:
+    devices = plan.devices
+    if plan.fits:
         return "fits"
-    return f"does not fit the {plan.available / GIB:.1f} GiB of the device: {_knob(plan)}"
+    if devices.count == 1:
+        where = "of the device"
+    elif devices.kind == "cpu":
+        where = f"that {devices.count} processes share"
+    else:
+        where = "of a device"
+    return f"does not fit the {devices.memory / GIB:.1f} GiB {where}: {_knob(plan)}"
 
 
 def _knob(plan: RunPlan) -> str:
     """Say which key to change: the one behind the largest part."""
     config, phase = plan.config, plan.phases[plan.worst_phase]
     if plan.resident > phase.needed:
+        if plan.devices.kind == "cpu" and plan.devices.count > 1:
+            return "start fewer processes on this host"
+        if plan.is_sharded:
+            return f"take more devices than {plan.devices.count}"
+        if config.model.tuning == "full" and plan.devices.count > 1:
+            return "set training.sharding=full"
         if config.model.tuning == "full":
             return "set model.tuning=lora"
         if "discriminator" in plan.roles and config.discriminator.backbone == "copy":
@@ -137,6 +183,9 @@ def _operations(plan: RunPlan) -> float:
 def _time(plan: RunPlan, measured: Path | None) -> str:
     if measured is None:
         return "time: --measured RUN takes the speed of a run of the same model"
+    more = ""
+    if plan.devices.count > 1:
+        more = ", the busiest device's share of it and what was said of waiting"
     if not (measured / "config.yaml").exists():
         raise InputError(f"--measured: {measured} is not a run folder")
     other, own = load_config(measured / "config.yaml"), plan.config
@@ -154,18 +203,19 @@ def _time(plan: RunPlan, measured: Path | None) -> str:
     def seconds_per_token(stage: str, tokens: float) -> float:
         return sum(row.get(f"time/{stage}_seconds") or 0.0 for row in rows) / max(tokens, 1)
 
-    tokens = plan.tokens
+    tokens = plan.busiest
     # the tokens that the discriminator judges are about those that train the policy
     per_step = (
         tokens.sampled * seconds_per_token("rollout", done["sampled"])
         + tokens.trained * seconds_per_token("update", done["trained"])
         + tokens.judged * seconds_per_token("discriminator", done["trained"])
     )
+    per_step += waiting_seconds(plan)
     minutes = per_step * own.training.steps / 60
     total = f"{minutes:.2g} minutes" if minutes < 100 else f"{minutes / 60:.2g} hours"
     return (
-        f"time: at most {total}, {per_step:.3g} seconds a step, at the speed of {measured}; "
-        "evaluations not counted"
+        f"time: at most {total}, {per_step:.3g} seconds a step, {3600 / per_step:.3g} steps an hour, "
+        f"at the speed of {measured}{more}; evaluations not counted"
     )
 
 

@@ -160,16 +160,15 @@ class _Run:
         self.folder, self.options, self.ranks = folder, options, ranks
         config = recipe.config
         torch.manual_seed(config.seed)
-        self.policy, self.chat = load_policy(config)
+        self.policy, self.chat = load_policy(config, ranks)
         self.data = load_data(recipe, self.chat)
         self.before = EvaluationBefore(config)
         self.config = config
         rewards = load_rewards(recipe, self.policy.device, options.rewards)
-        fingerprint = weights_fingerprint(self.policy.model) if ranks.in_lockstep else None
         self.trainer = build_trainer(recipe, self.policy, self.chat, self.data, rewards, ranks)
         self.best: dict[str, Any] | None = None
         learning = self.policy.trainable_parameters() if self.policy.role else ()
-        self.base_weights = fingerprint or weights_fingerprint(self.policy.model, learning)
+        self.base_weights = weights_fingerprint(self.policy.model, learning)
         if folder.state and folder.checkpoint:
             self._check_base(folder.state)
             if self.trainer.is_sharded:
@@ -352,7 +351,7 @@ class _Run:
             return self.trainer.players.reference
         # loading checks the model's numbers in float32, whatever the evaluation runs in
         with torch.autocast(self.policy.device.type, enabled=False):
-            base, _ = load_policy(self.config)
+            base, _ = load_policy(self.config, self.ranks)
         if self.trainer.is_sharded:
             base.shard()
         return base

@@ -47,14 +47,18 @@ from uniapl.training.step import Trainer
 from uniapl.types import Demonstration, PreferencePair, Prompt
 
 
-def load_policy(config: Config) -> tuple[LanguageModel, Chat]:
+def load_policy(config: Config, ranks: Ranks = ALONE) -> tuple[LanguageModel, Chat]:
     """Load the model and its chat template.
+
+    Args:
+        config: Names them.
+        ranks: As `load_language_model` takes them.
 
     Raises:
         InputError: There is no such model or device.
     """
     device, dtype = find_device(config.training.device), getattr(torch, config.model.dtype)
-    policy, tokenizer = load_language_model(config.model.path, dtype, device)
+    policy, tokenizer = load_language_model(config.model.path, dtype, device, ranks=ranks)
     policy = prepare_policy(policy, config)
     chat = Chat(
         tokenizer,
@@ -328,7 +332,7 @@ def build_trainer(
     columns = column_names([*(d.prompt for d in rolled_out), *data.prompts])
     if recipe.samples:
         check_columns(rewards, columns)
-    other = load_other_model(config, policy, chat)
+    other = load_other_model(config, policy, chat, ranks)
     backbone, reference = other_roles(recipe, policy, other.model if other else None)
     if ranks.in_lockstep:
         policy.shard(keeps_whole=config.rollout.cache == "static")

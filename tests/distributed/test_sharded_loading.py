@@ -1,0 +1,41 @@
+"""Where weights are shared out, the first rank alone reads them, and no rank keeps them whole."""
+
+import json
+from typing import Any
+
+import pytest
+from launches import TESTS, launch
+from tiny import tiny_model
+from tiny_runs import Tiny
+
+
+@pytest.fixture(scope="module")
+def ranks(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("loading")
+    done = launch(2, str(TESTS / "rank_loading.py"), str(tiny.model), str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_no_rank_has_weights_until_they_are_shared_out(ranks: list[dict[str, Any]]):
+    assert [rank["has weights"] for rank in ranks] == [False, False]
+    assert [rank["device"] for rank in ranks] == ["cpu", "cpu"]
+    assert ranks[0]["words"] == ranks[1]["words"] > 0
+
+
+@pytest.mark.parametrize("name", ["policy", "reference", "copy", "scalar"])
+def test_all_models_have_the_files_weights(ranks: list[dict[str, Any]], name: str):
+    first, second = (rank[name] for rank in ranks)
+    assert first["same"] is True
+    assert first["numbers"] + second["numbers"] == tiny_model().num_parameters()
+    assert first["numbers"] == second["numbers"], "all sizes of the tiny model are even"
+    for own in (first, second):
+        assert own["dropped"], "the whole model is there only while it is needed"
+        assert own["tied"], "a head that is tied stays so"
+        assert own["learns"] is (name != "reference")
+
+
+def test_a_new_head_is_zero_and_the_fingerprint_is_that_of_the_whole(ranks: list[dict[str, Any]]):
+    for rank in ranks:
+        assert rank["head"] == 0
+        assert rank["fingerprint"] == rank["plain fingerprint"]
