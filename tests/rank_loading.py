@@ -3,18 +3,51 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from trainers import make_trainer
 from transformers import AutoModelForCausalLM
 
+from uniapl.distributed import Ranks
 from uniapl.distributed.launch import started
-from uniapl.distributed.sharding import own_part, saved_from
+from uniapl.distributed.sharding import own_part, saved_from, whole
 from uniapl.models.fingerprint import weights_fingerprint
 from uniapl.models.language_model import LanguageModel, load_language_model
 from uniapl.models.scalar_model import ScalarModel
+from uniapl.rollout.vllm_generator import VllmGenerator
+from uniapl.types import Prompt
+
+
+class Watched(VllmGenerator):
+    """Stands in for servers: notes whether the policy that they would get is whole, and whether as it is now."""
+
+    def __init__(self, policy: LanguageModel) -> None:
+        self.policy = policy
+        self.saw: list[float | None] = []
+
+    def begin(self, prompts: Sequence[Prompt], group_size: int) -> Any:
+        weight = next(self.policy.whole.parameters())
+        self.saw.append(None if weight.is_meta else weight.sum().item())
+
+
+def sampled_ahead(ranks: Ranks) -> dict[str, Any]:
+    """What servers would get before and after the policy has moved, beside its weights then."""
+    served = {"engine": "vllm", "servers": ["http://127.0.0.1:1"], "importance_cap": 2.0}
+    trainer = make_trainer("mix", ranks=ranks, rollout={**served, "ahead": 1})
+    policy = trainer.players.policy
+    trainer.players.generator = watched = Watched(policy)
+    moved: list[float] = []
+    for _ in range(2):
+        trainer.sampler._begin(0, 0)
+        first = next(policy.model.parameters())
+        moved.append(whole(first.detach()).sum().item())
+        with torch.no_grad():
+            own_part(first).add_(1.0)
+    return {"saw": watched.saw, "moved": moved}
 
 
 def main() -> None:
@@ -43,8 +76,8 @@ def main() -> None:
             backbone = model.backbone if isinstance(model, ScalarModel) else model
             parts = [own_part(p).numel() for p in backbone.model.parameters()]
             with backbone.gathered(saved_from(ranks)):
-                whole = dict(backbone.whole.named_parameters()) if ranks.is_first else {}
-                same = all(torch.equal(whole[n], p) for n, p in expected.items()) if whole else None
+                own = dict(backbone.whole.named_parameters()) if ranks.is_first else {}
+                same = all(torch.equal(own[n], p) for n, p in expected.items()) if own else None
             found[name] = {
                 "numbers": sum(parts),
                 "same": same,
@@ -53,6 +86,7 @@ def main() -> None:
                 "tied": backbone.head.weight is backbone.model.get_input_embeddings().weight,
             }
         found["head"] = own_part(scalar.head.weight).abs().sum().item()
+        found["ahead"] = sampled_ahead(ranks)
         found["fingerprint"] = weights_fingerprint(policy.model)
     (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
 

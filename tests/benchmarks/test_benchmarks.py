@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import hardware, measuring, rollouts, scaling, shapes, step, tables, training
+from benchmarks import hardware, measuring, ranks, rollouts, scaling, shapes, step, tables, training
 from benchmarks.measuring import Measurement, Section, ratios, read_results, spread
 
 Run = Callable[..., dict[str, Any]]
@@ -235,3 +235,13 @@ def test_step_beside_trl_trains_on_the_same_tokens(run: Run) -> None:
         rollouts_.reward_funcs[0] = recorded
         trl.step()
     assert [len(ids) for ids in seen] == [5] * 2 * 8  # prompts, rollouts of each
+
+
+@pytest.mark.slow
+def test_ranks_are_compared_with_a_plain_process(run: Run) -> None:
+    words = ("--contestants", "plain", "one-rank", "one-rank-full", "--steps", "1")
+    section = run(ranks, *words, "--method", "sft")
+    assert set(section["ratios"]) == {"plain / one-rank", "plain / one-rank-full"}
+    for turns in section["rounds"]:
+        assert {turn["units"] for turn in turns.values()} == {1}
+        assert all(turn["details"]["update"] > 0 for turn in turns.values())

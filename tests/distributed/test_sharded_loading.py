@@ -39,3 +39,10 @@ def test_a_new_head_is_zero_and_the_fingerprint_is_that_of_the_whole(ranks: list
     for rank in ranks:
         assert rank["head"] == 0
         assert rank["fingerprint"] == rank["plain fingerprint"]
+
+
+def test_servers_that_sample_ahead_get_the_policy_as_it_is(ranks: list[dict[str, Any]]):
+    first, second = (rank["ahead"] for rank in ranks)
+    assert first["saw"] == first["moved"]
+    assert first["moved"][0] != first["moved"][1]
+    assert second["saw"] == [None, None], "the first rank alone writes for servers"

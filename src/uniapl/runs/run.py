@@ -239,10 +239,10 @@ class _Run:
             raise stop
 
     def _heap(self) -> AbstractContextManager[None]:
-        """Return the context that suits the run's memory: who trains an adapter wants little of it."""
+        """Return the context that suits the run's memory: who trains an adapter, or shares out, wants little of it."""
         if self.policy.device.type != "cpu":
             return nullcontext()
-        return tuned_heap(for_speed=self.policy.role is None)
+        return tuned_heap(for_speed=not (self.policy.role or self.policy.is_sharded))
 
     def _is_due(self, every: int) -> bool:
         return bool(every) and self.trainer.step % every == 0
