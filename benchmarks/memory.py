@@ -66,17 +66,31 @@ def resident_peak() -> int:
     return int(found[1]) * 1024
 
 
-def compare(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]:
-    """Plan here, train in children."""
+def compare(
+    config: str,
+    words: Sequence[str],
+    *,
+    shape: str | None = None,
+    ranks: int = 0,
+    only_loads: bool = False,
+) -> dict[str, Any]:
+    """Plan here, train in children.
+
+    Args:
+        config: Of the run.
+        words: Its `key=value` words.
+        shape: Of a model with random weights in the config's place.
+        ranks: Processes that train together; 0 is one process without a launcher.
+        only_loads: Only load models, plan nothing.
+    """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        if options.shape:
-            words = [*words, f"model.path={save_model(options.shape, folder / 'model')}"]
-        child = ["-m", "benchmarks.memory", "--peaks", place, *["--load"] * options.load]
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        ranks = [*launcher, f"--nproc-per-node={options.ranks}"] if options.ranks else []
+        if shape:
+            words = [*words, f"model.path={save_model(shape, folder / 'model')}"]
+        child = ["-m", "benchmarks.memory", "--peaks", place, *["--load"] * only_loads]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         done = subprocess.run(
-            [sys.executable, *ranks, *child, options.config, *words],
+            [sys.executable, *(launcher if ranks else []), *child, config, *words],
             stdout=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
@@ -84,14 +98,14 @@ def compare(options: argparse.Namespace, words: Sequence[str]) -> dict[str, Any]
             sys.exit(done.returncode)  # it has said why
         peaks = [int(file.read_text()) for file in sorted(folder.glob("rank*.peak"))]
         found: dict[str, Any] = {"measured": max(peaks)}
-        if options.ranks:
+        if ranks:
             found["ranks"] = peaks
-        if options.load:
+        if only_loads:
             return found
         from uniapl.planning.plan import here, plan_run
 
-        config = load_config(options.config, words)
-        planned = plan_run(config, devices=here(config, max(1, options.ranks))).peak
+        loaded = load_config(config, words)
+        planned = plan_run(loaded, devices=here(loaded, max(1, ranks))).peak
     return {"planned": planned, **found, "ratio": round(planned / max(peaks), 3)}
 
 
@@ -112,7 +126,14 @@ def main() -> None:
     parser.add_argument("overrides", metavar="key=value", nargs="*", default=[])
     options = parser.parse_args()
     if options.peaks is None:
-        sys.stdout.write(json.dumps(compare(options, options.overrides)) + "\n")
+        found = compare(
+            options.config,
+            options.overrides,
+            shape=options.shape,
+            ranks=options.ranks,
+            only_loads=options.load,
+        )
+        sys.stdout.write(json.dumps(found) + "\n")
         return
     peak = measure(options.config, options.overrides, only_loads=options.load)
     (options.peaks / f"rank{os.environ.get('RANK', '0')}.peak").write_text(str(peak))

@@ -52,7 +52,7 @@ def test_its_commands_run_in_an_empty_folder(
     install, *rest = words
     assert install[:2] == ["pip", "install"]  # skipped: the tests run in what it would install
     lines = [line for line in rest if line[0] == "uniapl"]
-    assert [line[1] for line in lines] == "init train plan train report chat compare".split()
+    assert [line[1] for line in lines] == "init train plan plan train report chat compare".split()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("uniapl.comparing.comparison.run_all", run_here)
     for line in lines:

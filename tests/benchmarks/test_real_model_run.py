@@ -51,7 +51,7 @@ def write_inputs(folder: Path) -> list[str]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_seeds_to_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
