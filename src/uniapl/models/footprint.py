@@ -5,7 +5,7 @@ trains does it here too, in seconds and without weights.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -119,7 +119,7 @@ def counted() -> Iterator[Footprint]:
         torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
 
 
-def num_bytes(parameters: list[nn.Parameter], *, whole: bool = False) -> int:
+def num_bytes(parameters: Sequence[Tensor], *, whole: bool = False) -> int:
     """Return the bytes of distinct weights: of this rank's part of them, or of all."""
     distinct = {id(p): p for p in parameters}.values()
     return sum((p if whole else own_part(p)).numel() * p.element_size() for p in distinct)
