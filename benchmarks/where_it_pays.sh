@@ -34,7 +34,7 @@ need() { # a part of the miniature that does not ship
 
 # The settings that were chosen on the validation prompts of the sound situation (LOG.md).
 expert=(discriminator.form=expert discriminator.path=src/uniapl/miniature/expert objective.adversarial_weight=1)
-reference=(discriminator.form=reference "discriminator.path=$made/scorer" "objective.adversarial_weight=${LAMBDA_REFERENCE:-0.1}")
+reference=(discriminator.form=reference "discriminator.path=$made/scorer" "objective.adversarial_weight=${LAMBDA_REFERENCE:-0.03}")
 declare -A settings=(
     [mix-both]="objective.sft_weight=0.1"
     [mix]="objective.sft_weight=0.3"
