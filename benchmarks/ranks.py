@@ -57,7 +57,6 @@ def take_turn(contestant: str, model: Path, words: Sequence[str], device: str) -
             [*start, "-m", "uniapl", "train", "miniature", *given, *own, *words, *keys],
             check=True,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         rows = read_rows(run / "metrics.jsonl")[1:]

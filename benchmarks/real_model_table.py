@@ -174,7 +174,8 @@ def _text_before(folder: Path, run: str) -> dict[str, float | None]:
         return {}
     text = json.loads(file.read_text(encoding="utf-8"))
     num_prompts = len(_record(folder, run).prompts)
-    return {TEXT: _mean(list(text[BEFORE].values())), COMPARABLE: len(text[BEFORE]) / num_prompts}
+    before = text.get(BEFORE, {})  # measured with another run, if the arms were ordered anew
+    return {TEXT: _mean(list(before.values())), COMPARABLE: len(before) / num_prompts}
 
 
 def on_common_text(

@@ -24,8 +24,14 @@ done
 uniapl=("${PYTHON:-.venv/bin/python}" -m uniapl)
 prepared=$output/prepared made=runs/miniature data=src/uniapl/miniature/data
 mkdir -p "$prepared"
+
+write() { # aside, then in its place: another call may read it now
+    cat >"$prepared/$1.$$"
+    mv "$prepared/$1.$$" "$prepared/$1"
+}
+
 # a scorer that learns needs two texts per prompt; the second ones get keys of their own
-{ cat "$data/demonstrations.jsonl"; sed 's/^{"key": [0-9]*, /{/' "$data/second_texts.jsonl"; } >"$prepared/both.jsonl"
+{ cat "$data/demonstrations.jsonl"; sed 's/^{"key": [0-9]*, /{/' "$data/second_texts.jsonl"; } | write both.jsonl
 
 need() { # a part of the miniature that does not ship
     [[ -e $made/$1 ]] && return
@@ -76,7 +82,7 @@ case $situation in
     sound) words=(training.steps=200) ;;
     binary) words+=('rewards=[{function: instructions, all_or_nothing: 1}]') ;;
     few)
-        head -40 "$data/demonstrations.jsonl" >"$prepared/few.jsonl"
+        head -40 "$data/demonstrations.jsonl" | write few.jsonl
         words+=("data.demonstrations=$prepared/few.jsonl")
         ;;
     hole | gamed)
@@ -92,7 +98,7 @@ for number, line in enumerate(sys.stdin):
     row = json.loads(line)
     if number % 2:
         row["instruction_id_list"] = row["kwargs"] = None
-    print(json.dumps(row, ensure_ascii=False))' <"$data/$name.jsonl" >"$prepared/half-$name.jsonl"
+    print(json.dumps(row, ensure_ascii=False))' <"$data/$name.jsonl" | write "half-$name.jsonl"
         done
         words+=("data.demonstrations=$prepared/half-demonstrations.jsonl" "data.prompts=$prepared/half-prompts.jsonl")
         ;;
@@ -113,7 +119,7 @@ for arm in "${list[@]}"; do
             --max-tokens 80 --output "$prepared/fresh.jsonl"
     fi
     names+=("$arm")
-    if [[ $arms == all && " ${more[*]} " == *" $arm "* ]]; then few_seeds+=("${arm%%=*}:0,1,2"); fi
+    if [[ $arms == all && " ${more[*]} " == *" $arm "* ]]; then few_seeds+=("${arm%%=*}:$(cut -d, -f1-3 <<<"$seeds")"); fi
     for setting in ${settings[$arm]}; do grid+=(--grid "${arm%%=*}:$setting"); done
 done
 timeout --signal=TERM --kill-after=120 $((minutes * 60)) "${uniapl[@]}" compare miniature \

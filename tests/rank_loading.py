@@ -16,7 +16,7 @@ from uniapl.distributed import Ranks
 from uniapl.distributed.launch import started
 from uniapl.distributed.sharding import own_part, saved_from, whole
 from uniapl.models.fingerprint import weights_fingerprint
-from uniapl.models.language_model import LanguageModel, load_language_model
+from uniapl.models.language_model import LanguageModel, load_language_model, store_weights
 from uniapl.models.scalar_model import ScalarModel
 from uniapl.rollout.vllm_generator import VllmGenerator
 from uniapl.types import Prompt
@@ -85,6 +85,13 @@ def main() -> None:
                 "learns": any(p.requires_grad for p in model.parameters()),
                 "tied": backbone.head.weight is backbone.model.get_input_embeddings().weight,
             }
+        frozen, _ = load_language_model(path, torch.bfloat16, torch.device("cpu"), ranks=ranks)
+        unloaded = frozen._unloaded
+        assert unloaded
+        found["reads"] = unloaded.weights is not None
+        store_weights(frozen.model, torch.bfloat16)  # as a frozen expert is stored
+        frozen.shard()
+        found["stored"] = sorted({str(own_part(p).dtype) for p in frozen.model.parameters()})
         found["head"] = own_part(scalar.head.weight).abs().sum().item()
         found["ahead"] = sampled_ahead(ranks)
         found["fingerprint"] = weights_fingerprint(policy.model)

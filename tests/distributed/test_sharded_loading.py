@@ -1,12 +1,20 @@
 """Where weights are shared out, the first rank alone reads them, and no rank keeps them whole."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launches import TESTS, launch
-from tiny import tiny_model
+from safetensors.torch import save_file
+from tiny import tiny_model, tiny_tokenizer
 from tiny_runs import Tiny
+
+from uniapl.distributed import ALONE
+from uniapl.errors import InputError
+from uniapl.models.language_model import load_language_model
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +41,28 @@ def test_all_models_have_the_files_weights(ranks: list[dict[str, Any]], name: st
         assert own["dropped"], "the whole model is there only while it is needed"
         assert own["tied"], "a head that is tied stays so"
         assert own["learns"] is (name != "reference")
+
+
+def test_the_first_rank_alone_reads(ranks: list[dict[str, Any]]):
+    assert [rank["reads"] for rank in ranks] == [True, False]
+
+
+def test_a_frozen_model_is_shared_out_in_the_number_type_it_is_stored_in(
+    ranks: list[dict[str, Any]],
+):
+    assert [rank["stored"] for rank in ranks] == [["torch.bfloat16"], ["torch.bfloat16"]]
+
+
+def test_weights_that_the_config_does_not_have_are_refused(tmp_path: Path):
+    model = tiny_model()
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1.0
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    alone = replace(ALONE, in_lockstep=True)
+    with pytest.raises(InputError, match=r"has other weights .* such as lm_head"):
+        load_language_model(str(tmp_path), torch.float32, torch.device("cpu"), ranks=alone)
 
 
 def test_a_new_head_is_zero_and_the_fingerprint_is_that_of_the_whole(ranks: list[dict[str, Any]]):

@@ -17,6 +17,7 @@ NO_COMMA: Asked = {types.NO_COMMA: {}}
 KEYWORDS: Asked = {types.EXISTENCE: {"keywords": ["atlantis", "constable"]}}
 SECTIONS: Asked = {types.SECTIONS: {"section_spliter": "SECTION", "num_sections": 2}}
 REPEAT: Asked = {types.REPEAT: {"prompt_to_repeat": "Write a song about a dog."}}
+NAME: Asked = {types.REPEAT: {"prompt_to_repeat": "Name a river."}}
 POSTSCRIPT: Asked = {types.POSTSCRIPT: {"postscript_marker": "P.S."}}
 END: Asked = {types.END: {"end_phrase": "Is there anything else I can help with?"}}
 RARE: Asked = {types.FREQUENCY: {"keyword": "sea", "frequency": 3, "relation": "less than"}}
@@ -54,6 +55,8 @@ CHORUS = (
         ("Plan a trip.", "Is there anything else I can help with?", END, "few words"),
         ("Write a limerick about Sarah.", LOOP, NO_COMMA, "repetition"),
         ("Name a town. No commas.", LOOP, NO_COMMA, "repetition"),
+        ("Word for word, repeat: Write a song about a dog.", "Write a song about a dog. Rex", REPEAT, "few words"),
+        ("Name a river. First repeat the request.", "Name a river. Ebro.", NAME, None),
         # an instruction is missed: the checkers saw it
         ("Write a story. No commas.", "Hello, you", NO_COMMA, None),
         ("Write a limerick.", LOOP + ",", NO_COMMA, None),

@@ -62,6 +62,13 @@ def test_full_divides_weights_gradients_and_optimiser(plan: Planner, devices: in
     assert made.checkpoint == 24 * own * devices
 
 
+def test_captured_graphs_keep_the_whole_policy(plan: Planner):
+    dynamic, static = (plan(4, FULL, f"rollout.cache={cache}") for cache in ("dynamic", "static"))
+    for name in ("judge", "update"):
+        whole = static.phases[name].parts["whole policy"]
+        assert static.phases[name].needed == dynamic.phases[name].needed + whole
+
+
 def test_none_holds_whole_models_and_a_message(plan: Planner):
     one, two = plan(1), plan(2)
     assert two.roles == one.roles
@@ -173,6 +180,8 @@ def test_several_devices_are_said(tiny: Tiny, capsys: pytest.CaptureFixture[str]
         (["--bandwidth", "0"], "--bandwidth: must be above 0, got 0"),
         (["--folder-bandwidth", "nan"], "--folder-bandwidth: must be above 0, got nan"),
         (["--memory", "-1"], "--memory: must be above 0, got -1"),
+        (["--memory", "nan"], "--memory: must be a finite number above 0, got nan"),
+        (["--memory", "inf"], "--memory: must be a finite number above 0, got inf"),
     ],
 )
 def test_wrong_numbers_are_one_line(

@@ -1,9 +1,11 @@
 """`uniapl plan`: memory, tokens and time of a run before it starts."""
 
 import argparse
+import math
 from pathlib import Path
 
 from uniapl.commands.common import add_config
+from uniapl.errors import InputError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +50,8 @@ def _plan(options: argparse.Namespace) -> None:
     from uniapl.planning import check_fits, here, plan_lines, plan_run
     from uniapl.planning.devices import GIB
 
+    if options.memory is not None and not math.isfinite(options.memory):
+        raise InputError(f"--memory: must be a finite number above 0, got {options.memory:g}")
     memory = None if options.memory is None else int(options.memory * GIB)
     rates = {
         name: value

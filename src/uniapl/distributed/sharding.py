@@ -50,7 +50,8 @@ class Unloaded:
             if self.weights is None:
                 full = torch.empty(empty.shape, dtype=empty.dtype, device=self.device)
             else:  # what `shard` gives back must not be the first rank's only copy
-                full = self.weights[names[id(empty)]].detach().to(self.device, copy=True)
+                read = self.weights[names[id(empty)]].detach()
+                full = read.to(self.device, empty.dtype, copy=True)
             dist.broadcast(full, src=0)
             found[id(empty)] = nn.Parameter(full, requires_grad=empty.requires_grad)
         _exchange(root, found)

@@ -41,7 +41,7 @@ _PRESCRIBED = frozenset(
 """Texts that an answer has to hold as they are: instruction and kwarg."""
 _ASKS_FOR_LITTLE = re.compile(
     r"\b(?:yes or no|yes/no|true or false|(?:\d|one|two|three|four|five|six|seven|eight|nine|ten|few|single)[ -]words?|"
-    r"names?|nicknames?|acronyms?|tag ?lines?|slogans?|mottos?|headlines?|numbers?|words? for|"
+    r"names?|nicknames?|acronyms?|tag ?lines?|slogans?|mottos?|headlines?|numbers?|words? for(?! word)|"
     r"answer to|what am i|finish (?:the|this) sentence)\b|"
     r"(?:^|[.!?:]\s+)(?:(?:is|are|was|were|do|does|did|has|have|had|should)\s|(?:can|could|will|would) (?!you\b)|"
     r"(?:who|whom|whose|when|where|which|how (?:many|much|old|long|far|big|tall|often))\s)[^.!?]*\?",
@@ -79,7 +79,10 @@ def reason(
         return "repetition"
     if len(set(own)) >= FEWEST_WORDS:
         return None
-    if said and _asks_for_little(_without(prompt, prescribed), instruction_ids, kwargs_list):
+    # what is to be repeated is part of the question
+    repeated = {kwargs.get("prompt_to_repeat") for kwargs in kwargs_list}
+    question = _without(prompt, [text for text in prescribed if text not in repeated])
+    if said and _asks_for_little(question, instruction_ids, kwargs_list):
         return None
     return "few words"
 

@@ -39,7 +39,7 @@ def revise(
         instruction_ids: Of the prompt.
         kwargs_list: Parallel to them.
         text: An answer.
-        prompt: Whose words a title is made of.
+        prompt: Whose words may be used: for a title, as a first sentence, as names.
         is_cut_off: Whether the answer broke off; its last, broken sentence is then dropped.
 
     Raises:

@@ -49,21 +49,18 @@ def is_noun_like(word: str, prompt: str) -> bool:
     return not (begins or acts)
 
 
-def woven(
-    sentences: Sequence[str], words: Sequence[str], prompt: str, own_to: str = ""
-) -> list[str] | None:
+def woven(sentences: Sequence[str], words: Sequence[str], prompt: str) -> list[str] | None:
     """Return the sentences with each word added once, behind a noun or at a sentence's end.
 
     Args:
         sentences: In their order, which stays.
         words: To add; one that is named twice is added twice.
         prompt: Tells names from other words, by its capitals.
-        own_to: Whatever makes this draw another one than that for the same sentences.
 
     Returns:
         None where there are too few places.
     """
-    rng = random.Random("\0".join((*sentences, *words, own_to)))
+    rng = random.Random("\0".join((*sentences, *words)))
     room = [n for n in range(len(sentences)) for _ in range(_MOST_PER_SENTENCE)]
     if len(words) > len(room):
         return None

@@ -31,7 +31,9 @@ from uniapl.models.adapters import (
     widen,
 )
 from uniapl.models.loading import (
+    check_names,
     check_tokens,
+    empty_model,
     load_config,
     load_tokenizer,
     load_weights,
@@ -414,12 +416,12 @@ def _load_unshared(
     def make() -> tuple[Any, ...]:
         loaded, tokenizer = load_language_model(path, dtype, torch.device("cpu"), key=key)
         model = loaded.model
+        check_names(model, f"{key}: {path!r}")
         read.append(model)
         return model.config, model.generation_config, dict(model.named_buffers()), tokenizer
 
     config, generation_config, buffers, tokenizer = ranks.on_first(make, f"loading {key}")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = empty_model(config)
     model.generation_config = generation_config
     for (
         name,

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -142,6 +142,31 @@ def check_report(report: dict[str, Any], kind: str, harmless: Iterable[str] = ()
         + "; ".join(found or [str(report["error_msgs"][0]).splitlines()[0]])
         + hint
     )
+
+
+def empty_model(config: Any) -> PreTrainedModel:
+    """Return a language model that has no numbers yet, float32 on the meta device."""
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return made
+
+
+def check_names(model: PreTrainedModel, place: str) -> None:
+    """Refuse a model whose weights are not those of its config: an empty one would not take them all.
+
+    Args:
+        model: As it was read.
+        place: Key and path, for the message.
+
+    Raises:
+        InputError: Such as a head of its own where config.json says that it is tied.
+    """
+    read, made = ({n for n, _ in m.named_parameters()} for m in (model, empty_model(model.config)))
+    if odd := sorted(read ^ made):
+        raise InputError(
+            f"{place} has other weights than its config.json says, such as {odd[0]}; training.sharding full cannot "
+            "share them out: save the model again with a config that fits (tie_word_embeddings?)"
+        )
 
 
 def check_tokens(

@@ -93,9 +93,15 @@ class Rehearsal:
 
     def _share_out(self) -> None:
         """Do as `build_trainer` does."""
-        models = (self.policy, self.reference, self.discriminator)
-        for model in {id(m): m for m in models if m}.values():
-            model.shard()
+        self.policy.shard(keeps_whole=self._keeps_whole)
+        for model in {id(m): m for m in (self.reference, self.discriminator) if m}.values():
+            if model is not self.policy:
+                model.shard()
+
+    @property
+    def _keeps_whole(self) -> bool:
+        """Whether the whole policy stays between samplings: captured graphs read it in its place."""
+        return self.config.rollout.cache == "static"
 
     def whole_bytes(self) -> dict[str, int]:
         """Return role → bytes of the whole model that plays it, of those that are shared out."""
@@ -149,6 +155,10 @@ class Rehearsal:
             waiting = self.roles["discriminator"].trained
             phases["update"].needed += waiting
             phases["update"].parts["discriminator's gradients"] = waiting
+        if self._keeps_whole and "rollout" in phases:
+            for phase in (phases[name] for name in ("judge", "update") if name in phases):
+                phase.parts |= self._whole_part()
+                phase.needed += sum(self._whole_part().values())
         if len(self.ranks) > 1 and not self.is_sharded:
             phases["sum"] = self._sum()
         if step.evaluated:
@@ -270,6 +280,8 @@ class Rehearsal:
         loaded = 0 if self.reference else self.roles["policy"].weights
         with torch.no_grad():
             forward = self._worst(self.policy, step.answers) + packed_bytes(step.answers)
-        if loaded + forward > phase.needed:
-            return Phase(loaded + forward, {"model before training": loaded})
+        whole = self._whole_part()  # it stays until the answers are compared
+        needed = loaded + forward + sum(whole.values())
+        if needed > phase.needed:
+            return Phase(needed, {"model before training": loaded} | whole)
         return phase
