@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+"""With a port of its own: other launches on this machine may have the usual one."""
 
 
 def launch(size: int, *words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Start `python words…` as several ranks with torchrun; a busy machine is no failure."""
     path = os.pathsep.join(map(str, (TESTS.parent / "src", TESTS)))
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}", *words],
+        [*TORCHRUN, f"--nproc-per-node={size}", *words],
         capture_output=True,
         text=True,
         timeout=timeout,

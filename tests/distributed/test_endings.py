@@ -5,12 +5,11 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from launches import TESTS, launch
+from launches import TESTS, TORCHRUN, launch
 from tiny_runs import Tiny, assert_same_run, contents, repeatable
 
 from uniapl.runs.checkpoint import checkpoint_steps
@@ -127,7 +126,7 @@ def trained(size: int, tiny: Tiny, run: Path, *words: str) -> Path:
 
 def start(size: int, tiny: Tiny, run: Path, *words: str) -> "subprocess.Popen[str]":
     path = os.pathsep.join(map(str, (TESTS.parent / "src", TESTS)))
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={size}"]
+    command = [*TORCHRUN, f"--nproc-per-node={size}"]
     return subprocess.Popen(
         [*command, "-m", "uniapl", "train", str(tiny.config), f"output_dir={run}", *words],
         stdout=subprocess.PIPE,
