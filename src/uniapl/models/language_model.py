@@ -423,10 +423,8 @@ def _load_unshared(
     config, generation_config, buffers, tokenizer = ranks.on_first(make, f"loading {key}")
     model = empty_model(config)
     model.generation_config = generation_config
-    for (
-        name,
-        buffer,
-    ) in buffers.items():  # of what is computed once, such as the frequencies of positions
+    # what is computed once, such as the frequencies of positions
+    for name, buffer in buffers.items():
         place, _, own = name.rpartition(".")
         model.get_submodule(place)._buffers[own] = buffer.to(device)
     made = LanguageModel(model, dtype)

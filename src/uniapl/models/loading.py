@@ -145,7 +145,7 @@ def check_report(report: dict[str, Any], kind: str, harmless: Iterable[str] = ()
 
 
 def empty_model(config: Any) -> PreTrainedModel:
-    """Return a language model that has no numbers yet, float32 on the meta device."""
+    """Return a language model that has no numbers yet: on the meta device, as wide as it is loaded, float32."""
     with torch.device("meta"):
         made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return made

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
@@ -15,7 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from uniapl.config.recipe import Recipe
 from uniapl.discriminators.texts import PairText, answer_of
 from uniapl.models.language_model import LanguageModel
-from uniapl.models.loading import load_config, load_tokenizer, refusing
+from uniapl.models.loading import empty_model, load_config, load_tokenizer, refusing
 from uniapl.models.model_source import find_model
 from uniapl.models.packing import TokenSequence
 from uniapl.types import Demonstration
@@ -44,8 +43,7 @@ class OtherModel:
 
     def language_model(self, dtype: torch.dtype) -> LanguageModel:
         """Return it without numbers, as wide as it is loaded."""
-        model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
-        return LanguageModel(model, dtype)
+        return LanguageModel(empty_model(self.config), dtype)
 
     def scorer(self, dtype: torch.dtype, *, learns: bool) -> "Scorer":
         """Return it without numbers; weights that learn are float32."""

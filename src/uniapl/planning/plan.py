@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config
@@ -18,7 +17,7 @@ from uniapl.data.chat import Chat
 from uniapl.models.adapters import find_base
 from uniapl.models.devices import find_device
 from uniapl.models.footprint import counted
-from uniapl.models.loading import load_config, load_tokenizer, refusing
+from uniapl.models.loading import empty_model, load_config, load_tokenizer, refusing
 from uniapl.models.model_source import find_model
 from uniapl.planning.devices import (
     Communication,
@@ -158,8 +157,7 @@ def plan_run(
     other = OtherModel.of(recipe)
     step = LargestStep.of(recipe, data, other)
     with torch.device("meta"):
-        # as wide as `load_language_model` makes them
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+        model = empty_model(model_config)
         num_weights = model.num_parameters()
         rehearsal = Rehearsal(recipe, model, other, devices)
     is_sharded = config.training.sharding == "full"

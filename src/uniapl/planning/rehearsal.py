@@ -95,8 +95,7 @@ class Rehearsal:
         """Do as `build_trainer` does."""
         self.policy.shard(keeps_whole=self._keeps_whole)
         for model in {id(m): m for m in (self.reference, self.discriminator) if m}.values():
-            if model is not self.policy:
-                model.shard()
+            model.shard()
 
     @property
     def _keeps_whole(self) -> bool:
@@ -156,9 +155,10 @@ class Rehearsal:
             phases["update"].needed += waiting
             phases["update"].parts["discriminator's gradients"] = waiting
         if self._keeps_whole and "rollout" in phases:
+            whole = self._whole_part()
             for phase in (phases[name] for name in ("judge", "update") if name in phases):
-                phase.parts |= self._whole_part()
-                phase.needed += sum(self._whole_part().values())
+                phase.parts |= whole
+                phase.needed += sum(whole.values())
         if len(self.ranks) > 1 and not self.is_sharded:
             phases["sum"] = self._sum()
         if step.evaluated:
