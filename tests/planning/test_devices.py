@@ -20,6 +20,7 @@ from uniapl.models.language_model import LanguageModel
 from uniapl.models.packing import TokenSequence, pack
 from uniapl.planning import RunPlan, here, plan_lines, plan_run
 from uniapl.planning.devices import Devices, pretended
+from uniapl.planning.rehearsal import Phase
 
 ROWS_AND_COLUMNS = [
     (264, 32),
@@ -141,6 +142,33 @@ def test_a_pass_sends_what_the_plan_says():
     assert (forward.gathered, forward.scattered) == (4 * WEIGHTS, 0)
 
 
+def sent(made: RunPlan, role: str) -> float:
+    """Return what a role's passes send, in whole models gathered or summed by one of two devices."""
+    return made.communication.sent[role] / (0.5 * 4 * WEIGHTS)
+
+
+def test_what_is_measured_and_pairs_are_sent_too(plan: Planner, tiny: Tiny, tmp_path: Path):
+    one = "training.micro_batch_tokens=1000000"
+    bare = plan(2, FULL, one, "data.held_out_demonstrations=0")
+    measured = plan(2, FULL, one, "data.held_out_demonstrations=2")
+    for role in ("policy", "discriminator"):
+        assert sent(measured, role) == pytest.approx(sent(bare, role) + 1)
+    pairs = tmp_path / "pairs.jsonl"
+    row = {"prompt": "one two", "chosen": "three four", "rejected": "five"}
+    pairs.write_text(4 * (json.dumps(row) + "\n"))
+    weight = ("objective.pair_weight=0.5", f"data.pairs={pairs}")
+    preferred = plan(2, FULL, one, "data.held_out_demonstrations=0", *weight)
+    assert sent(preferred, "policy") == pytest.approx(sent(bare, "policy") + 3)
+    assert sent(preferred, "reference") == pytest.approx(1)
+    assert preferred.tokens.trained > bare.tokens.trained
+
+
+def test_a_batch_is_sampled_once_for_all_of_its_updates(plan: Planner):
+    for updates in (1, 2):
+        made = plan(2, FULL, f"rollout.updates_per_rollout={updates}")
+        assert sent(made, "sampling") == pytest.approx(1 / updates)
+
+
 def test_servers_get_a_folder_and_no_device_samples(plan: Planner):
     made = plan(2, FULL, "model.dtype=bfloat16", *SERVED)
     assert made.communication.folder == 2 * WEIGHTS
@@ -177,8 +205,13 @@ def test_several_devices_are_said(tiny: Tiny, capsys: pytest.CaptureFixture[str]
         (["--devices", "0"], "--devices: must be at least 1, got 0"),
         (["--devices", "-3"], "--devices: must be at least 1, got -3"),
         (["--devices", "two"], "argument --devices: invalid int value: 'two'"),
-        (["--bandwidth", "0"], "--bandwidth: must be above 0, got 0"),
-        (["--folder-bandwidth", "nan"], "--folder-bandwidth: must be above 0, got nan"),
+        (["--devices", "2", "--bandwidth", "0"], "--bandwidth: must be above 0, got 0"),
+        (["--bandwidth", "9"], "--bandwidth: has no effect, since --devices is 1"),
+        (
+            ["--folder-bandwidth", "9"],
+            "--folder-bandwidth: has no effect, since rollout.engine is not vllm",
+        ),
+        ([*SERVED, "--folder-bandwidth", "nan"], "--folder-bandwidth: must be above 0, got nan"),
         (["--memory", "-1"], "--memory: must be above 0, got -1"),
         (["--memory", "nan"], "--memory: must be a finite number above 0, got nan"),
         (["--memory", "inf"], "--memory: must be a finite number above 0, got inf"),
@@ -215,6 +248,20 @@ def test_advice_for_several_devices(plan: Planner):
     assert advice(plan(2, FULL), kind="cuda").endswith("of a device: take more devices than 2")
     shared = advice(plan(2), kind="cpu")
     assert shared.endswith("that 2 processes share: start fewer processes on this host")
+
+
+def test_advice_where_a_phase_is_too_much(plan: Planner):
+    def advice(made: RunPlan, phase: str, part: str) -> str:
+        largest = Phase(2**40, {part: 2**40})
+        devices = dataclasses.replace(made.devices, kind="cuda")
+        big = dataclasses.replace(made, phases={**made.phases, phase: largest}, devices=devices)
+        return next(line for line in plan_lines(big) if line.startswith("peak"))
+
+    assert advice(plan(2), "sum", "message").endswith("set training.sharding=full")
+    whole = "take a smaller model, or devices with more memory"
+    assert advice(plan(2, FULL), "rollout", "whole policy").endswith(whole)
+    assert advice(plan(2, FULL), "save", "whole policy").endswith(whole)
+    assert "lower rollout.max_rows" in advice(plan(2), "rollout", "KV cache")
 
 
 def test_time_is_the_busiest_device_and_waiting(plan: Planner, tiny: Tiny, tmp_path: Path):

@@ -58,6 +58,13 @@ def _plan(options: argparse.Namespace) -> None:
         for name in ("bandwidth", "folder_bandwidth")
         if (value := getattr(options, name)) is not None
     }
+    idle = {
+        "bandwidth": options.devices == 1 and "--devices is 1",
+        "folder_bandwidth": config.rollout.engine != "vllm" and "rollout.engine is not vllm",
+    }
+    for name in rates:
+        if why := idle[name]:
+            raise InputError(f"--{name.replace('_', '-')}: has no effect, since {why}")
     devices = replace(here(config, options.devices, memory), **rates)
     plan = plan_run(config, overridden_keys(options.overrides), devices)
     print("\n".join(plan_lines(plan, options.measured)), flush=True)

@@ -85,7 +85,7 @@ class Communication:
 
 
 def sharded_traffic(
-    passes: Sequence[Pass], weights: Mapping[str, int], devices: Devices, *, samples: bool
+    passes: Sequence[Pass], weights: Mapping[str, int], devices: Devices, samplings: float
 ) -> dict[str, int]:
     """Return what a step sends where weights are shared out.
 
@@ -93,7 +93,7 @@ def sharded_traffic(
         passes: Of a step; each round of micro-batches gathers the model anew.
         weights: Role → bytes of the whole model that plays it; one that every device has whole is left out.
         devices: What they are dealt to.
-        samples: Whether the policy is gathered once more, to be sampled from or to be written for servers.
+        samplings: How often a step gathers the whole policy, to sample from it or to write it for servers.
     """
     share = (devices.count - 1) / devices.count
     first = devices.ranks(is_sharded=True)[0]
@@ -104,8 +104,8 @@ def sharded_traffic(
         size = weights.get(one.role, 0)
         if size and share:
             sent[one.role] = sent.get(one.role, 0) + int(times * share * size)
-    if samples and share:
-        sent["sampling"] = int(share * weights["policy"])
+    if samplings and share:
+        sent["sampling"] = int(samplings * share * weights["policy"])
     return sent
 
 

@@ -39,7 +39,7 @@ def communication_lines(plan: RunPlan) -> list[str]:
 _MODELS = {
     False: "each gradient is summed over all devices once a step: 2 × its bytes",
     True: "each micro-batch gathers its model's weights, twice where it learns, and sums gradients: 1 or 3 × the "
-    "model's bytes; sampling gathers the policy once",
+    "model's bytes; a batch of rollouts gathers the policy once",
 }
 """Whether weights are shared out → what is sent."""
 

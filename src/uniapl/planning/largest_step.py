@@ -44,6 +44,8 @@ class LargestStep:
     rolled_out: list[Prompt] = field(default_factory=list)
     """One prompt per rollout."""
     update: list[Packed] = field(default_factory=list)
+    pairs: list[Packed] = field(default_factory=list)
+    """Chosen and rejected completions that the policy learns from."""
     taught: list[Packed] = field(default_factory=list)
     """What the discriminator learns from."""
     scored: list[Packed] = field(default_factory=list)
@@ -78,6 +80,15 @@ class LargestStep:
             step._pass("policy", sampled)  # log π_old
         if recipe.has_kl:
             step._pass("reference", sampled)
+        pairs = [
+            TokenSequence(pair.prompt.token_ids, ids)
+            for pair in drawn.pairs
+            for ids in (pair.chosen_ids, pair.rejected_ids)
+        ]
+        if recipe.has_pairs:
+            step.pairs = pack(pairs, limit, split_groups=False)
+            step._pass("policy", step.pairs, learns=True)
+            step._pass("reference", step.pairs)
         if recipe.form == "reference":
             step.texts = other.text_lengths(recipe, paired) if other else []
         elif recipe.form == "expert":
@@ -85,17 +96,11 @@ class LargestStep:
         elif recipe.has_discriminator:
             step._judge(recipe, rollouts, experts)
         if recipe.form == "scalar":
-            pairs = [
-                TokenSequence(pair.prompt.token_ids, ids)
-                for pair in drawn.pairs
-                for ids in (pair.chosen_ids, pair.rejected_ids)
-            ]
             step.taught += pack(pairs, limit, split_groups=False)
         step._pass("discriminator", step.taught, learns=True)
         step._pass("discriminator", step.scored)
         if recipe.has_discriminator:
-            held_out = data.held_out[: recipe.num_held_out] if recipe.samples_held_out else []
-            step.rolled_out += [d.prompt for d in held_out for _ in range(size)]
+            step._measure(recipe, data.held_out[: recipe.num_held_out])
         if data.evaluation:
             step.evaluated = list(data.evaluation.prompts)
             answers = [_answer(p, answer_limit(config)) for p in step.evaluated]
@@ -105,6 +110,22 @@ class LargestStep:
     def _pass(self, role: str, micro_batches: list[Packed], *, learns: bool = False) -> None:
         if micro_batches:
             self.passes.append(Pass(role, micro_batches, learns))
+
+    def _measure(self, recipe: Recipe, held_out: Sequence[Demonstration]) -> None:
+        """Say what tells whether the discriminator is right: demonstrations, and rollouts beside them where it ranks."""
+        config, size = recipe.config, recipe.config.rollout.group_size
+        read = list(map(sequence_of, held_out))
+        if recipe.samples_held_out:
+            prompts = [d.prompt for d in held_out for _ in range(size)]
+            self.rolled_out += prompts
+            read += [_answer(prompt, config.rollout.max_completion_tokens) for prompt in prompts]
+        if not read or config.discriminator.hint:
+            return
+        micro_batches = pack(read, config.training.micro_batch_tokens, split_groups=False)
+        if recipe.form in ("likelihood", "expert"):
+            self._pass("policy", micro_batches)
+        if recipe.form != "reference" and not config.discriminator.servers:
+            self._pass("discriminator", micro_batches)
 
     def _score(
         self, recipe: Recipe, rollouts: list[TokenSequence], paired: Sequence[Demonstration]
@@ -137,7 +158,7 @@ class LargestStep:
         groups = self.rolled_out[::size]
         return StepTokens(
             sampled=max(len(own) for own in dealt(groups, ranks)) * size * room,
-            trained=_most(self.update, ranks),
+            trained=_most(self.update, ranks) + _most(self.pairs, ranks),
             judged=_most(self.taught, ranks)
             + _most(self.scored, ranks)
             + max(sum(own) for own in dealt(self.texts, ranks)),

@@ -203,9 +203,9 @@ def _communication(
     """Return what moves between devices in a step, and to servers before a batch."""
     config = rehearsal.config
     if rehearsal.is_sharded:
-        sent = sharded_traffic(
-            step.passes, rehearsal.whole_bytes(), devices, samples=bool(step.rolled_out)
-        )
+        # one batch of rollouts is what that many steps learn from
+        samplings = 1 / config.rollout.updates_per_rollout if step.rolled_out else 0.0
+        sent = sharded_traffic(step.passes, rehearsal.whole_bytes(), devices, samplings)
     else:
         trained = {name: role.trained for name, role in rehearsal.roles.items()}
         sent = summed_traffic(trained, devices)

@@ -149,7 +149,7 @@ class Rehearsal:
             phases["judge"] = self._pass(self.discriminator, step.taught, step.scored)
         if self.scorer and step.texts:
             phases["judge"] = self._read(self.scorer, step.texts)
-        phases["update"] = self._pass(self.policy, step.update, [])
+        phases["update"] = self._pass(self.policy, [*step.update, *step.pairs], [])
         if "discriminator" in self.roles:
             waiting = self.roles["discriminator"].trained
             phases["update"].needed += waiting

@@ -128,9 +128,13 @@ def _verdict(plan: RunPlan) -> str:
 def _knob(plan: RunPlan) -> str:
     """Say which key to change: the one behind the largest part."""
     config, phase = plan.config, plan.phases[plan.worst_phase]
-    if plan.resident > phase.needed:
+    whole = phase.parts.get("whole policy", 0)
+    is_whole = whole > max(phase.needed / 2, plan.resident)
+    if is_whole or plan.resident > phase.needed or plan.worst_phase in ("sum", "save"):
         if plan.devices.kind == "cpu" and plan.devices.count > 1:
             return "start fewer processes on this host"
+        if is_whole:
+            return "take a smaller model, or devices with more memory"
         if plan.is_sharded:
             return f"take more devices than {plan.devices.count}"
         if config.model.tuning == "full" and plan.devices.count > 1:

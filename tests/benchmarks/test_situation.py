@@ -1,0 +1,119 @@
+"""A situation's page: tables by hand, curves that stay when their runs are gone, labels that can be read."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import situation
+from benchmarks.drawing import LINE, Panel, Series, picture, ticks
+
+SVG = "{http://www.w3.org/2000/svg}"
+NAMES = ("prompt_level_strict_acc", "fluency", "joint", "completion_tokens_w1")
+
+
+def _found(mean: float, spread: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - spread, "high": mean + spread}
+
+
+def _result() -> dict[str, Any]:
+    def arm(mean: float, run: str) -> dict[str, Any]:
+        return {
+            "seeds": [0],
+            "metrics": {name: _found(mean, 0.05) for name in NAMES},
+            "cost": {"seconds": 90 * (1 + mean)},
+            "runs": [run],
+        }
+
+    return {
+        "baseline": "mix",
+        "before": dict.fromkeys(NAMES, 0.125),
+        "arms": {"mix": arm(0.25, "runs/mix"), "uniapl": arm(0.5, "runs/uniapl")},
+        "differences": {
+            "uniapl": {
+                "seeds": [0],
+                "metrics": {"joint": _found(0.25, 0.05), "fluency": _found(-0.01, 0.05)},
+            }
+        },
+    }
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Path:
+    """Return a comparison's folder with two runs, each with two evaluations."""
+    folder = tmp_path / "comparison"
+    (folder / "arms").mkdir(parents=True)
+    (folder / "arms" / "mix-seed-0.json").write_text("{}")
+    (folder / "comparison.json").write_text(json.dumps(_result()))
+    for name, value in (("mix", 0.25), ("uniapl", 0.5)):
+        for step in (0, 50):
+            place = folder / "runs" / name / "evaluations" / f"step_{step:06d}"
+            place.mkdir(parents=True)
+            row = {"step": step, **dict.fromkeys(NAMES, value * step / 50)}
+            (place / "results.json").write_text(json.dumps(row))
+        config = "{seed: 0, output_dir: x, method: mix, training: {steps: 50}, model: {path: m}, data: {demonstrations: d"
+        config += ", prompts: p}}"
+        (folder / "runs" / name / "config.yaml").write_text(config)
+    return folder
+
+
+def test_a_situation_is_written_and_told(
+    comparison: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = tmp_path / "docs"
+    situation.main([str(comparison), str(docs)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| arm | seeds | strict | fluency | joint | W1 | minutes |"
+    assert lines[2] == "| before training |  | .125 | .125 | .125 | .125 |  |"
+    assert lines[4].startswith("| `uniapl` | 1 | .500 [.450, .550] |")
+    assert lines[4].endswith("| 2 |")
+    assert lines[-1] == "| `uniapl` | 1 |  | -.010 [-.060, .040] | **+.250** [.200, .300] |  |"
+    assert (docs / "arms" / "mix-seed-0.json").exists()
+    curves = json.loads((docs / "curves.json").read_text())
+    assert curves["uniapl"] == [{"seed": 0, "steps": [0, 50], **{n: [0.0, 0.5] for n in NAMES}}]
+    words = {e.text for e in ElementTree.parse(docs / "curves.svg").iter(f"{SVG}text")}
+    assert {"mix 25%", "uniapl 50%", "uniapl 0.50"} <= words
+    words = {e.text for e in ElementTree.parse(docs / "planes.svg").iter(f"{SVG}text")}
+    assert {"mix", "uniapl", "minutes of a run"} <= words
+
+
+def test_curves_of_runs_that_are_gone_stay(comparison: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    situation.main([str(comparison), str(docs)])
+    before = json.loads((docs / "curves.json").read_text())
+    (comparison / "runs").rename(tmp_path / "elsewhere")
+    situation.main([str(comparison), str(docs)])
+    assert json.loads((docs / "curves.json").read_text()) == before
+
+
+def test_labels_lie_apart_and_keep_their_order() -> None:
+    levels = (0.5, 0.51, 0.49, 0.5, 0.1)
+    series = [Series(str(i), "red", [(0, 0), (1, y)]) for i, y in enumerate(levels)]
+    drawn = ElementTree.fromstring(
+        picture([Panel("t", series, [0, 1], [0, 0.5, 1])], 'a "picture"')
+    )
+    places = {
+        e.text: float(e.get("y", ""))
+        for e in drawn.iter(f"{SVG}text")
+        if "style" in e.attrib and e.text
+    }
+    order = sorted(places, key=places.__getitem__)
+    assert order == ["1", "0", "3", "2", "4"]
+    gaps = [places[b] - places[a] for a, b in pairwise(order)]
+    assert min(gaps) > LINE - 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 0.87], [0, 0.25, 0.5, 0.75, 1.0]),
+        ([0, 60], [0, 20, 40, 60]),
+        ([0.79, 0.91], [0.75, 0.8, 0.85, 0.9, 0.95]),
+        ([3.0, 3.0], [3.0, 4.0]),
+    ],
+)
+def test_ticks_are_round_and_hold_all_values(values: list[float], expected: list[float]) -> None:
+    assert ticks(values) == expected
