@@ -54,8 +54,8 @@ def comparison(tmp_path: Path) -> Path:
             place.mkdir(parents=True)
             row = {"step": step, **dict.fromkeys(NAMES, value * step / 50)}
             (place / "results.json").write_text(json.dumps(row))
-        config = "{seed: 0, output_dir: x, method: mix, training: {steps: 50}, model: {path: m}, data: {demonstrations: d"
-        config += ", prompts: p}}"
+        config = "{seed: 0, output_dir: x, method: mix, training: {steps: 50}, model: {path: m}, "
+        config += "data: {demonstrations: d, prompts: p}}"
         (folder / "runs" / name / "config.yaml").write_text(config)
     return folder
 

@@ -112,7 +112,7 @@ class LargestStep:
             self.passes.append(Pass(role, micro_batches, learns))
 
     def _measure(self, recipe: Recipe, held_out: Sequence[Demonstration]) -> None:
-        """Say what tells whether the discriminator is right: demonstrations, and rollouts beside them where it ranks."""
+        """Say what tells whether the discriminator is right: demonstrations; rollouts too where it ranks."""
         config, size = recipe.config, recipe.config.rollout.group_size
         read = list(map(sequence_of, held_out))
         if recipe.samples_held_out:
