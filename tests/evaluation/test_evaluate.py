@@ -28,31 +28,20 @@ def prompt(number: int, ids: Sequence[str] | None, num_words: int = 2, **columns
     return Prompt(str(number), turns, (1, 2), columns=columns)  # fmt: skip
 
 
-class Scripted:
-    """A generator that says what it is told to: (text, number of tokens) per prompt."""
-
-    def __init__(self, *script: tuple[str, int], truncated: Sequence[int] = ()) -> None:
-        self.script = script
-        self.truncated = truncated
-        self.asked: list[tuple[Sequence[Prompt], int]] = []
-
-    def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
-        self.asked.append((prompts, group_size))
-        return [
-            Rollout(
-                prompt=one,
-                completion=text,
-                token_ids=(5,) * length,
-                sampling_logprobs=(-0.5,) * length,
-                finish_reason="length" if index in self.truncated else "stop",
-            )
-            for index, (one, (text, length)) in enumerate(zip(prompts, self.script, strict=True))
-        ]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+def answers(
+    prompts: Sequence[Prompt], *script: tuple[str, int], truncated: Sequence[int] = ()
+) -> list[Rollout]:
+    """Return rollouts that say what they are told to: (text, number of tokens) per prompt."""
+    return [
+        Rollout(
+            prompt=one,
+            completion=text,
+            token_ids=(5,) * length,
+            sampling_logprobs=(-0.5,) * length,
+            finish_reason="length" if index in truncated else "stop",
+        )
+        for index, (one, (text, length)) in enumerate(zip(prompts, script, strict=True))
+    ]
 
 
 def demonstration(one: Prompt, text: str, length: int) -> Demonstration:
@@ -65,7 +54,8 @@ PROMPTS = [
     prompt(2, [NO_COMMA, WORDS], num_words=3, key="third"),
     prompt(3, [WORDS]),
 ]
-SCRIPT = Scripted(
+ANSWERS = answers(
+    PROMPTS,
     ("the sea", 3),  # followed
     ("a, b", 5),  # has a comma, but two words
     ("one word only", 4),  # both
@@ -76,8 +66,7 @@ SCRIPT = Scripted(
 
 def test_instructions_are_counted_by_prompt_and_by_instruction():
     data = EvaluationSet(PROMPTS, [None] * 4)
-    results, rows = evaluate(SCRIPT, data, {"temperature": 0.0})
-    assert SCRIPT.asked[-1] == (PROMPTS, 1)
+    results, rows = evaluate(ANSWERS, data, {"temperature": 0.0})
     assert results["n"] == 4
     assert results["prompt_level_strict_acc"] == 2 / 4
     assert results["inst_level_strict_acc"] == 4 / 6
@@ -122,16 +111,17 @@ def test_instructions_are_counted_by_prompt_and_by_instruction():
 
 def test_loose_forgives_what_strict_does_not():
     data = EvaluationSet([prompt(0, [NO_COMMA])], [None])
-    results, _ = evaluate(Scripted(("Well, here it is:\nthe sea is calm", 9)), data, {})
+    results, _ = evaluate(
+        answers(data.prompts, ("Well, here it is:\nthe sea is calm", 9)), data, {}
+    )
     assert results["prompt_level_strict_acc"] == 0
     assert results["prompt_level_loose_acc"] == 1
 
 
 def test_prompts_without_instructions_have_no_accuracy():
     prompts = [prompt(0, None), prompt(1, []), prompt(2, None, instruction_id_list=None)]
-    results, rows = evaluate(
-        Scripted(("a", 1), ("b", 1), ("c", 1)), EvaluationSet(prompts, [None] * 3), {}
-    )
+    rollouts = answers(prompts, ("a", 1), ("b", 1), ("c", 1))
+    results, rows = evaluate(rollouts, EvaluationSet(prompts, [None] * 3), {})
     assert not [name for name in results if "level" in name]
     assert all("follow_all_strict" not in row for row in rows)
 
@@ -151,7 +141,7 @@ def test_the_expert_is_measured_like_a_policy():
     metric = build_reward(
         lambda completions, **_: [len(c.split()) for c in completions], name="words"
     )
-    results, rows = evaluate(SCRIPT, EvaluationSet(PROMPTS, experts, [metric]), {}, logprobs)  # fmt: skip
+    results, rows = evaluate(ANSWERS, EvaluationSet(PROMPTS, experts, [metric]), {}, logprobs)  # fmt: skip
     assert results["expert"]["prompt_level_strict_acc"] == 2 / 3
     assert results["expert"]["words"] == 2
     # the comma of the first is the one instruction of four that is not followed
@@ -176,27 +166,27 @@ def test_metrics_of_ones_own_have_mean_and_error():
         return [1.0, 3.0, None, 2.0][: len(completions)]
 
     data = EvaluationSet(PROMPTS, [None] * 4, [build_reward(marks)])
-    results, rows = evaluate(SCRIPT, data, {})
+    results, rows = evaluate(ANSWERS, data, {})
     assert results["marks"] == 2.0
     assert results["marks_stderr"] == pytest.approx(math.sqrt(1.0 / 3))  # variance 1 of n = 3
     assert [row["metrics"]["marks"] for row in rows] == [1.0, 3.0, None, 2.0]
     assert data.definitions()["marks"] == "Marks of a reader."
     none = build_reward(lambda completions, **_: [None] * len(completions), name="none")
-    results, _ = evaluate(SCRIPT, EvaluationSet(PROMPTS, [None] * 4, [none]), {})
+    results, _ = evaluate(ANSWERS, EvaluationSet(PROMPTS, [None] * 4, [none]), {})
     assert results["none"] is None
 
 
 def test_a_diverged_policy_is_no_result():
     data = EvaluationSet(PROMPTS[:1], [demonstration(PROMPTS[0], "a", 1)])
     with pytest.raises(TrainingError, match="not finite: the policy's weights"):
-        evaluate(Scripted(("a", 1)), data, {}, lambda asked: [math.nan] * len(asked))
+        evaluate(answers(data.prompts, ("a", 1)), data, {}, lambda asked: [math.nan] * len(asked))
 
 
 def test_every_result_has_a_meaning():
     experts = [demonstration(p, "a b c", 3) for p in PROMPTS]
     data = EvaluationSet(PROMPTS, experts)
     one = lambda asked: [-1.0] * len(asked)  # noqa: E731
-    results, _ = evaluate(SCRIPT, data, {}, one, one)
+    results, _ = evaluate(ANSWERS, data, {}, one, one)
     measured = {k for k, v in results.items() if isinstance(v, float) and "stderr" not in k}
     assert measured == data.definitions().keys()
 
@@ -228,15 +218,14 @@ def test_names_of_metrics_are_checked(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_thoughts_are_no_part_of_an_answer_or_of_a_response():
     one = prompt(0, [NO_COMMA], num_words=2)
 
-    class Thinking(Scripted):
-        def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
-            rollouts = super().sample(prompts, group_size)
-            return [replace(r, begins_thinking=r.completion != "a </think>, b") for r in rollouts]
-
     script = ("well, so</think>red", 3), ("a plan", 2), ("a </think>, b", 4)
     experts = [demonstration(one, "so, x</think>blue", 3), demonstration(one, "blue", 1), None]
     data = EvaluationSet([one] * 3, experts, [build_reward(whole_length)])
-    results, rows = evaluate(Thinking(*script), data, {})
+    rollouts = [
+        replace(r, begins_thinking=r.completion != "a </think>, b")
+        for r in answers(data.prompts, *script)
+    ]
+    results, rows = evaluate(rollouts, data, {})
     assert [row["response"] for row in rows] == ["red", "", "a </think>, b"]
     assert [row.get("thoughts") for row in rows] == ["well, so", "a plan", None]
     assert [row["follow_all_strict"] for row in rows] == [True, False, False]

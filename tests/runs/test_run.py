@@ -24,7 +24,7 @@ from uniapl.runs.evaluation_before import FOLDER
 from uniapl.runs.metrics import DEFINITIONS
 from uniapl.runs.model_card import model_card
 from uniapl.runs.setup import load_policy
-from uniapl.types import Demonstration, Generator, Rollout
+from uniapl.types import Demonstration, Rollout
 
 Runs = Callable[..., Path]
 
@@ -216,16 +216,20 @@ def test_an_evaluation_has_the_logprobs_of_a_plain_forward(
             logits = model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
         return float(logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).mean())
 
-    def compared(generator: Any, data: Any, settings: Any, policy: Any, base: Any, _: Any) -> Any:
-        experts = [e for e in data.experts if e is not None]
-        samples = [*experts, *generator.sample(data.prompts, 1)]
+    def sampled(generator: Any, prompts: Any, group_size: int) -> list[Rollout]:
         now.load_state_dict(generator._model.state_dict())
+        return sample(generator, prompts, group_size)
+
+    def compared(rollouts: Any, data: Any, settings: Any, policy: Any, base: Any, _: Any) -> Any:
+        samples = [*(e for e in data.experts if e is not None), *rollouts]
         for of_run, model in ((policy, now), (base, start)):
             expected = [plain(model, sample) for sample in samples]
             assert of_run(samples) == pytest.approx(expected, abs=1e-4)
             checked.append(len(samples))
-        return evaluate(generator, data, settings, policy, base)
+        return evaluate(rollouts, data, settings, policy, base)
 
+    sample = TransformersGenerator.sample
+    monkeypatch.setattr(TransformersGenerator, "sample", sampled)
     monkeypatch.setattr("uniapl.runs.run.evaluate", compared)
     words = ("training.steps=1", f"evaluation.temperature={temperature}", of_method("grpo"))
     tiny.train(tmp_path / "run", *words)
@@ -239,9 +243,9 @@ def test_runs_that_start_alike_share_the_evaluation_before_training(
     """`uniapl compare` gives its runs a folder to share."""
     sampled: list[int] = []
 
-    def counted(generator: Generator, *arguments: Any) -> Any:
-        sampled.append(len(arguments[0].prompts))
-        return evaluate(generator, *arguments)
+    def counted(rollouts: list[Rollout], *arguments: Any) -> Any:
+        sampled.append(len(rollouts))
+        return evaluate(rollouts, *arguments)
 
     monkeypatch.setattr("uniapl.runs.run.evaluate", counted)
 

@@ -167,34 +167,21 @@ def answer_benchmark(
         "device": loaded_model.policy.device.type,
     }
     check_settings(folder, settings)
-    answers = AnswerGenerator(loaded_model.generator(decoding, limit), decoding.max_rows)
+    generator = loaded_model.generator(decoding, limit)
     with loaded_model.policy.autocast():
+        answers = _answers(generator, loaded, decoding.max_rows)
         return evaluate(answers, EvaluationSet(loaded, experts, check=check), settings)
 
 
-class AnswerGenerator:
-    """A `Generator` that says how far it is: a line on stderr after every few prompts."""
-
-    def __init__(self, generator: "Generator", prompts_per_line: int) -> None:
-        self._generator = generator
-        self._prompts_per_line = prompts_per_line
-
-    def sample(self, prompts: Sequence[Prompt], group_size: int) -> list[Rollout]:
-        """Return the inner generator's rollouts."""
-        rollouts: list[Rollout] = []
-        for start in range(0, len(prompts), self._prompts_per_line):
-            part = prompts[start : start + self._prompts_per_line]
-            rollouts += self._generator.sample(part, group_size)
-            sys.stderr.write(f"{start + len(part)} of {len(prompts)} prompts answered\n")
-        return rollouts
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the inner generator's."""
-        return self._generator.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
-        self._generator.load_state_dict(state)
+def _answers(
+    generator: "Generator", prompts: Sequence[Prompt], prompts_per_line: int
+) -> list[Rollout]:
+    """Return one answer per prompt; a line on stderr after every few of them says how far it is."""
+    answers: list[Rollout] = []
+    for start in range(0, len(prompts), prompts_per_line):
+        answers += generator.sample(prompts[start : start + prompts_per_line], 1)
+        sys.stderr.write(f"{len(answers)} of {len(prompts)} prompts answered\n")
+    return answers
 
 
 def _policy_of(model: str | Path) -> tuple[str, "Config | None"]:

@@ -1,6 +1,6 @@
-"""Answer prompts with the policy, check the answers, and write what came out.
+"""Check a policy's answers, measure them, and write what came out.
 
-Input: prompts, and a Generator or responses that exist already; output: `results.json` and
+Input: prompts, and rollouts or responses that exist already; output: `results.json` and
 `samples.jsonl` (docs/run-folder.md).
 """
 
@@ -27,7 +27,7 @@ from uniapl.instructions import Summary, Verdict, aggregate, verify
 from uniapl.known_metrics import COMPLETION_METRICS, INSTRUCTION_METRICS, KNOWN
 from uniapl.rewards import NamedReward, TrainerState, build_reward, column_names, score
 from uniapl.thoughts import without_thoughts
-from uniapl.types import Demonstration, Generator, Prompt, Reward, Rollout
+from uniapl.types import Demonstration, Prompt, Reward, Rollout
 
 SAMPLES, RESULTS = "samples.jsonl", "results.json"
 
@@ -98,17 +98,17 @@ def load_metrics(paths: Sequence[str]) -> list[NamedReward]:
 
 
 def evaluate(
-    generator: Generator,
+    rollouts: Sequence[Rollout],
     data: EvaluationSet,
     settings: Mapping[str, Any],
     policy_logprobs: MeanLogprobs | None = None,
     base_logprobs: MeanLogprobs | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Sample one completion per prompt and measure it.
+    """Measure one completion per prompt.
 
     Args:
-        generator: With the settings of the evaluation.
+        rollouts: The completions, in the order of the prompts.
         data: Prompts, experts, metrics.
         settings: Recorded with the results.
         policy_logprobs: Of the policy, for the log-prob part of the match to the expert.
@@ -121,7 +121,6 @@ def evaluate(
     Raises:
         TrainingError: A metric failed, or the policy gives a completion no finite log-prob.
     """
-    rollouts = generator.sample(data.prompts, 1)
     verdicts = [data.check(r.prompt, r.answer) for r in rollouts]
     values, measured = _measure(rollouts, data, ranks)
     results: dict[str, Any] = {"n": len(rollouts)}

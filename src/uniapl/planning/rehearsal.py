@@ -280,7 +280,7 @@ class Rehearsal:
         loaded = 0 if self.reference else self.roles["policy"].weights
         with torch.no_grad():
             forward = self._worst(self.policy, step.answers) + packed_bytes(step.answers)
-        whole = self._whole_part()  # it stays until the answers are compared
+        whole = self._whole_part() if self._keeps_whole else {}
         needed = loaded + forward + sum(whole.values())
         if needed > phase.needed:
             return Phase(needed, {"model before training": loaded} | whole)

@@ -340,7 +340,9 @@ class _Run:
         own = self._sampled_logprobs if is_known else partial(self._mean_logprobs, self.policy)
         base = self._base_logprobs if self.trainer.step else own
         with self.policy.gathered(self.policy.device), self.policy.autocast():
-            return evaluate(generator, data, settings, own, base, self.ranks)
+            rollouts = generator.sample(data.prompts, 1)
+        with self.policy.autocast():
+            return evaluate(rollouts, data, settings, own, base, self.ranks)
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.
