@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class StepTokens:
+class TokenCounts:
     """Tokens of one step, where every rollout is as long as it may be."""
 
     sampled: int
@@ -152,11 +152,11 @@ class LargestStep:
         self.taught = pack(taught, limit, split_groups=False)
         self.scored = pack(rollouts[ranked:], limit, split_groups=False)
 
-    def tokens(self, config: Config, ranks: Sequence[Ranks] = (ALONE,)) -> StepTokens:
+    def tokens(self, config: Config, ranks: Sequence[Ranks] = (ALONE,)) -> TokenCounts:
         """Count those of the busiest of some ranks."""
         size, room = config.rollout.group_size, config.rollout.max_completion_tokens
         groups = self.rolled_out[::size]
-        return StepTokens(
+        return TokenCounts(
             sampled=max(len(own) for own in dealt(groups, ranks)) * size * room,
             trained=_most(self.update, ranks) + _most(self.pairs, ranks),
             judged=_most(self.taught, ranks)

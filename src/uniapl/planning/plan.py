@@ -27,8 +27,8 @@ from uniapl.planning.devices import (
     summed_traffic,
 )
 from uniapl.planning.judges import OtherModel
-from uniapl.planning.largest_step import LargestStep, StepTokens
-from uniapl.planning.rehearsal import Phase, Rehearsal, Role
+from uniapl.planning.largest_step import LargestStep, TokenCounts
+from uniapl.planning.rehearsal import Phase, Rehearsal, RoleMemory
 from uniapl.runs.rollout_servers import check_ahead
 from uniapl.runs.setup import load_data
 
@@ -47,11 +47,11 @@ class RunPlan:
     """Weights of the discriminator's model, if there is one in this process."""
     judge_learns: bool
     vocabulary: int
-    roles: dict[str, Role]
+    roles: dict[str, RoleMemory]
     phases: dict[str, Phase]
-    tokens: StepTokens
+    tokens: TokenCounts
     """Of the step."""
-    busiest: StepTokens
+    busiest: TokenCounts
     """Of them, those of the device that has most of each."""
     communication: Communication = field(default_factory=Communication)
 

@@ -26,7 +26,7 @@ ADAM_STATES = 2
 
 
 @dataclass(slots=True)
-class Role:
+class RoleMemory:
     """What one of the players keeps in a device's memory between the phases, bytes."""
 
     weights: int
@@ -88,7 +88,7 @@ class Rehearsal:
             "reference": self.reference,
             "discriminator": self.scorer or self.discriminator,
         }
-        self.roles: dict[str, Role] = {}
+        self.roles: dict[str, RoleMemory] = {}
         """What each player keeps; known once `phases` has shared them out."""
 
     def _share_out(self) -> None:
@@ -115,18 +115,18 @@ class Rehearsal:
             if player
         }
 
-    def _shares(self) -> dict[str, Role]:
+    def _shares(self) -> dict[str, RoleMemory]:
         """Return what each player adds to the memory: weights that two share count for the first."""
         players = {name: player for name, player in self.players.items() if player}
         learning = {name: player.trainable_parameters() for name, player in players.items()}
         seen: set[int] = set()
-        roles: dict[str, Role] = {}
+        roles: dict[str, RoleMemory] = {}
         for name, player in players.items():
             # a shared model holds the adapters of all its roles
             of_others = {id(p) for n, ps in learning.items() if n != name for p in ps}
             own = [p for p in player.parameters() if id(p) not in seen | of_others]
             seen.update(map(id, own))
-            roles[name] = Role(num_bytes(own), num_bytes(learning[name]))
+            roles[name] = RoleMemory(num_bytes(own), num_bytes(learning[name]))
         return roles
 
     def phases(self, step: LargestStep, footprint: Footprint) -> dict[str, Phase]:
