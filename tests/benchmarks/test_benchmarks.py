@@ -237,7 +237,7 @@ def test_step_beside_trl_trains_on_the_same_tokens(run: Run) -> None:
     assert [len(ids) for ids in seen] == [5] * 2 * 8  # prompts, rollouts of each
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ranks_are_compared_with_a_plain_process(run: Run) -> None:
     words = ("--contestants", "plain", "one-rank", "one-rank-full", "--steps", "1")
     section = run(ranks, *words, "--method", "sft")

@@ -231,7 +231,7 @@ def test_disk_says_what_to_do_where_it_does_not_fit(plan: Planner, tmp_path: Pat
     "words",
     [
         ["method=mix"],
-        ["model.tuning=lora", "discriminator.backbone=lora"],
+        pytest.param(["model.tuning=lora", "discriminator.backbone=lora"], marks=pytest.mark.long),
     ],
 )
 def test_the_measured_peak_is_as_planned(
