@@ -39,7 +39,7 @@ demo: $(DEMO_READY) ## train the miniature and open its numbers; SEED=1 for anot
 test: check ## all of `make check`, then the tests
 	$(BIN)/python -m pytest
 
-test-slow: $(READY) ## what takes minutes: three ranks, killed ranks, a real-model table, memory and time of ranks
+test-slow: $(READY) ## what takes minutes: three ranks, killed ranks, a real-model table, time of ranks
 	$(BIN)/python -m pytest -m long
 
 check: $(READY) ## formatter, linter, types, import contracts, stale docs

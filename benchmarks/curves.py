@@ -55,9 +55,8 @@ def over_steps(
             last = f"{points[-1][1]:.0%}" if is_share else f"{points[-1][1]:.2f}"
             thin = lines if len(lines) > 1 else []
             series.append(Series(f"{arm} {last}", colour, points, thin))
-    values = [
-        value for row in (row for runs in curves.values() for row in runs) for value in row[metric]
-    ]
+    drawn = [row for arm in colours for row in curves.get(arm, [])]
+    values = [value for row in drawn for value in row[metric]]
     steps = [one.points[-1][0] for one in series]
     from_zero = [] if min(values) > max(values) / 2 else [0]
     return Panel(
@@ -65,6 +64,6 @@ def over_steps(
         series,
         ticks([0, max(steps)]),
         ticks([*from_zero, *values]),
-        y_format="{:.0%}" if is_share else "{:g}",
+        is_y_share=is_share,
         x_title="step",
     )

@@ -6,10 +6,10 @@ from xml.sax.saxutils import escape, quoteattr
 
 COLOURS = ("#2878b5", "#d1495b", "#c98a1b", "#3a8f5c", "#7b5ea7", "#3fa3a9", "#8a6d4f", "#888888")
 """Told apart by most colour-blind readers, on white and on black."""
-LEFT, TOP, WIDTH, HEIGHT, ACROSS, BELOW = 48, 40, 300, 210, 124, 58
+LEFT, TOP, WIDTH, HEIGHT, ACROSS, BELOW = 52, 40, 300, 210, 124, 58
 """Pixels: margin on the left of a panel, above it, its plot, and the room for labels beside and below."""
-LINE = 15
-"""Pixels between two labels that would otherwise lie on each other."""
+LINE, LETTER = 15, 7.5
+"""Pixels: height of a label's line, and the width of a letter."""
 _STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #222 }
 .title { font-weight: 600 } .grid { stroke: #8883 } .small { font-size: 11px; fill: #666 }
@@ -42,8 +42,9 @@ class Panel:
     x_ticks: Sequence[float]
     """The first and last are the ends of the axis."""
     y_ticks: Sequence[float]
-    x_format: str = "{:g}"
-    y_format: str = "{:.0%}"
+    is_x_share: bool = False
+    """Whether the axis is labelled in per cent."""
+    is_y_share: bool = True
     x_title: str = ""
 
     def at(self, point: Point) -> Point:
@@ -60,16 +61,17 @@ class Panel:
         for tick in self.y_ticks:
             _, y = self.at((self.x_ticks[0], tick))
             parts.append(f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(_small(-6, y + 4, self.y_format.format(tick), "end"))
+            parts.append(_small(-6, y + 4, _value(tick, is_share=self.is_y_share), "end"))
         for tick in self.x_ticks:
             x, _ = self.at((tick, self.y_ticks[0]))
-            parts.append(_small(x, HEIGHT + 18, self.x_format.format(tick), "middle"))
+            parts.append(_small(x, HEIGHT + 18, _value(tick, is_share=self.is_x_share), "middle"))
         parts.append(_small(WIDTH / 2, HEIGHT + 36, self.x_title, "middle"))
         for one in self.series:
             parts += [self._line(points, one.colour, 1, 0.35) for points in one.thin]
             parts.append(self._line(one.points, one.colour, 3, 1.0))
         ends = [self.at(one.points[-1]) for one in self.series]
-        for one, end, label in zip(self.series, ends, _apart(ends), strict=True):
+        names = [one.label for one in self.series]
+        for one, end, label in zip(self.series, ends, _apart(ends, names), strict=True):
             parts += self._end(one, end, label)
         return parts
 
@@ -92,15 +94,17 @@ class Panel:
         return parts
 
 
-def _apart(ends: Sequence[Point]) -> list[Point]:
-    """Return where labels go, from where they would: none lies on another, and they keep their order."""
+def _apart(ends: Sequence[Point], names: Sequence[str]) -> list[Point]:
+    """Return where the labels of points go: none lies on another, and they keep their order."""
     order = sorted(range(len(ends)), key=lambda i: (ends[i][1], i))
     levels = [y for _, y in ends]
     for _ in range(200):
         for place, above in enumerate(order):
             for below in order[place + 1 :]:
                 short = LINE - (levels[below] - levels[above])
-                if short > 0 and abs(ends[below][0] - ends[above][0]) < ACROSS / 2:
+                left, right = sorted((above, below), key=lambda i: ends[i][0])
+                is_beside = ends[right][0] - ends[left][0] > LETTER * (len(names[left]) + 1)
+                if short > 0 and not is_beside:
                     levels[above] -= short / 2
                     levels[below] += short / 2
     return [(x, level) for (x, _), level in zip(ends, levels, strict=True)]
@@ -150,6 +154,10 @@ def ticks(values: Iterable[float], count: int = 4) -> list[float]:
 def coloured(names: Iterable[str]) -> Mapping[str, str]:
     """Return name → colour; after the last colour the first comes again."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def _value(tick: float, *, is_share: bool) -> str:
+    return f"{100 * tick:.4g}%" if is_share else f"{tick:g}"
 
 
 def _small(x: float, y: float, words: str, anchor: str) -> str:

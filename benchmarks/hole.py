@@ -28,7 +28,7 @@ PANELS = {
 def draw(curves: Curves) -> str:
     """Return the picture as SVG: a panel per metric, a thick line per method and a thin one per seed."""
     panels = [over_steps(curves, metric, title, METHODS) for metric, title in PANELS.items()]
-    label = "grpo uses the hole more and more, mix half as much, uniapl does not"
+    label = "grpo uses the hole in most answers, mix in some, uniapl in hardly any"
     return picture(panels, label)
 
 

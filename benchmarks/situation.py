@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.curves import Curves, curves_of, over_steps
 from benchmarks.drawing import Panel, Point, Series, coloured, picture, ticks
+from uniapl.known_metrics import is_sure
 
 COLUMNS = {
     "hack_fraction": "uses the hole",
@@ -46,7 +47,7 @@ def tables(result: Result) -> str:
     lines = [_row(["arm", "seeds", *head]), _row(["---"] * (len(head) + 2))]
     lines.append(_row(["before training", "", *(_mean(result["before"], n) for n in names), ""]))
     for arm, found in result["arms"].items():
-        cells = [_interval(found["metrics"][name], signed=False) for name in names]
+        cells = [_interval(found["metrics"][name], 0, signed=False) for name in names]
         minutes = f"{found['cost']['seconds'] / 60:.0f}"
         lines.append(_row([f"`{arm}`", str(len(found["seeds"])), *cells, minutes]))
     baseline = result["baseline"]
@@ -54,7 +55,9 @@ def tables(result: Result) -> str:
     lines += [_row(["", "seeds", *head[:-1]]), _row(["---"] * (len(head) + 1))]
     for arm, found in result["differences"].items():
         cells = [
-            _interval(found["metrics"][name], signed=True) if name in found["metrics"] else ""
+            _interval(found["metrics"][name], len(found["seeds"]), signed=True)
+            if name in found["metrics"]
+            else ""
             for name in names
         ]
         lines.append(_row([f"`{arm}`", str(len(found["seeds"])), *cells]))
@@ -69,15 +72,15 @@ def _mean(metrics: Mapping[str, float], name: str) -> str:
     return _number(metrics[name]) if name in metrics else ""
 
 
-def _interval(found: Mapping[str, float], *, signed: bool) -> str:
-    """Return mean and interval; a difference whose interval excludes 0 is bold."""
+def _interval(found: Mapping[str, float], num_seeds: int, *, signed: bool) -> str:
+    """Return mean and interval; a difference that is a finding is bold."""
     mean, low, high = (found.get(name) for name in ("mean", "low", "high"))
     if mean is None:
         return ""
     middle = f"{'+' if signed and mean > 0 else ''}{_number(mean)}"
     if low is None or high is None:
         return middle
-    middle = f"**{middle}**" if signed and low * high > 0 else middle
+    middle = f"**{middle}**" if signed and is_sure(low, high, num_seeds) else middle
     return f"{middle} [{_number(low)}, {_number(high)}]"
 
 
@@ -116,8 +119,8 @@ def plane(
         series,
         ticks([0, *xs] if is_time else xs),
         ticks(value for cross in ends for value in cross[1]),
-        x_format="{:g}" if is_time else "{:.0%}",
-        x_title="minutes of a run" if is_time else PANELS[x_name],
+        is_x_share=not is_time,
+        x_title="minutes that the steps of a run take" if is_time else PANELS[x_name],
     )
 
 
@@ -128,7 +131,7 @@ def _ends(found: Mapping[str, float]) -> Point:
 def pictures(result: Result, curves: Curves) -> dict[str, str]:
     """Return file name → SVG: curves over the steps, and the planes of arms."""
     colours = coloured(result["arms"])
-    first = next(iter(curves.values()))[0]
+    first = next(row for rows in curves.values() for row in rows)
     lines = [
         over_steps(curves, name, title, colours, is_share=name in _SHARES)
         for name, title in PANELS.items()
@@ -156,14 +159,16 @@ def main(arguments: list[str] | None = None) -> None:
     (docs / "arms").mkdir(parents=True, exist_ok=True)
     for file in [folder / "comparison.json", *(folder / "arms").glob("*.json")]:
         shutil.copyfile(file, docs / file.relative_to(folder))
-    old = docs / "curves.json"
-    curves: Curves = json.loads(old.read_text(encoding="utf-8")) if old.exists() else {}
+    file = docs / "curves.json"
+    old: Curves = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    curves: Curves = {}
     names = [name for name in PANELS if name in next(iter(result["arms"].values()))["metrics"]]
     runs = [(arm, folder / run) for arm, found in result["arms"].items() for run in found["runs"]]
-    for arm, rows in curves_of([(arm, run) for arm, run in runs if run.is_dir()], names).items():
-        kept = {row["seed"]: row for row in [*curves.get(arm, []), *rows]}
-        curves[arm] = [kept[seed] for seed in sorted(kept)]
-    old.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
+    read = curves_of([(arm, run) for arm, run in runs if run.is_dir()], names)
+    for arm, found in result["arms"].items():
+        kept = {row["seed"]: row for row in [*old.get(arm, []), *read.get(arm, [])]}
+        curves[arm] = [kept[seed] for seed in found["seeds"] if seed in kept]
+    file.write_text(json.dumps(curves, indent=1) + "\n", encoding="utf-8")
     for name, drawn in pictures(result, curves).items():
         (docs / name).write_text(drawn, encoding="utf-8")
     print(tables(result))

@@ -85,7 +85,7 @@ BANDS: dict[str, Band] = {
     "rollout/truncated_fraction": Band(
         None,
         0.3,
-        above="many rollouts are cut off, and cut ones teach nothing: raise rollout.max_completion_tokens",
+        above="many rollouts are cut off before they end: raise rollout.max_completion_tokens",
     ),
     "rollout/zero_std_group_fraction": Band(
         None,

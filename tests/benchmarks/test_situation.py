@@ -22,10 +22,10 @@ def _found(mean: float, spread: float) -> dict[str, float]:
 def _result() -> dict[str, Any]:
     def arm(mean: float, run: str) -> dict[str, Any]:
         return {
-            "seeds": [0],
+            "seeds": [0, 1, 2],
             "metrics": {name: _found(mean, 0.05) for name in NAMES},
             "cost": {"seconds": 90 * (1 + mean)},
-            "runs": [run],
+            "runs": [run, "runs/gone", "runs/gone"],
         }
 
     return {
@@ -34,7 +34,7 @@ def _result() -> dict[str, Any]:
         "arms": {"mix": arm(0.25, "runs/mix"), "uniapl": arm(0.5, "runs/uniapl")},
         "differences": {
             "uniapl": {
-                "seeds": [0],
+                "seeds": [0, 1, 2],
                 "metrics": {"joint": _found(0.25, 0.05), "fluency": _found(-0.01, 0.05)},
             }
         },
@@ -68,16 +68,16 @@ def test_a_situation_is_written_and_told(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| arm | seeds | strict | fluency | joint | W1 | minutes |"
     assert lines[2] == "| before training |  | .125 | .125 | .125 | .125 |  |"
-    assert lines[4].startswith("| `uniapl` | 1 | .500 [.450, .550] |")
+    assert lines[4].startswith("| `uniapl` | 3 | .500 [.450, .550] |")
     assert lines[4].endswith("| 2 |")
-    assert lines[-1] == "| `uniapl` | 1 |  | -.010 [-.060, .040] | **+.250** [.200, .300] |  |"
+    assert lines[-1] == "| `uniapl` | 3 |  | -.010 [-.060, .040] | **+.250** [.200, .300] |  |"
     assert (docs / "arms" / "mix-seed-0.json").exists()
     curves = json.loads((docs / "curves.json").read_text())
     assert curves["uniapl"] == [{"seed": 0, "steps": [0, 50], **{n: [0.0, 0.5] for n in NAMES}}]
     words = {e.text for e in ElementTree.parse(docs / "curves.svg").iter(f"{SVG}text")}
     assert {"mix 25%", "uniapl 50%", "uniapl 0.50"} <= words
     words = {e.text for e in ElementTree.parse(docs / "planes.svg").iter(f"{SVG}text")}
-    assert {"mix", "uniapl", "minutes of a run"} <= words
+    assert {"mix", "uniapl", "minutes that the steps of a run take"} <= words
 
 
 def test_curves_of_runs_that_are_gone_stay(comparison: Path, tmp_path: Path) -> None:
@@ -85,8 +85,15 @@ def test_curves_of_runs_that_are_gone_stay(comparison: Path, tmp_path: Path) -> 
     situation.main([str(comparison), str(docs)])
     before = json.loads((docs / "curves.json").read_text())
     (comparison / "runs").rename(tmp_path / "elsewhere")
+    more = {**before, "uniapl": [*before["uniapl"], {**before["uniapl"][0], "seed": 7}], "gone": []}
+    (docs / "curves.json").write_text(json.dumps(more))
     situation.main([str(comparison), str(docs)])
-    assert json.loads((docs / "curves.json").read_text()) == before
+    assert json.loads((docs / "curves.json").read_text()) == before, "those of this comparison"
+
+
+def test_few_seeds_find_nothing() -> None:
+    assert situation._interval(_found(0.25, 0.05), 3, signed=True).startswith("**+.250**")
+    assert situation._interval(_found(0.25, 0.05), 2, signed=True).startswith("+.250 ")
 
 
 def test_labels_lie_apart_and_keep_their_order() -> None:
@@ -117,3 +124,10 @@ def test_labels_lie_apart_and_keep_their_order() -> None:
 )
 def test_ticks_are_round_and_hold_all_values(values: list[float], expected: list[float]) -> None:
     assert ticks(values) == expected
+
+
+def test_an_axis_says_what_its_ticks_are() -> None:
+    one = Series("one", "red", [(0, 0), (1, 0.1)])
+    drawn = ElementTree.fromstring(picture([Panel("t", [one], [0, 1], ticks([0, 0.1]))], "t"))
+    words = [e.text for e in drawn.iter(f"{SVG}text") if e.get("text-anchor") == "end"]
+    assert words == ["0%", "2.5%", "5%", "7.5%", "10%"]

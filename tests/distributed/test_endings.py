@@ -100,16 +100,18 @@ def test_saved_at_two_goes_on_at_one_two_and_three(tiny: Tiny, tmp_path: Path, s
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
 def test_ranks_killed_at_random_go_on_to_the_same_end(tiny: Tiny, tmp_path: Path, sharding: str):
-    words = (f"training.sharding={sharding}", "training.steps=12", "training.evaluate_every=6")
+    words = (f"training.sharding={sharding}", "training.steps=40", "training.evaluate_every=20")
     straight = trained(2, tiny, tmp_path / "straight", *words)
-    draw, run = random.Random(0), tmp_path / "killed"
-    for _ in range(5):
+    draw, run, num_kills = random.Random(0), tmp_path / "killed", 0
+    for _ in range(10):
         process = start(2, tiny, run, *words, "training.resume=auto")
         time.sleep(draw.uniform(4, 16))
         ranks = [pid for pid in children(process.pid) if pid != process.pid]
         if ranks and process.poll() is None:
             os.kill(draw.choice(ranks), signal.SIGKILL)
+            num_kills += 1
         process.communicate(timeout=300)
+    assert num_kills >= 5, "the run must not have ended before it was killed a few times"
     trained(2, tiny, run, *words, "training.resume=auto")
     assert_same_run(run, straight)
 

@@ -153,6 +153,16 @@ def test_what_is_measured_and_pairs_are_sent_too(plan: Planner, tiny: Tiny, tmp_
     measured = plan(2, FULL, one, "data.held_out_demonstrations=2")
     for role in ("policy", "discriminator"):
         assert sent(measured, role) == pytest.approx(sent(bare, role) + 1)
+    scored = ("discriminator.form=scalar", "constraint.target=0.7")
+    ranks = plan(2, FULL, one, "data.held_out_demonstrations=2", *scored)
+    assert sent(ranks, "policy") == pytest.approx(sent(bare, "policy"))
+    assert sent(ranks, "discriminator") == pytest.approx(3 + 1 + 1, abs=0.01), "with its head"
+    expert = ("discriminator.form=expert", f"discriminator.path={tiny.model}")
+    known, hinted = (
+        plan(2, FULL, one, *expert, f"discriminator.hint={hint}") for hint in ("false", "true")
+    )
+    assert sent(known, "discriminator") == pytest.approx(2)
+    assert sent(hinted, "discriminator") == pytest.approx(1)
     pairs = tmp_path / "pairs.jsonl"
     row = {"prompt": "one two", "chosen": "three four", "rejected": "five"}
     pairs.write_text(4 * (json.dumps(row) + "\n"))
@@ -164,9 +174,22 @@ def test_what_is_measured_and_pairs_are_sent_too(plan: Planner, tiny: Tiny, tmp_
 
 
 def test_a_batch_is_sampled_once_for_all_of_its_updates(plan: Planner):
-    for updates in (1, 2):
-        made = plan(2, FULL, f"rollout.updates_per_rollout={updates}")
-        assert sent(made, "sampling") == pytest.approx(1 / updates)
+    made = {n: plan(2, FULL, f"rollout.updates_per_rollout={n}") for n in (1, 2)}
+    for updates, one in made.items():
+        assert sent(one, "sampling") == pytest.approx(1 / updates)
+    assert sent(made[1], "policy") == sent(made[2], "policy"), "log π_old was sampled"
+    caches = [one.phases["rollout"].parts["KV cache"] for one in made.values()]
+    assert caches[1] == pytest.approx(2 * caches[0], rel=0.1)
+    bf16 = plan(2, FULL, "rollout.updates_per_rollout=2", "model.dtype=bfloat16")
+    assert sent(bf16, "policy") == pytest.approx(sent(made[2], "policy") + 1)
+
+
+def test_an_evaluation_holds_the_whole_policy_while_it_samples(plan: Planner):
+    """Comparing with the model before training needs more here, and the whole policy is gone by then."""
+    words = ("evaluation.max_completion_tokens=1", "objective.kl_coef=0")
+    dynamic, static = (plan(2, FULL, *words, f"rollout.cache={c}") for c in ("dynamic", "static"))
+    assert set(dynamic.phases["evaluation"].parts) == {"model before training"}
+    assert static.phases["evaluation"].parts["whole policy"] == 4 * WEIGHTS
 
 
 def test_servers_get_a_folder_and_no_device_samples(plan: Planner):
@@ -206,10 +229,10 @@ def test_several_devices_are_said(tiny: Tiny, capsys: pytest.CaptureFixture[str]
         (["--devices", "-3"], "--devices: must be at least 1, got -3"),
         (["--devices", "two"], "argument --devices: invalid int value: 'two'"),
         (["--devices", "2", "--bandwidth", "0"], "--bandwidth: must be above 0, got 0"),
-        (["--bandwidth", "9"], "--bandwidth: has no effect, since --devices is 1"),
+        (["--bandwidth", "9"], "--bandwidth: has no effect with --devices 1"),
         (
             ["--folder-bandwidth", "9"],
-            "--folder-bandwidth: has no effect, since rollout.engine is not vllm",
+            "--folder-bandwidth: has no effect, since no server samples rollouts",
         ),
         ([*SERVED, "--folder-bandwidth", "nan"], "--folder-bandwidth: must be above 0, got nan"),
         (["--memory", "-1"], "--memory: must be above 0, got -1"),
@@ -251,17 +274,24 @@ def test_advice_for_several_devices(plan: Planner):
 
 
 def test_advice_where_a_phase_is_too_much(plan: Planner):
-    def advice(made: RunPlan, phase: str, part: str) -> str:
-        largest = Phase(2**40, {part: 2**40})
-        devices = dataclasses.replace(made.devices, kind="cuda")
-        big = dataclasses.replace(made, phases={**made.phases, phase: largest}, devices=devices)
+    def advice(made: RunPlan, phase: str, memory: int, **parts: int) -> str:
+        sizes = {name.replace("_", " "): size for name, size in parts.items()}
+        phases = {**made.phases, phase: Phase(sum(parts.values()), sizes)}
+        devices = dataclasses.replace(made.devices, kind="cuda", memory=memory)
+        big = dataclasses.replace(made, phases=phases, devices=devices)
         return next(line for line in plan_lines(big) if line.startswith("peak"))
 
-    assert advice(plan(2), "sum", "message").endswith("set training.sharding=full")
-    whole = "take a smaller model, or devices with more memory"
-    assert advice(plan(2, FULL), "rollout", "whole policy").endswith(whole)
-    assert advice(plan(2, FULL), "save", "whole policy").endswith(whole)
-    assert "lower rollout.max_rows" in advice(plan(2), "rollout", "KV cache")
+    size = 2**40
+    assert advice(plan(2), "sum", size, message=size).endswith("set training.sharding=full")
+    whole = {"whole_policy": size, "KV_cache": size}
+    for memory, rollout, evaluation in (
+        (size, "sample on servers (rollout.engine=vllm), or ", "set evaluation.prompts=null and "),
+        (2 * size, "lower rollout.max_rows", "lower rollout.max_rows"),
+    ):
+        assert rollout in advice(plan(2, FULL), "rollout", memory, **whole)
+        assert evaluation in advice(plan(2, FULL), "evaluation", memory, **whole)
+    static = advice(plan(2, FULL, "rollout.cache=static"), "update", size, **whole)
+    assert static.endswith("set rollout.cache=dynamic")
 
 
 def test_time_is_the_busiest_device_and_waiting(plan: Planner, tiny: Tiny, tmp_path: Path):

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from uniapl.config.schema import Config, MethodName
 from uniapl.data.readers import load_prompts
 from uniapl.evaluation import evaluate
 from uniapl.known_metrics import COMPLETION_METRICS, INSTRUCTION_METRICS
+from uniapl.models.language_model import LanguageModel
 from uniapl.rollout import TransformersGenerator
 from uniapl.runs import preview, train
 from uniapl.runs.evaluation_before import FOLDER
@@ -235,6 +237,35 @@ def test_an_evaluation_has_the_logprobs_of_a_plain_forward(
     tiny.train(tmp_path / "run", *words)
     assert len(checked) == 4
     assert min(checked) > 6
+
+
+def test_an_evaluation_compares_without_the_gathered_policy(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where weights are shared out, the whole policy is there to sample from, and is dropped before anything else."""
+    gathered: list[LanguageModel] = []
+    seen: list[tuple[str, bool]] = []
+
+    @contextmanager
+    def noted(policy: LanguageModel, device: Any) -> Iterator[None]:
+        gathered.append(policy)
+        yield
+        gathered.pop()
+
+    def sampled(*arguments: Any) -> list[Rollout]:
+        seen.append(("sample", bool(gathered)))
+        return sample(*arguments)
+
+    def measured(*arguments: Any) -> Any:
+        seen.append(("measure", bool(gathered)))
+        return evaluate(*arguments)
+
+    sample = TransformersGenerator.sample
+    monkeypatch.setattr(LanguageModel, "gathered", noted)
+    monkeypatch.setattr(TransformersGenerator, "sample", sampled)
+    monkeypatch.setattr("uniapl.runs.run.evaluate", measured)
+    tiny.train(tmp_path / "run", "training.steps=1", of_method("sft"))
+    assert seen == 2 * [("sample", True), ("measure", False)]
 
 
 def test_runs_that_start_alike_share_the_evaluation_before_training(

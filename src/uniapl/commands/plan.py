@@ -58,14 +58,11 @@ def _plan(options: argparse.Namespace) -> None:
         for name in ("bandwidth", "folder_bandwidth")
         if (value := getattr(options, name)) is not None
     }
-    idle = {
-        "bandwidth": options.devices == 1 and "--devices is 1",
-        "folder_bandwidth": config.rollout.engine != "vllm" and "rollout.engine is not vllm",
-    }
-    for name in rates:
-        if why := idle[name]:
-            raise InputError(f"--{name.replace('_', '-')}: has no effect, since {why}")
+    if "bandwidth" in rates and options.devices == 1:
+        raise InputError("--bandwidth: has no effect with --devices 1")
     devices = replace(here(config, options.devices, memory), **rates)
     plan = plan_run(config, overridden_keys(options.overrides), devices)
+    if "folder_bandwidth" in rates and not plan.communication.folder:
+        raise InputError("--folder-bandwidth: has no effect, since no server samples rollouts")
     print("\n".join(plan_lines(plan, options.measured)), flush=True)
     check_fits(plan)

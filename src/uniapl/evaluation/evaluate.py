@@ -264,7 +264,7 @@ def _measure(
 ) -> tuple[list[Reward], dict[str, Any]]:
     """Return what the metrics say of each rollout, and of all.
 
-    The policy's autocast, which is on while an evaluation samples, does not reach into them.
+    The policy's autocast, which may be on while an evaluation is measured, does not reach into them.
     """
     import torch  # responses that exist already are checked without it
 

@@ -50,6 +50,8 @@ class LargestStep:
     """What the discriminator learns from."""
     scored: list[Packed] = field(default_factory=list)
     """What it only judges."""
+    measured: list[Packed] = field(default_factory=list)
+    """What tells whether the discriminator is right: held-out demonstrations, and rollouts where it ranks."""
     texts: list[int] = field(default_factory=list)
     """Tokens of each text that a scorer reads."""
     evaluated: list[Prompt] = field(default_factory=list)
@@ -76,8 +78,9 @@ class LargestStep:
         step.update = pack([*rollouts, *experts], limit)
         step._pass("policy", step.update, learns=True)
         sampled = pack(rollouts, limit) if rollouts else []
-        if recipe.config.rollout.updates_per_rollout > 1 or recipe.shapes_reward:
-            step._pass("policy", sampled)  # log π_old
+        is_asked = config.rollout.updates_per_rollout > 1 or recipe.shapes_reward
+        if is_asked and recipe.old_logprobs == "computed":
+            step._pass("policy", sampled)  # log π_old; a batch's first step may go without
         if recipe.has_kl:
             step._pass("reference", sampled)
         pairs = [
@@ -89,8 +92,10 @@ class LargestStep:
             step.pairs = pack(pairs, limit, split_groups=False)
             step._pass("policy", step.pairs, learns=True)
             step._pass("reference", step.pairs)
+        held_out = data.held_out[: recipe.num_held_out]
         if recipe.form == "reference":
-            step.texts = other.text_lengths(recipe, paired) if other else []
+            ranked = held_out if recipe.samples_held_out else ()
+            step.texts = other.text_lengths(recipe, [*paired, *ranked]) if other else []
         elif recipe.form == "expert":
             step._score(recipe, rollouts, paired)
         elif recipe.has_discriminator:
@@ -100,7 +105,7 @@ class LargestStep:
         step._pass("discriminator", step.taught, learns=True)
         step._pass("discriminator", step.scored)
         if recipe.has_discriminator:
-            step._measure(recipe, data.held_out[: recipe.num_held_out])
+            step._measure(recipe, held_out)
         if data.evaluation:
             step.evaluated = list(data.evaluation.prompts)
             answers = [_answer(p, answer_limit(config)) for p in step.evaluated]
@@ -112,7 +117,7 @@ class LargestStep:
             self.passes.append(Pass(role, micro_batches, learns))
 
     def _measure(self, recipe: Recipe, held_out: Sequence[Demonstration]) -> None:
-        """Say what tells whether the discriminator is right: demonstrations; rollouts too where it ranks."""
+        """Add what measures the discriminator on held-out demonstrations."""
         config, size = recipe.config, recipe.config.rollout.group_size
         read = list(map(sequence_of, held_out))
         if recipe.samples_held_out:
@@ -125,6 +130,7 @@ class LargestStep:
         if recipe.form in ("likelihood", "expert"):
             self._pass("policy", micro_batches)
         if recipe.form != "reference" and not config.discriminator.servers:
+            self.measured = micro_batches
             self._pass("discriminator", micro_batches)
 
     def _score(
@@ -161,6 +167,7 @@ class LargestStep:
             trained=_most(self.update, ranks) + _most(self.pairs, ranks),
             judged=_most(self.taught, ranks)
             + _most(self.scored, ranks)
+            + _most(self.measured, ranks)
             + max(sum(own) for own in dealt(self.texts, ranks)),
         )
 

@@ -138,7 +138,9 @@ class Rehearsal:
         self.roles = self._shares()
         config, phases = self.config, dict[str, Phase]()
         if step.rolled_out and config.rollout.engine == "transformers":
+            # all steps of a batch are sampled at once
             groups = step.rolled_out[:: config.rollout.group_size]
+            groups = groups * config.rollout.updates_per_rollout
             phases["rollout"] = self._decode(
                 groups,
                 config.rollout.group_size,
@@ -146,7 +148,8 @@ class Rehearsal:
                 config.rollout.temperature,
             )
         if self.discriminator:
-            phases["judge"] = self._pass(self.discriminator, step.taught, step.scored)
+            scored = [*step.scored, *step.measured]
+            phases["judge"] = self._pass(self.discriminator, step.taught, scored)
         if self.scorer and step.texts:
             phases["judge"] = self._read(self.scorer, step.texts)
         phases["update"] = self._pass(self.policy, [*step.update, *step.pairs], [])

@@ -129,12 +129,19 @@ def _knob(plan: RunPlan) -> str:
     """Say which key to change: the one behind the largest part."""
     config, phase = plan.config, plan.phases[plan.worst_phase]
     whole = phase.parts.get("whole policy", 0)
-    is_whole = whole > max(phase.needed / 2, plan.resident)
+    if whole and plan.worst_phase in ("judge", "update"):
+        return "set rollout.cache=dynamic"
+    share_memory = plan.devices.kind == "cpu" and plan.devices.count > 1
+    room = plan.devices.memory / (plan.devices.count if share_memory else 1)
+    # with nothing but the weights that stay and the whole policy it would not fit either
+    is_whole = whole > 0 and plan.resident + whole > room
     if is_whole or plan.resident > phase.needed or plan.worst_phase in ("sum", "save"):
-        if plan.devices.kind == "cpu" and plan.devices.count > 1:
+        if share_memory:
             return "start fewer processes on this host"
-        if is_whole:
-            return "take a smaller model, or devices with more memory"
+        if is_whole and plan.worst_phase == "evaluation":
+            return "set evaluation.prompts=null and evaluate after the run"
+        if is_whole and plan.worst_phase == "rollout":
+            return "sample on servers (rollout.engine=vllm), or take devices with more memory"
         if plan.is_sharded:
             return f"take more devices than {plan.devices.count}"
         if config.model.tuning == "full" and plan.devices.count > 1:
