@@ -122,3 +122,8 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("my.yaml").exists()
+
+
+def test_what_it_prints_can_be_pasted(here: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["init", "my own.yaml"]) == 0
+    assert "uniapl train 'my own.yaml' --preview" in capsys.readouterr().out

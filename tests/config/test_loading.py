@@ -82,6 +82,33 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
         ("seed=-1", "seed: must be at least 0, got -1"),
         ("output_dir=3", "output_dir: must be text, got 3"),
         ("output_dir=''", "output_dir: must not be empty"),
+        (
+            "output_dir=runs/a #1",
+            "output_dir: 'runs/a #1' is read as 'runs/a'; for the text itself write '\"…\"'",
+        ),
+        (
+            "data.system_prompt=# hashtags",
+            "data.system_prompt: '# hashtags' is read as None; for the text itself write '\"…\"'",
+        ),
+        (
+            "data.system_prompt=one\ntwo",
+            "data.system_prompt: 'one\\ntwo' is read as 'one two'; for the text itself write '\"…\"'",
+        ),
+        ("seed=99999999999999999999", "seed: must be below 2^63, got 99999999999999999999"),
+        (
+            'data.system_prompt="\\ud800"',
+            "data.system_prompt: holds a null or half a surrogate pair, which no file can hold",
+        ),
+        (
+            'model.path="a\\0b"',
+            "model.path: holds a null or half a surrogate pair, which no file can hold",
+        ),
+        (
+            "data.template_arguments={enable_thinking: no}",
+            "data.template_arguments: enable_thinking must be true or false, got the text 'no'",
+        ),
+        ("rewards.².weight=2", "rewards.².weight: no such entry; rewards has 1, numbered from 0"),
+        ("data.demonstrations=&a [*a]", "a value holds itself, or is nested too deeply"),
         ("training.steps=1e400", "training.steps: must be an integer, got inf"),
         (
             "optimizer.learning_rate=.inf",
@@ -121,6 +148,21 @@ def test_all_problems_at_once(write: Callable[[str], Path]):
 )
 def test_one_wrong_override(minimal: Path, override: str, line: str):
     assert problems(minimal, override) == [line]
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("'Use #hashtags #now'", "Use #hashtags #now"),
+        ('"one\\ntwo"', "one\ntwo"),
+        ("  a#b ", "a#b"),
+        ("null", None),
+        ("", None),
+        ("'null'", "null"),
+    ],
+)
+def test_what_an_override_says_is_what_is_read(minimal: Path, word: str, text: str | None):
+    assert load_config(minimal, [f"data.system_prompt={word}"]).data.system_prompt == text
 
 
 def test_yaml_mistake_in_an_override(minimal: Path):

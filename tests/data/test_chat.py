@@ -373,3 +373,30 @@ def test_without_a_template_the_texts_follow_each_other(tokenizer_of):
     ids = chat.encode_conversation("The sea", " is calm.")
     assert ids == (*chat.encode_prompt("The sea"), *chat.encode_completion(" is calm."))
     assert chat.tokenizer.decode(ids) == "<s>The sea is calm.</s>"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{% for p in m.content %}{% if p.type == 'text' %}"
+            "{{ p.text }}{% endif %}{% endfor %}{% endfor %}",
+            "leaves out what a turn says",
+        ),
+        ("{% for t in tools %}{{ t }}{% endfor %}{{ messages }}", "the chat template fails: "),
+        ("{{ messages }}{{ 1 / 0 }}", "the chat template fails: division by zero"),
+        ({"tool_use": "{{ messages }}"}, "the tokenizer's chat template: "),
+    ],
+)
+def test_a_template_that_cannot_serve_is_one_line(chatml, template, message):
+    chatml.chat_template = template
+    with pytest.raises(InputError, match=message) as caught:
+        Chat(chatml)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tools", "tokenize", "continue_final_message"])
+def test_arguments_that_only_this_module_gives(chatml, name):
+    chatml.chat_template += f"{{% if {name} is defined %}}{{% endif %}}"
+    with pytest.raises(InputError, match=f"takes no argument '{name}'"):
+        Chat(chatml, template_arguments={name: True})

@@ -148,3 +148,11 @@ def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
     assert error_of(tmp_path / "data.parquet.gz") == (
         "data.parquet.gz: reading Parquet needs pyarrow: pip install 'uniapl[data]'"
     )
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+def test_a_key_that_is_there_twice_is_refused(tmp_path, is_array):
+    row = '{"prompt": "a", "prompt": "b"}'
+    path = tmp_path / "data.json"
+    path.write_text(f"[{row}]" if is_array else row)
+    assert error_of(path) == f"data.json{'' if is_array else ':1'}: the key `prompt` is there twice"

@@ -17,6 +17,7 @@ from uniapl.experts import (
     Request,
     Tally,
 )
+from uniapl.experts.collection import _row
 from uniapl.types import Message, Prompt, Rollout
 
 NO_COMMA = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
@@ -269,3 +270,13 @@ def test_columns_of_the_prompt_stay_and_an_old_completion_goes(tmp_path: Path):
         | NO_COMMA
         for n, c in ((1, "x"), (2, "y"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "key"),
+    [({"key": None}, "7"), ({"key": 1.0}, "7"), ({"key": None, "id": 3}, 3), ({"key": "a"}, "a")],
+)
+def test_an_answers_key_is_never_null_or_a_fraction(columns: dict[str, Any], key: object):
+    prompt = Prompt("7", ({"role": "user", "content": "x"},), (1,), columns=columns)
+    assert _row(prompt, "y", 2)["key"] == f"{key}-2"
+    assert _row(prompt, "y", None)["key"] == key

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from uniapl.commands.common import add_columns, given_columns
+from uniapl.commands.common import add_columns, given_columns, given_path
 from uniapl.errors import InputError, TrainingError
 from uniapl.types import Prompt
 
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     add = parser.add_argument
     add("prompts", metavar="PROMPTS", help="as data.prompts of a config: a file or a hub id")
-    add("--output", metavar="FILE", type=Path, required=True, help="JSONL")
+    add("--output", metavar="FILE", type=given_path, required=True, help="JSONL")
     add("--endpoint", metavar="URL", help="OpenAI-compatible; the key is read from OPENAI_API_KEY")
     add("--model", metavar="NAME", help="as the endpoint calls it")
     add("--local", metavar="MODEL|RUN", help="instead: model folder, hub id or run folder")
@@ -88,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=True,
         help="the endpoint's template writes <think> itself: an answer begins inside a thought",
     )
-    add("--cache", metavar="FILE", type=Path, help="every answer; default: OUTPUT.answers.sqlite")
+    add("--cache", metavar="FILE", type=given_path, help="answers; default: OUTPUT.answers.sqlite")
     add("--limit", metavar="N", type=int, help="only the first prompts")
     add_columns(parser)
     _add_request_options(parser)

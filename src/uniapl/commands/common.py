@@ -1,7 +1,9 @@
 """What several commands have in common."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from uniapl.errors import InputError
@@ -17,6 +19,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="option to change, such as seed=1",
     )
+
+
+def given_path(text: str) -> Path:
+    """Return the path of an option; `~` is expanded here, since shells leave it in `--output=~/x`."""
+    return Path(os.path.expanduser(text))
 
 
 def print_as_file(text: str) -> None:

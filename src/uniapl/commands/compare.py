@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from uniapl.commands.common import add_config
+from uniapl.commands.common import add_config, given_path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--baseline", metavar="ARM", help="default: the first arm")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="default: OUTPUT_DIR-comparison")
+    parser.add_argument(
+        "--output", metavar="DIR", type=given_path, help="default: OUTPUT_DIR-comparison"
+    )
     parser.set_defaults(handler=_compare)
 
 

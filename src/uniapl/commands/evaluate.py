@@ -3,7 +3,13 @@
 import argparse
 import sys
 
-from uniapl.commands.common import add_columns, add_decoding, given_columns, given_decoding
+from uniapl.commands.common import (
+    add_columns,
+    add_decoding,
+    given_columns,
+    given_decoding,
+    given_path,
+)
 from uniapl.errors import InputError
 
 
@@ -22,7 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--responses", metavar="FILE", help="rows of key or prompt, and response; no model then"
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="default: evaluations/BENCHMARK, in the run if it is one"
+        "--output",
+        metavar="DIR",
+        type=given_path,
+        help="default: evaluations/BENCHMARK, in the run if it is one",
     )
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N prompts or pairs")
     parser.add_argument(

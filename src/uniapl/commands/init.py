@@ -4,10 +4,12 @@ import argparse
 import math
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from uniapl.commands.common import given_path
 from uniapl.errors import InputError
 
 _PLAIN = re.compile(r"[\w./~:@+-]*[A-Za-z/][\w./~:@+-]*")
@@ -20,7 +22,7 @@ _PATH_LIKE = ("./", "../", "/", "~")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command and its handler to its parser."""
     parser.add_argument(
-        "file", metavar="FILE", type=Path, help="YAML file to write, such as my.yaml"
+        "file", metavar="FILE", type=given_path, help="YAML file to write, such as my.yaml"
     )
     parser.add_argument(
         "--model", metavar="PATH", help="model folder or hub id; default: the miniature"
@@ -57,12 +59,13 @@ def _init(options: argparse.Namespace) -> None:
     for note in chosen.notes:
         print(f"note: {note}")
     print(f"wrote {file}; what next:")
+    name, folder = shlex.quote(str(file)), shlex.quote(run)
     for command, meaning in (
-        (f"uniapl train {file} --preview", "what the first step would learn from"),
-        (f"uniapl plan {file}", "memory and tokens of the run"),
-        (f"uniapl train {file}", f"train; everything goes into {run}"),
-        (f"uniapl report {run}", "one page of what changed"),
-        (f"uniapl chat {run} --compare", "talk to the model, beside the one before training"),
+        (f"uniapl train {name} --preview", "what the first step would learn from"),
+        (f"uniapl plan {name}", "memory and tokens of the run"),
+        (f"uniapl train {name}", f"train; everything goes into {run}"),
+        (f"uniapl report {folder}", "one page of what changed"),
+        (f"uniapl chat {folder} --compare", "talk to the model, beside the one before training"),
     ):
         print(f"  {command:<36}  # {meaning}")
 

@@ -2,9 +2,8 @@
 
 import argparse
 import math
-from pathlib import Path
 
-from uniapl.commands.common import add_config
+from uniapl.commands.common import add_config, given_path
 from uniapl.errors import InputError
 
 
@@ -14,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measured",
         metavar="RUN",
-        type=Path,
+        type=given_path,
         help="run of the same model on one device; its speed gives the time",
     )
     parser.add_argument(

@@ -1,20 +1,19 @@
 """`uniapl prompts`: checkable prompts from seed prompts, or demonstrations from human answers (docs/prompts.md)."""
 
 import argparse
-from pathlib import Path
 
-from uniapl.commands.common import add_columns, given_columns
+from uniapl.commands.common import add_columns, given_columns, given_path
 from uniapl.errors import InputError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("seeds", metavar="SEEDS", help="JSONL, Parquet, .txt, or a hub id")
-    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSONL")
+    parser.add_argument("--output", metavar="FILE", type=given_path, required=True, help="JSONL")
     parser.add_argument(
         "--held-out",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         help="a tenth of the seeds goes here, in phrasings and types that --output then lacks",
     )
     parser.add_argument(

@@ -1,16 +1,17 @@
 """`uniapl report`: one self-contained page of runs, or of a comparison."""
 
 import argparse
-from pathlib import Path
+
+from uniapl.commands.common import given_path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command and its handler to its parser."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folder")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=given_path, help="run folder")
     parser.add_argument(
         "--output",
         metavar="FILE",
-        type=Path,
+        type=given_path,
         help="default: report/index.html in RUN (of several: here)",
     )
     parser.set_defaults(handler=_report)

@@ -11,6 +11,7 @@ from uniapl.config.forms import FORMS, TUNING
 from uniapl.config.methods import CONFIGURED
 from uniapl.config.recipe import GREATEST_WEIGHT, LEAST_WEIGHT, Recipe
 from uniapl.config.schedules import Weight, greatest, is_ever_positive
+from uniapl.config.values import unusable_values
 from uniapl.errors import InputError
 from uniapl.known_metrics import INSTRUCTION_METRICS
 from uniapl.servers import check_address
@@ -50,6 +51,7 @@ COLUMN_NAMES = (
 def cross_field_problems(config: "Config") -> list[str]:
     """Return `key: what is wrong` for every rule that the keys break together."""
     rules = (
+        unusable_values,
         _paths,
         _sources,
         _data,

@@ -18,7 +18,7 @@ from uniapl.config.keys import section_of
 from uniapl.config.problems import describe_problems, did_you_mean
 from uniapl.config.recipe import Recipe
 from uniapl.config.schema import Config, SourceConfig
-from uniapl.config.strict_yaml import dump_yaml, load_yaml
+from uniapl.config.strict_yaml import dump_yaml, load_word, load_yaml
 from uniapl.errors import InputError
 
 _PATH_KEYS = (
@@ -38,7 +38,6 @@ _RELATIVE = ("./", "../")
 
 _ARGUMENTS = "arguments"
 """The key whose value goes to the user's own function as it is written, lists as lists."""
-
 
 ConfigSource = str | Path | Mapping[str, Any] | Config
 """What a config is made of: a YAML file, the name of a packaged one, a dictionary of its sections, or a config."""
@@ -81,12 +80,13 @@ def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> Config:
             problems.append(str(error))
     _anchor_functions(data, folder, is_in_file=False)
     problems += _misplaced(data, folder, overridden_keys(applied))
-    data = _as_schema_types(data)
     config = None
     try:
-        config = Config.model_validate(data, strict=True)
+        config = Config.model_validate(data := _as_schema_types(data), strict=True)
     except ValidationError as error:
         problems += describe_problems(error, data)
+    except RecursionError:
+        problems.append("a value holds itself, or is nested too deeply")
     if config is None or problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise InputError(f"{name}: {len(problems)} problem(s){lines}")
@@ -203,7 +203,7 @@ def dump_config(config: Config) -> str:
         *parents, name = key.split(".")
         section: Any = data
         for parent in parents:
-            section = section[int(parent) if parent.isdigit() else parent]
+            section = section[int(parent) if parent.isdecimal() else parent]
         del section[name]
     return dump_yaml(data)
 
@@ -363,7 +363,7 @@ def _apply(data: dict[str, Any], word: str) -> None:
     key, separator, text = word.partition("=")
     if not separator or not key:
         raise InputError(f"'{word}': an override is written key=value")
-    value = load_yaml(text, f"'{word}'")
+    value = load_word(key, text, f"'{word}'")
     *parents, name = key.split(".")
     target: Any = data
     for depth, part in enumerate(parents):
@@ -393,7 +393,7 @@ def _below(target: Any, part: str, key: str, path: list[str]) -> Any:
 
 
 def _index(entries: list[Any], part: str, key: str, path: list[str]) -> int:
-    if not part.isdigit() or int(part) >= len(entries):
+    if not part.isdecimal() or int(part) >= len(entries):
         counted = f"{'.'.join(path)} has {len(entries)}, numbered from 0"
         raise InputError(f"{key}: no such entry; {counted}")
     return int(part)

@@ -104,6 +104,27 @@ def load_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source}: not valid YAML: {reason}") from None
 
 
+def load_word(key: str, text: str, source: str) -> Any:
+    """Return the plain Python value of an override `key=text`.
+
+    Raises:
+        InputError: It is no YAML, or YAML would read less than the text says.
+    """
+    value = load_yaml(text, source)
+    if _loses_text(text, value):
+        raise InputError(f"{key}: {text!r} is read as {value!r}; for the text itself write '\"…\"'")
+    return value
+
+
+def _loses_text(text: str, value: Any) -> bool:
+    """Return whether YAML reads less than unquoted text says: ` #` begins a comment, a line break becomes a blank."""
+    word = text.removesuffix("...\n").strip()  # dump_yaml ends a bare value so
+    if value is None:
+        return word.lower() not in ("", "~", "null")
+    is_quoted = word[:1] in ("'", '"', "|", ">", "!", "&")
+    return isinstance(value, str) and not is_quoted and bool(re.search(r"[ \t]#|\n\S", word))
+
+
 def dump_yaml(value: Any) -> str:
     """Return YAML that `load_yaml` reads back equal; keys keep their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

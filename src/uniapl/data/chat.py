@@ -9,12 +9,10 @@ import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
+from uniapl.data.chat_template import chat_template, reads_argument, render, without_clock
 from uniapl.errors import InputError
 from uniapl.thoughts import CLOSING, NO_THOUGHT, OPENING, continuing, end_of_thoughts, opening_of
 from uniapl.types import Message
@@ -28,14 +26,19 @@ _BREAK = "\ufdd0"
 _PROBE = "Certainly."
 """An assistant turn to see what the template writes after one."""
 
-_TODAY = datetime(2024, 7, 26)
-"""For templates that ask the clock: the same ids on every day. It is the day that Llama 3's template
-writes where there is no clock."""
+_QUESTION = "Will you?"
+"""A user turn to see whether the template writes what a turn says."""
 
-_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-
-_OURS = ("messages", "add_generation_prompt")
-"""What only this module passes to a template."""
+_OURS = (
+    "messages",
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "documents",
+    "tokenize",
+    "tools",
+)
+"""What only this module passes to a template, or nobody."""
 
 
 def eos_token_ids(
@@ -80,8 +83,8 @@ def turn_end_token_id(tokenizer: "PreTrainedTokenizerBase", generation_config: A
 
 
 def _written_after_a_turn(tokenizer: "PreTrainedTokenizerBase") -> str:
-    turns = [{"role": "user", "content": "Will you?"}, {"role": "assistant", "content": _PROBE}]
-    rendering = _render(tokenizer, turns, add_generation_prompt=False)
+    turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _PROBE}]
+    rendering = render(tokenizer, turns, add_generation_prompt=False)
     return rendering.rpartition(_PROBE)[2]
 
 
@@ -109,8 +112,8 @@ class Chat:
             template_arguments: Passed to the template, such as `{"enable_thinking": False}`.
 
         Raises:
-            InputError: no EOS token; a system prompt or arguments without a chat template to read them; or
-                an argument that the template does not read.
+            InputError: no EOS token; a system prompt or arguments without a chat template to read them; an
+                argument that the template does not read; or a template that fails, or leaves out what turns say.
         """
         for name, given in (
             ("system_prompt", system_prompt is not None),
@@ -130,6 +133,20 @@ class Chat:
         self.eos_token_ids = eos_token_ids(tokenizer, generation_config)
         self.turn_end_token_id = turn_end_token_id(tokenizer, generation_config)
         self._template_arguments = dict(template_arguments or {})
+        if tokenizer.chat_template:
+            self._check_template()
+
+    def _check_template(self) -> None:
+        """Refuse a template that writes nothing of a turn of text, as one that expects images beside it."""
+        turns = [{"role": "user", "content": _QUESTION}]
+        rendering = render(
+            self.tokenizer, turns, add_generation_prompt=True, **self._template_arguments
+        )
+        if _QUESTION.casefold() not in rendering.casefold():
+            raise InputError(
+                "the chat template leaves out what a turn says; content must be read as text, not as parts "
+                f"(a user turn of {_QUESTION!r} became {rendering!r:.80})"
+            )
 
     def warnings(self) -> list[str]:
         """Return a line for each thing about the template that goes wrong without an error."""
@@ -222,10 +239,10 @@ class Chat:
             return apart
         before = self.messages(prompt)
         turns = (*before, {"role": "assistant", "content": completion})
-        whole = _render(
+        whole = render(
             self.tokenizer, turns, add_generation_prompt=False, **self._template_arguments
         )
-        begun = _render(
+        begun = render(
             self.tokenizer, before, add_generation_prompt=True, **self._template_arguments
         )
         if whole == begun + continuing(completion, self._opening) + self._turn_end:
@@ -246,7 +263,7 @@ class Chat:
         return tokenizer
 
     def _conversation_template(self) -> str:
-        own = _without_clock(self.tokenizer.get_chat_template()).removesuffix("\n")
+        own = without_clock(chat_template(self.tokenizer)).removesuffix("\n")
         arguments = "".join(
             f"{{% set {name} = {json.dumps(value, ensure_ascii=False)} %}}"
             for name, value in self._template_arguments.items()
@@ -297,7 +314,7 @@ class Chat:
             {key: self._broken_turn(turn["role"], text) for key, text in turn.items()}
             for turn in turns
         ]
-        rendering = _render(
+        rendering = render(
             self.tokenizer,
             marked,
             add_generation_prompt=add_generation_prompt,
@@ -351,7 +368,7 @@ class Chat:
         if not self.tokenizer.chat_template:
             return ""
         return opening_of(
-            _render(
+            render(
                 self.tokenizer,
                 self.messages("Will you?"),
                 add_generation_prompt=True,
@@ -382,37 +399,6 @@ def _first_characters(names: tuple[str, ...]) -> re.Pattern[str]:
     """Return what matches the first character of each name in a text, where a break unmakes it."""
     spelled_out = "|".join(map(re.escape, names)) or "(?!)"  # `(?!)` matches nothing
     return re.compile(rf"(?=(?:{spelled_out}))(.)", re.DOTALL)
-
-
-def reads_argument(tokenizer: "PreTrainedTokenizerBase", name: str) -> bool:
-    """Return whether the chat template mentions a variable."""
-    return re.search(rf"\b{re.escape(name)}\b", tokenizer.get_chat_template()) is not None
-
-
-def _without_clock(template: str) -> str:
-    return _CLOCK.sub(lambda call: repr(_TODAY.strftime(call[2])), template)
-
-
-def _render(
-    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Message], **arguments: Any
-) -> str:
-    """Return the template's text, as on the same day for ever.
-
-    Raises:
-        InputError: the template refuses the turns.
-    """
-    try:
-        rendering = tokenizer.apply_chat_template(
-            [dict(turn) for turn in turns],
-            tokenize=False,
-            chat_template=_without_clock(tokenizer.get_chat_template()),
-            **arguments,
-        )
-    except TemplateError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the chat template refuses these messages: {reason}") from error
-    assert isinstance(rendering, str)
-    return rendering
 
 
 def decode_plainly(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:

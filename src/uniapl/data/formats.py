@@ -116,7 +116,9 @@ def _read_json_array(path: Path, problems: Problems) -> Iterator[Row]:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -126,6 +128,16 @@ def _parsed(content: bytes) -> Any:
     except ValueError as error:  # Python refuses to convert very long integers
         digits = sys.get_int_max_str_digits()
         raise InputError(f"a number of more than {digits} digits; write it as text") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, or refuse one that has a key twice: Python would keep the last one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the key `{twice}` is there twice")
+    return values
 
 
 def _may_hold_halves(content: bytes) -> bool:
@@ -195,7 +207,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with _opened(path) as file:
-            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            table = parquet.ParquetFile(file)
+            _unique([(name, None) for name in table.schema_arrow.names])
+            for batch in table.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(number, f"{path} row {number}", values)

@@ -170,7 +170,7 @@ def answer_benchmark(
     generator = loaded_model.generator(decoding, limit)
     with loaded_model.policy.autocast():
         answers = _answers(generator, loaded, decoding.max_rows)
-        return evaluate(answers, EvaluationSet(loaded, experts, check=check), settings)
+    return evaluate(answers, EvaluationSet(loaded, experts, check=check), settings)
 
 
 def _answers(

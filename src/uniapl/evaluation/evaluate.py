@@ -262,12 +262,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 def _measure(
     rollouts: Sequence[Rollout], data: EvaluationSet, ranks: Ranks
 ) -> tuple[list[Reward], dict[str, Any]]:
-    """Return what the metrics say of each rollout, and of all.
-
-    The policy's autocast, which may be on while an evaluation is measured, does not reach into them.
-    """
-    import torch  # responses that exist already are checked without it
-
+    """Return what the metrics say of each rollout, and of all."""
     logged: dict[str, float] = {}
     columns = column_names(data.prompts)
 
@@ -276,8 +271,7 @@ def _measure(
             rollouts, data.metrics, columns, trainer_state=data.trainer_state, logged=logged
         ), logged
 
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        values, logged = ranks.on_first(call, "the evaluation's metrics")
+    values, logged = ranks.on_first(call, "the evaluation's metrics")
     means = {name: value if math.isfinite(value) else None for name, value in logged.items()}
     return values, {**_mean_by_name([v.breakdown for v in values]), **means}
 
@@ -326,7 +320,8 @@ def _row(
 
 
 def _identity(prompt: Prompt, response: str | None) -> dict[str, Any]:
-    key = prompt.columns.get("key", prompt.id)
+    key = prompt.columns.get("key")
+    key = key if isinstance(key, int | str) else prompt.id
     return {"key": key, "prompt": prompt.text, "response": response}
 
 

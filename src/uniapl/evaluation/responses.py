@@ -103,6 +103,8 @@ def _prompt_ids(
     if key is None:
         assert isinstance(text, str)
         return by_text.get(text.strip(), [])
+    if isinstance(key, float) and key.is_integer():  # as row_key reads it
+        key = int(key)
     if isinstance(key, bool) or not isinstance(key, int | str):
         raise InputError(f"`key` must be a string or a whole number, got {key!r}")
     if str(key) not in texts:

@@ -158,7 +158,8 @@ class _Progress:
 def _row(prompt: Prompt, completion: str, number: int | None) -> dict[str, Any]:
     """Return a demonstration; with a number, its key is its own and `prompt_key` the prompt's."""
     columns = {name: value for name, value in prompt.columns.items() if name != "completion"}
-    key = columns.pop("key", columns.get("id", prompt.id))
+    own = (columns.pop("key", None), columns.get("id"))
+    key = next((name for name in own if isinstance(name, int | str)), prompt.id)
     keys = {"key": key} if number is None else {"key": f"{key}-{number}", "prompt_key": key}
     if not prompt.is_conversational:
         return {**keys, "prompt": prompt.text, "completion": completion, **columns}

@@ -96,7 +96,9 @@ def _import_file(file: Path, path: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None and Path(spec.origin).samefile(file):
+        found = Path(spec.origin) if spec is not None and spec.origin is not None else None
+        # a module that was imported before may come from a file that is gone
+        if found is not None and found.exists() and found.samefile(file):
             return importlib.import_module(name)
         return _import_as(str(file), file)
     except Exception as error:  # as above

@@ -341,8 +341,7 @@ class _Run:
         base = self._base_logprobs if self.trainer.step else own
         with self.policy.gathered(self.policy.device), self.policy.autocast():
             rollouts = generator.sample(data.prompts, 1)
-        with self.policy.autocast():
-            return evaluate(rollouts, data, settings, own, base, self.ranks)
+        return evaluate(rollouts, data, settings, own, base, self.ranks)
 
     def _base(self) -> LanguageModel:
         """Return the model before training; where no reference holds it, it is loaded for the occasion.
@@ -351,9 +350,7 @@ class _Run:
         """
         if self.trainer.players.reference:
             return self.trainer.players.reference
-        # loading checks the model's numbers in float32, whatever the evaluation runs in
-        with torch.autocast(self.policy.device.type, enabled=False):
-            base, _ = load_policy(self.config, self.ranks)
+        base, _ = load_policy(self.config, self.ranks)
         if self.trainer.is_sharded:
             base.shard()
         return base
