@@ -400,3 +400,8 @@ def test_arguments_that_only_this_module_gives(chatml, name):
     chatml.chat_template += f"{{% if {name} is defined %}}{{% endif %}}"
     with pytest.raises(InputError, match=f"takes no argument '{name}'"):
         Chat(chatml, template_arguments={name: True})
+
+
+def test_a_developers_turn_is_a_system_prompt(chatml):
+    turns = [{"role": "developer", "content": "Be brief."}, *USER]
+    assert Chat(chatml, system_prompt="Be long.").messages(turns) == tuple(turns)

@@ -127,6 +127,19 @@ def test_a_system_prompt_becomes_part_of_the_prompt(chatml, write):
         ({"prompt": " \n", "completion": "x"}, "`prompt` is blank"),
         ({"prompt": "Hi", "completion": " "}, "`completion` is blank"),
         ({"messages": [USER, EXPERT | {"content": ""}]}, "the last assistant turn is blank"),
+        ({"messages": [USER | {"content": " "}, EXPERT]}, "the last user turn is blank"),
+        (
+            {"messages": [USER, EXPERT | {"reasoning_content": "Hm."}]},
+            "the last assistant turn has its thoughts in `reasoning_content`; write <think>…</think> before the answer",
+        ),
+        (
+            {"prompt": "Hi", "completion": [EXPERT | {"thinking": "Hm."}]},
+            "`completion` has its thoughts in `thinking`; write <think>…</think> before the answer",
+        ),
+        (
+            {"prompt": "Hi", "completion": "x", "images": ["a.png"]},
+            "the row has `images`; only text is supported",
+        ),
         ({"messages": [USER]}, "`messages` must end in an assistant turn, the last is `user`"),
         ({"messages": [EXPERT]}, "`messages` has no user turn before the last assistant turn"),
         ({"messages": "Hi"}, "`messages` must be a list of turns, got str"),

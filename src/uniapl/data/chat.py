@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from uniapl.data.chat_template import chat_template, reads_argument, render, without_clock
+from uniapl.data.turns import INSTRUCTING
 from uniapl.errors import InputError
 from uniapl.thoughts import CLOSING, NO_THOUGHT, OPENING, continuing, end_of_thoughts, opening_of
 from uniapl.types import Message
@@ -179,7 +180,7 @@ class Chat:
     def messages(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
         """Return the turns of a prompt: a string is one user turn; the system prompt first if it lacks one."""
         turns = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
-        if self.system_prompt is None or any(turn["role"] == "system" for turn in turns):
+        if self.system_prompt is None or any(turn["role"] in INSTRUCTING for turn in turns):
             return turns
         return ({"role": "system", "content": self.system_prompt}, *turns)
 

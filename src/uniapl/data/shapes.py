@@ -131,6 +131,10 @@ class Meaning:
     """The columns that said it."""
 
 
+_MEDIA = ("images", "audios", "videos")
+"""Columns in which data for models that see and hear keep what the text stands beside."""
+
+
 def read_row(row: Values, needs_completion: bool, named: Collection[str] = ()) -> Meaning:
     """Return what a row says.
 
@@ -142,6 +146,8 @@ def read_row(row: Values, needs_completion: bool, named: Collection[str] = ()) -
     Raises:
         InputError: The columns are of no shape, of two, or hold what the shape does not take.
     """
+    if media := next((name for name in _MEDIA if row.get(name)), None):
+        raise InputError(f"the row has `{media}`; only text is supported")
     shape = recognise(row, needs_completion, named)
     prompt, completion = shape.read(row, needs_completion)
     consumed = frozenset((*shape.columns, *shape.beside, "system"))

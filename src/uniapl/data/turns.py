@@ -20,7 +20,11 @@ _ROLES = {
 }
 """Names of roles that the field uses; a turn of any other is refused."""
 
-_INSTRUCTING = ("system", "developer")
+INSTRUCTING = ("system", "developer")
+"""Roles whose turn is a system prompt."""
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Keys in which others keep a turn's thoughts; a completion holds its own in `<think>`."""
 
 
 def text_value(value: Any, what: str) -> str:
@@ -51,7 +55,7 @@ def completion_value(value: Any, column: str) -> str:
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         roles = ", ".join(turn["role"] for turn in turns)
         raise InputError(f"`{column}` must be one assistant turn, got: {roles}")
-    return text_value(turns[0]["content"], f"`{column}`")
+    return _learned(turns[0], f"`{column}`")
 
 
 def split_turns(
@@ -66,7 +70,17 @@ def split_turns(
         return turns, None
     if not before or before[-1]["role"] != "user":
         raise InputError(f"`{column}` has no user turn before the last assistant turn")
-    return tuple(before), text_value(last["content"], "the last assistant turn")
+    text_value(before[-1]["content"], "the last user turn")
+    return tuple(before), _learned(last, "the last assistant turn")
+
+
+def _learned(turn: Message, what: str) -> str:
+    """Return the text of the turn that is learned; thoughts beside it would be lost."""
+    if key := next((key for key in _REASONING if turn.get(key)), None):
+        raise InputError(
+            f"{what} has its thoughts in `{key}`; write <think>…</think> before the answer"
+        )
+    return text_value(turn["content"], what)
 
 
 def is_blank(value: Any) -> bool:
@@ -81,7 +95,7 @@ def with_system(prompt: str | tuple[Message, ...], system: Any) -> str | tuple[M
     turn = {"role": "system", "content": text_value(system, "`system`")}
     if isinstance(prompt, str):
         return turn, {"role": "user", "content": prompt}
-    if prompt[0]["role"] in _INSTRUCTING:
+    if prompt[0]["role"] in INSTRUCTING:
         raise InputError("`system` and a system turn both give a system prompt; remove one")
     return turn, *prompt
 

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from uniapl.data.turns import INSTRUCTING
 from uniapl.experts.answers import Answer, Expert, Failure, Request, make_request
 from uniapl.experts.cache import AnswerCache
 from uniapl.experts.selection import Judged, is_settled, judge, select
@@ -133,7 +134,7 @@ class Collection:
         return make_request(self.expert.settings, self._messages(prompt), sample)
 
     def _messages(self, prompt: Prompt) -> tuple[Message, ...]:
-        has_system = any(turn["role"] == "system" for turn in prompt.messages)
+        has_system = any(turn["role"] in INSTRUCTING for turn in prompt.messages)
         if self.system_prompt is None or has_system:
             return prompt.messages
         return ({"role": "system", "content": self.system_prompt}, *prompt.messages)
