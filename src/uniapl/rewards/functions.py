@@ -46,7 +46,10 @@ def describe_error(error: BaseException, source: str | None = None) -> str:
     Args:
         source: Prefer the innermost place in this file to one inside a library it calls.
     """
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # an exception of the user's may not even say what it is
+        message = ""
     if len(message) > 300:
         message = message[:297] + "..."
     frames = traceback.extract_tb(error.__traceback__)
