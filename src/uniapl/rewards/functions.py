@@ -99,7 +99,9 @@ def _import_file(file: Path, path: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None and Path(spec.origin).samefile(file):
+        origin = Path(spec.origin) if spec is not None and spec.origin is not None else None
+        # `time` has no file, and that of a module imported before may be gone
+        if origin is not None and origin.is_file() and origin.samefile(file):
             return importlib.import_module(name)
         return _import_as(str(file), file)
     except Exception as error:  # as above
