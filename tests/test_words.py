@@ -65,6 +65,11 @@ def test_every_comma_of_unicode_is_known():
         ("هل تأتي؟ نعم", ["هل تأتي؟", "نعم"]),
         ("Good. Really?! Yes", ["Good. Really?! Yes"]),
         ("太好了！！！走吧", ["太好了！！！", "走吧"]),
+        ("Τι κάνεις; Καλά είμαι; Ναι", ["Τι κάνεις;", "Καλά είμαι;", "Ναι"]),
+        ("Πού\u037e Εδώ", ["Πού\u037e", "Εδώ"]),
+        ("Alpha is α; beta is β", ["Alpha is α; beta is β"]),
+        ("ང་འགྲོ། ཁྱོད་སྡོད།", ["ང་འགྲོ།", "ཁྱོད་སྡོད།"]),
+        ("ང་འགྲོ། །ཁྱོད་སྡོད། །", ["ང་འགྲོ། །", "ཁྱོད་སྡོད། །"]),
     ],
 )
 def test_sentence_ends_of_other_scripts(text: str, sentences: list[str]):
@@ -93,8 +98,9 @@ def test_whole_words(word: str, text: str, is_found: bool):
 
 def test_ends_and_lengths():
     ended = ["描述公园。", "बताओ।", 'He asked "why?"', "So (it is).", "هل؟", "Well…", "「はい。」"]
+    ended += ["Τι κάνεις;", "Πού\u037e", "ང་འགྲོ།"]
     assert all(map(is_ended, ended))
-    assert not any(map(is_ended, ["Name it", "公园", "a, "]))
+    assert not any(map(is_ended, ["Name it", "公园", "a, ", "one α;"]))
     assert num_written_words("don't go 今天 ok好") == 2 + 2 + 2
     assert is_latin("Größe 今")
     assert is_latin("12")

@@ -19,8 +19,10 @@ _BLANKLESS = rf"[{_IDEOGRAPHS}\p{{Line_Break=Complex_Context}}]"
 _LETTER = r"[\p{L}\p{N}_]"
 _INNER = rf"[{_LETTER}\p{{M}}\u200c\u200d]"
 """What a word goes on with: letters, signs on them, and joiners, which no reader sees."""
-_ENDS = r"[\p{STerm}--[.?!\u2000-\u206f]]"
-"""Marks that end a sentence where English has none of them: 。！？।؟۔։። and their like."""
+_MORE_ENDS = r"\u037e\u0f0d\u0f0e"
+"""The Greek question mark and Tibetan shads, which Unicode does not count among the ends of sentences."""
+_ENDS = rf"[[\p{{STerm}}{_MORE_ENDS}]--[.?!\u2000-\u206f]]"
+"""Marks that end a sentence where English has none of them: 。！？।؟۔։། and their like."""
 
 
 def _compiled(pattern: str, flags: int = 0) -> "regex.Pattern[str]":
@@ -35,9 +37,13 @@ _UNIT = _compiled(
 )
 _HAS_BLANKLESS = _compiled(rf"[{_BLANKLESS}&&{_LETTER}]")
 _DICTIONARY = _compiled(r"\p{Line_Break=Complex_Context}")
-_SENTENCE = _compiled(rf".*?(?:{_ENDS}+[\p{{Pe}}\p{{Pf}}\"']*|\Z)", regex.DOTALL)
+# a line of Tibetan verse ends with two shads, and a blank between them
+_SENTENCE = _compiled(
+    rf".*?(?:{_ENDS}+(?:\s*[\u0f0d\u0f0e])*[\p{{Pe}}\p{{Pf}}\"']*|\Z)", regex.DOTALL
+)
 _OTHER_END = _compiled(_ENDS)
-_ENDED = _compiled(r"[\p{STerm}…][\p{Pe}\p{Pf}\"'*_]*\Z")
+_ENDED = _compiled(rf"[\p{{STerm}}…{_MORE_ENDS}][\p{{Pe}}\p{{Pf}}\"'*_]*\Z")
+_GREEK = _compiled(r"[\p{Greek}&&\p{L}]")
 _LATIN = _compiled(r"[\p{Latin}&&\p{L}]")
 _COMMA = _compiled(f"[{COMMAS}]")
 
@@ -87,19 +93,30 @@ def has_comma(text: str) -> bool:
 
 def num_other_ends(text: str) -> int:
     """Count the marks that end sentences of other scripts than English has."""
-    return 0 if text.isascii() else len(_OTHER_END.findall(text))
+    return 0 if text.isascii() else len(_OTHER_END.findall(_with_greek_marks(text)))
 
 
 def split_at_other_ends(text: str) -> list[str]:
     """Cut a text behind the marks that end sentences of other scripts, closing quotes and brackets included."""
     if not num_other_ends(text):
         return [text]
-    return [piece for piece in _SENTENCE.findall(text) if piece.strip()]
+    spans = [found.span() for found in _SENTENCE.finditer(_with_greek_marks(text))]
+    return [text[start:end] for start, end in spans if text[start:end].strip()]
 
 
 def is_ended(text: str) -> bool:
     """Return whether a text ends with a sentence's end in any script, quotes and brackets behind it aside."""
-    return _ENDED.search(text.rstrip()) is not None
+    return _ENDED.search(_with_greek_marks(text.rstrip())) is not None
+
+
+def _with_greek_marks(text: str) -> str:
+    """Return a text of as many characters in which `;` is Unicode's Greek question mark if most letters are Greek.
+
+    NFC makes a `;` of it, and so do keyboards.
+    """
+    if ";" not in text or 2 * len(_GREEK.findall(text)) <= sum(map(str.isalpha, text)):
+        return text
+    return text.replace(";", "\u037e")
 
 
 def whole_word_pattern(word: str) -> "regex.Pattern[str]":

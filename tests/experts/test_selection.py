@@ -60,6 +60,12 @@ def test_an_answer_is_checked_without_thoughts_and_flaws(
         ("今天天气很好，我们一家人去公园散步。孩子们在草地上奔跑，笑声传得很远！", 0.0, 0.0),
         ("人工智能很好，人工智能很强，人工智能很新。", 0.0, 0.1),
         ("red and blue and red and blue", 0.2, 0.2),
+        ("ha" * 200, 0.9, 1.0),
+        ("한국어" * 100, 0.9, 1.0),
+        ("0" * 500, 0.9, 1.0),
+        ("hahaha, and a test_of_every_kind_of_reward_of_the_project", 0.0, 0.0),
+        ("Rindfleischetikettierungsüberwachungsaufgabenübertragungsgesetz ist ein Wort", 0.0, 0.0),
+        ("Name: " + "_" * 60, 0.0, 0.0),
     ],
 )
 def test_repetition_in_any_script(text: str, low: float, high: float):

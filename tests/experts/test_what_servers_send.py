@@ -29,6 +29,7 @@ def ask(url: str, **options: Any) -> Answer | Failure:
 
 
 WHOLE = "A calm sea rests under the sky."
+BODY = {"choices": [{"finish_reason": "stop", "message": {"content": WHOLE}}]}
 
 
 def answer_of(choice: dict[str, Any], *, usage: Any = None, **options: Any) -> Answer | Failure:
@@ -59,6 +60,19 @@ def answer_of(choice: dict[str, Any], *, usage: Any = None, **options: Any) -> A
             (r, "length")
             for r in ("length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens")
         ),
+        *(
+            (r, "stop")
+            for r in ("FinishReason.STOP", "finish_reason.stop", "endTurn", "stopSequence")
+        ),
+        *(
+            (r, "stop")
+            for r in ("eos_found", "<|im_end|>", "STOP_REASON_END_TURN", "<|endoftext|>")
+        ),
+        *(
+            (r, "length")
+            for r in ("maxTokens", "FinishReason.MAX_TOKENS", "STOP_REASON_MAX_TOKENS", "Length")
+        ),
+        ("FINISH_REASON_UNSPECIFIED", "FINISH_REASON_UNSPECIFIED"),
         ("content_filter", "content_filter"),
         ("tool_calls", "tool_calls"),
         ("SAFETY", "SAFETY"),
@@ -133,6 +147,13 @@ def test_what_is_no_chat_completion(body: str):
         found = ask(server.url)
     assert isinstance(found, Failure)
     assert found.kind == "malformed answer"
+
+
+def test_a_byte_order_mark_loses_no_answer():
+    with Server(lambda _: (200, {}, "\ufeff" + json.dumps(BODY))) as server:
+        found = ask(server.url)
+    assert isinstance(found, Answer)
+    assert found.content == WHOLE
 
 
 def test_odd_counts_lose_no_answer():

@@ -1,5 +1,6 @@
 """TRL's further arguments, through `score`: `trainer_state`, `log_extra` and `log_metric`."""
 
+import json
 import math
 
 import numpy as np
@@ -78,6 +79,17 @@ def test_logged_columns_come_with_their_rollouts_and_metrics_as_means():
         {"guess": "BB", "length": 2, "parts": ["nan", None], "asked": True},
         {"guess": "CCC", "length": 3, "parts": "{1}", "asked": True},
     ]
+
+
+def test_an_integer_that_cannot_be_written_is_logged_as_text():
+    def judged(completions, log_extra):
+        log_extra("n", [10**5000, -(10**400), 10**300])
+        return lengths(completions)
+
+    done = score(ROLLOUTS, [build_reward(judged)])
+    logged = [one.extra["n"] for one in done]
+    assert logged == [hex(10**5000), hex(-(10**400)), 10**300]
+    assert json.loads(json.dumps(logged)) == logged
 
 
 def test_what_two_calls_log_is_put_together_in_order():

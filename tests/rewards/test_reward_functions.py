@@ -69,6 +69,16 @@ def test_modules_that_are_missing(here):
     assert message.endswith("(needs_more.py:1)")
 
 
+def test_a_file_named_like_a_module_whose_own_file_is_not_there(here):
+    (here / "time.py").write_text("def f(completions): return [3.0]\n")
+    assert load_function("time.py:f")([]) == [3.0]
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        (here / name).mkdir()
+        (here / name / "scorers.py").write_text(f"def f(completions): return [{value}]\n")
+        assert load_function(f"{name}/scorers.py:f")([]) == [value]
+        (here / name / "scorers.py").unlink()
+
+
 def test_files_by_any_path(here, monkeypatch):
     folder = here / "elsewhere"
     folder.mkdir()

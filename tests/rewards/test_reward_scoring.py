@@ -354,13 +354,19 @@ def test_column_names_are_those_of_any_prompt():
 
 
 def test_rewards_of_a_configuration():
+    here = __file__
     specs = [
         {"function": "instructions", "all_or_nothing": 0.5, "name": None, "weight": 1.0},
-        {"function": "math:fsum", "weight": 0.1, "all_or_nothing": 0.0, "timeout_seconds": 3.0},
+        {
+            "function": f"{here}:length",
+            "weight": 0.1,
+            "all_or_nothing": 0.0,
+            "timeout_seconds": 3.0,
+        },
     ]
     first, second = build_rewards(specs)
     assert (first.name, first.weight, first.timeout_seconds) == ("instructions", 1.0, 60.0)
-    assert (second.name, second.weight, second.timeout_seconds) == ("fsum", 0.1, 3.0)
+    assert (second.name, second.weight, second.timeout_seconds) == ("length", 0.1, 3.0)
     halves = [rollout("a", "x,", instruction_id_list=["punctuation:no_comma"] * 2, kwargs=[{}] * 2)]
     assert score(halves, [first])[0].total == 0.0
 

@@ -120,3 +120,36 @@ def test_a_sum_that_is_not_finite():
     assert str(caught.value) == (
         "the weighted sum of the rewards is inf for prompt a; scale them or their weights"
     )
+
+
+class Broken:
+    size = 1
+
+    def tolist(self):
+        raise OSError("lost")
+
+    item = tolist
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (Broken(), "Broken, whose tolist() raises OSError"),
+        (np.ndarray, "type, whose tolist() raises TypeError"),
+        (torch.eye(3).to_sparse(), "Tensor, whose tolist() raises "),
+    ],
+)
+def test_what_cannot_be_made_a_list(result, message):
+    with pytest.raises(TrainingError) as caught:
+        scored(result)
+    assert str(caught.value).startswith(f"reward odd returned {message}")
+    assert str(caught.value).endswith("; it must return a list of numbers")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [Broken(), np.ndarray, torch.Tensor])
+def test_a_value_that_cannot_be_read(value):
+    with pytest.raises(TrainingError) as caught:
+        scored([0.0, 0.0, value])
+    assert str(caught.value).endswith(f"for prompt b; {NO_NUMBER}")
+    assert "\n" not in str(caught.value)

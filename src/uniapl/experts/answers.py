@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 _ENDED = frozenset(
     "stop stopped stop_sequence stop_token stop_str eos eos_token end end_turn end_of_turn end_of_text endoftext "
-    "end_of_sequence complete completed done finish finished normal success".split()
+    "end_of_sequence eos_found im_end eot_id complete completed done finish finished normal success".split()
 )
 """How servers that speak OpenAI's protocol, or pass on another one, say `stop`."""
 
@@ -24,6 +24,8 @@ _CUT_OFF = frozenset(
     "token_limit max_tokens_exceeded model_context_window_exceeded context_length_exceeded incomplete".split()
 )
 """How they say `length`."""
+
+_SMALL_THEN_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,9 @@ class Answer:
 
         Where it says nothing, a text that ends as a sentence does counts as ended.
         """
-        reason = self.finish_reason.lower().strip().removeprefix("finish_reason_")
+        reason = _SMALL_THEN_CAPITAL.sub("_", self.finish_reason.strip("<|> \t\n")).lower()
         reason = re.sub(r"[\s-]", "_", reason)
+        reason = re.sub(r"^(finish|stop)_reason[._]", "", reason)
         if reason in _ENDED or (reason == UNKNOWN and is_ended(self.content)):
             return "stop"
         return "length" if reason in _CUT_OFF else self.finish_reason

@@ -286,7 +286,7 @@ def _parse(text: str, url: str, settings: Mapping[str, Any]) -> Answer:
         RecursionError: It is nested too deeply to be one.
     """
     # an integer of thousands of digits is no number to Python, and no reason to lose the rest
-    body = _mapping(json.loads(text, parse_int=_digits))
+    body = _mapping(json.loads(text.removeprefix("\ufeff"), parse_int=_digits))
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         raise ValueError("no choices")

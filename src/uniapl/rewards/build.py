@@ -1,5 +1,6 @@
 """From what the user configured to reward functions that fit the data."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -13,6 +14,11 @@ from uniapl.types import Prompt
 
 GIVEN = ("prompts", "completions", "completion_ids", "finish_reasons", *CONTEXT)
 """Arguments every reward function can have, whatever columns the data has."""
+
+_OF_ROLLOUTS = ("completions", "completion_ids", "finish_reasons")
+"""A function that takes none of these judges nothing that was sampled."""
+
+_ATOMS = (str, int, float, bool, type(None))
 
 _TAKEN_NAMES = ("mean", "std")
 """`reward/mean` and `reward/std` are metrics of the total."""
@@ -42,7 +48,8 @@ def build_reward(
         reads_thoughts: Give it whole completions, thoughts included.
 
     Raises:
-        InputError: the function cannot be loaded, or an argument does not fit it.
+        InputError: the function cannot be loaded, cannot be given completions by name, or an argument does not
+            fit it.
     """
     if function == "instructions":
         function = instruction_reward(all_or_nothing)
@@ -59,8 +66,28 @@ def build_reward(
     reward = NamedReward(
         function, name, weight, timeout_seconds, kind, reads_thoughts, arguments or {}
     )
+    _check_signature(reward)
     _check_arguments(reward)
     return reward
+
+
+def _check_signature(reward: NamedReward) -> None:
+    """Refuse a function to which nothing can be handed by name.
+
+    Raises:
+        InputError: It takes an argument by position only, or nothing of what was sampled.
+    """
+    nameless = {inspect.Parameter.POSITIONAL_ONLY: "/", inspect.Parameter.VAR_POSITIONAL: "*"}
+    for one in _signature(reward) or ():
+        is_needed = one.kind is one.POSITIONAL_ONLY and one.default is one.empty
+        if one.kind in nameless and (is_needed or one.name in (*GIVEN, *reward.arguments)):
+            raise InputError(
+                f"{reward.label} takes `{one.name}` by position only, and arguments are given by name; "
+                f"take the {nameless[one.kind]} out of its signature"
+            )
+    accepted, _ = _parameters(reward)
+    if accepted is not None and accepted.isdisjoint(_OF_ROLLOUTS):
+        raise InputError(f"{reward.label} does not take `completions`; add it to its arguments")
 
 
 def _check_arguments(reward: NamedReward) -> None:
@@ -132,23 +159,35 @@ def select_arguments(
 ) -> dict[str, Any]:
     """Return those of the arguments that the function takes; all if it has `**columns`.
 
-    Each column is a fresh list, so that a function which sorts or pops in place does not disturb the next.
+    Containers are copies, so that a function which edits its arguments changes neither the data nor what the next
+    function is given.
 
     Raises:
         InputError: the function needs one that is not available.
     """
     accepted, _ = _parameters(reward)
     check_columns([reward], [name for name in available if name not in GIVEN])
-    given = {name: list(values) for name, values in available.items()}
-    given |= {**context, **reward.arguments}
-    return {name: value for name, value in given.items() if accepted is None or name in accepted}
+    given = {**available, **context, **reward.arguments}
+    return {
+        name: value if name in CONTEXT else _own(value)
+        for name, value in given.items()
+        if accepted is None or name in accepted
+    }
+
+
+def _own(value: Any) -> Any:
+    """Return a copy of containers and arrays, however deep; text, numbers and live objects (a client) are shared."""
+    if type(value) in (list, tuple, set):
+        return type(value)(one if type(one) in _ATOMS else _own(one) for one in value)
+    if type(value) is dict:
+        return {name: _own(one) for name, one in value.items()}
+    return copy.deepcopy(value) if hasattr(type(value), "__array__") else value
 
 
 def _parameters(reward: NamedReward) -> tuple[set[str] | None, list[str]]:
     """Return the names a function accepts (None: any) and those without a default."""
-    try:
-        parameters = inspect.signature(reward.function).parameters.values()
-    except ValueError:  # a function written in C that does not tell
+    parameters = _signature(reward)
+    if parameters is None:
         return None, []
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     named = [parameter for parameter in parameters if parameter.kind in kinds]
@@ -156,3 +195,11 @@ def _parameters(reward: NamedReward) -> tuple[set[str] | None, list[str]]:
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
         return None, needed
     return {one.name for one in named}, needed
+
+
+def _signature(reward: NamedReward) -> list[inspect.Parameter] | None:
+    """Return a function's parameters; None for one written in C that does not tell."""
+    try:
+        return list(inspect.signature(reward.function).parameters.values())
+    except ValueError:
+        return None

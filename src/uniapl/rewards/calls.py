@@ -127,13 +127,31 @@ def _on_a_thread(name: str, call: Callable[[], Any]) -> "Future[Any]":
 @cache
 def _event_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="async rewards", daemon=True).start()
+    threading.Thread(target=_run, args=(loop,), name="async rewards", daemon=True).start()
     return loop
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):  # of a task that a user's function has started
+            continue
+        return
+
+
 async def _call(reward: NamedReward, arguments: Mapping[str, Any]) -> Any:
-    return await reward.function(**arguments)
+    return await _wait(reward.function(**arguments))
 
 
 async def _wait(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+    """Return what a user's coroutine returns.
+
+    Raises:
+        RuntimeError: It raised what would end the event loop, and with it the calls beside it.
+    """
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:
+        ended = RuntimeError(f"{type(error).__name__}: {error}")
+        raise ended.with_traceback(error.__traceback__) from error

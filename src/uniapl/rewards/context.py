@@ -9,6 +9,9 @@ from typing import Any
 
 from uniapl.errors import InputError, TrainingError
 
+_MAX_BITS = 1024
+"""Of an integer in JSON: a float holds no larger one, and Python writes none of 4,300 digits."""
+
 CONTEXT = ("trainer_state", "log_extra", "log_metric")
 """Arguments that are no columns: a function gets those that it names."""
 
@@ -37,7 +40,8 @@ class Log:
 
         Args:
             column: Its name in the rows of rollouts/.
-            values: Numbers, text, lists and mappings; what else there is is written as text.
+            values: Numbers, text, lists and mappings; what else there is is written as text, and an integer above
+                1e308 in hexadecimal.
 
         Raises:
             InputError: The column's name is no text.
@@ -91,6 +95,8 @@ def _as_json(value: Any) -> Any:
         return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return hex(value)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float) and math.isfinite(value):

@@ -46,7 +46,10 @@ def describe_error(error: BaseException, source: str | None = None) -> str:
     Args:
         source: Prefer the innermost place in this file to one inside a library it calls.
     """
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # an exception of the user's may not even say what it is
+        message = ""
     if len(message) > 300:
         message = message[:297] + "..."
     frames = traceback.extract_tb(error.__traceback__)
@@ -96,9 +99,9 @@ def _import_file(file: Path, path: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(name)
-        found = Path(spec.origin) if spec is not None and spec.origin is not None else None
-        # a module that was imported before may come from a file that is gone
-        if found is not None and found.exists() and found.samefile(file):
+        origin = Path(spec.origin) if spec is not None and spec.origin is not None else None
+        # `time` has no file, and that of a module imported before may be gone
+        if origin is not None and origin.is_file() and origin.samefile(file):
             return importlib.import_module(name)
         return _import_as(str(file), file)
     except Exception as error:  # as above

@@ -14,6 +14,7 @@ from uniapl.rewards.build import GIVEN, select_arguments
 from uniapl.rewards.calls import AsyncCall, NamedReward, call_plain
 from uniapl.rewards.context import CONTEXT, Log, TrainerState
 from uniapl.rewards.functions import describe_error
+from uniapl.rewards.time_limit import OutOfTime
 from uniapl.rewards.values import checked_values
 from uniapl.types import Reward, Rollout
 
@@ -158,9 +159,11 @@ def _score_alike(
                     result = running[reward.name].result()
                 else:
                     result = call_plain(reward, arguments[reward.name])
-            except TrainingError:
+            except (TrainingError, KeyboardInterrupt, OutOfTime):
                 raise
-            except (Exception, SystemExit) as error:
+            except (
+                BaseException
+            ) as error:  # a user's function may raise anything, such as CancelledError
                 raise _failure(reward, prompt_ids, error) from error
             values[reward.name] = checked_values(reward.label, result, prompt_ids)
     finally:

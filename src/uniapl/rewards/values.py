@@ -23,8 +23,7 @@ def checked_values(label: str, result: Any, prompt_ids: Sequence[str]) -> list[f
     Raises:
         TrainingError: It is no list, has another length, or holds something but finite numbers and None.
     """
-    if hasattr(result, "tolist"):  # numpy's arrays, tensors, columns of tables
-        result = result.tolist()
+    result = _listed(label, result)
     if not isinstance(result, list | tuple):
         raise TrainingError(
             f"{label} returned {type(result).__name__}; it must return a list of numbers"
@@ -39,11 +38,27 @@ def checked_values(label: str, result: Any, prompt_ids: Sequence[str]) -> list[f
     ]
 
 
+def _listed(label: str, result: Any) -> Any:
+    """Return arrays, tensors and columns of tables as lists, anything else as it is."""
+    try:
+        return result.tolist() if hasattr(result, "tolist") else result
+    except (
+        Exception
+    ) as error:  # a sparse tensor, a class, or whatever a foreign object comes up with
+        raise TrainingError(
+            f"{label} returned {type(result).__name__}, whose tolist() raises {type(error).__name__}; "
+            "it must return a list of numbers"
+        ) from error
+
+
 def _number(label: str, value: Any, prompt_id: str) -> float | None:
     if value is None:
         return None
     where = f"for prompt {prompt_id}"
-    element = _element(value)
+    try:
+        element = _element(value)
+    except Exception:  # as in `_listed`
+        element = value
     if not isinstance(element, numbers.Real | Decimal):
         raise TrainingError(
             f"{label} returned {_shown(value)} {where}; it must be a number, or None for no opinion"
@@ -52,7 +67,7 @@ def _number(label: str, value: Any, prompt_id: str) -> float | None:
         number = float(element)
     except OverflowError:
         raise TrainingError(f"{label} returned a number above 1e308 {where}; scale it") from None
-    except ValueError:  # Decimal's signalling NaN
+    except Exception:  # Decimal's signalling NaN, or a foreign number
         number = math.nan
     if not math.isfinite(number):
         raise TrainingError(
