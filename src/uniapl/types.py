@@ -9,6 +9,9 @@ from typing import Any, Literal, Protocol
 
 from uniapl.thoughts import divide
 
+INSTRUCTING = ("system", "developer")
+"""Roles whose turn is a system prompt."""
+
 Message = Mapping[str, str]
 """One chat turn: `{"role": ..., "content": ...}`."""
 

@@ -13,10 +13,9 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from uniapl.data.chat_template import chat_template, reads_argument, render, without_clock
-from uniapl.data.turns import INSTRUCTING
 from uniapl.errors import InputError
 from uniapl.thoughts import CLOSING, NO_THOUGHT, OPENING, continuing, end_of_thoughts, opening_of
-from uniapl.types import Message
+from uniapl.types import INSTRUCTING, Message
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uniapl.errors import InputError
-from uniapl.types import Message
+from uniapl.types import INSTRUCTING, Message
 
 _ROLES = {
     "system": "system",
@@ -19,9 +19,6 @@ _ROLES = {
     "gpt": "assistant",
 }
 """Names of roles that the field uses; a turn of any other is refused."""
-
-INSTRUCTING = ("system", "developer")
-"""Roles whose turn is a system prompt."""
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys in which others keep a turn's thoughts; a completion holds its own in `<think>`."""

@@ -11,12 +11,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from uniapl.data.turns import INSTRUCTING
 from uniapl.experts.answers import Answer, Expert, Failure, Request, make_request
 from uniapl.experts.cache import AnswerCache
 from uniapl.experts.selection import Judged, is_settled, judge, select
 from uniapl.experts.summary import Asked, Tally
-from uniapl.types import Message, Prompt
+from uniapl.types import INSTRUCTING, Message, Prompt
 
 _SECONDS_PER_LINE = 10.0
 """Between two lines that say how far it is."""
