@@ -7,7 +7,6 @@ pictures into DOCS, and prints the tables. Curves of runs whose folders are gone
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,16 +42,15 @@ Result = Mapping[str, Any]
 def tables(result: Result) -> str:
     """Return the arms and their differences to the baseline, as Markdown."""
     names = [name for name in COLUMNS if name in next(iter(result["arms"].values()))["metrics"]]
-    head = [*(COLUMNS[name] for name in names), "minutes"]
+    head = [COLUMNS[name] for name in names]
     lines = [_row(["arm", "seeds", *head]), _row(["---"] * (len(head) + 2))]
-    lines.append(_row(["before training", "", *(_mean(result["before"], n) for n in names), ""]))
+    lines.append(_row(["before training", "", *(_mean(result["before"], n) for n in names)]))
     for arm, found in result["arms"].items():
         cells = [_interval(found["metrics"][name], 0, signed=False) for name in names]
-        minutes = f"{found['cost']['seconds'] / 60:.0f}"
-        lines.append(_row([f"`{arm}`", str(len(found["seeds"])), *cells, minutes]))
+        lines.append(_row([f"`{arm}`", str(len(found["seeds"])), *cells]))
     baseline = result["baseline"]
     lines += ["", f"Minus `{baseline}`, paired by prompt and seed:", ""]
-    lines += [_row(["", "seeds", *head[:-1]]), _row(["---"] * (len(head) + 1))]
+    lines += [_row(["", "seeds", *head]), _row(["---"] * (len(head) + 2))]
     for arm, found in result["differences"].items():
         cells = [
             _interval(found["metrics"][name], len(found["seeds"]), signed=True)
@@ -89,38 +87,29 @@ def _number(value: float) -> str:
     return words.replace("0.", ".", 1) if abs(value) < 1 else words
 
 
-def plane(
-    result: Result, x_name: str, y_name: str, title: str, colours: Mapping[str, str]
-) -> Panel:
+def plane(result: Result, x_name: str, y_name: str, colours: Mapping[str, str]) -> Panel:
     """Return a panel with a point and its intervals per arm.
 
     Args:
         result: Of the comparison.
-        x_name: Metric along x, or `seconds`: what a run took, without interval.
+        x_name: Metric along x.
         y_name: Metric along y.
-        title: Of the panel.
         colours: Arm → colour.
     """
     series: list[Series] = []
+    ends: list[tuple[Point, Point]] = []
     for arm, colour in colours.items():
-        found = result["arms"][arm]
-        y = found["metrics"][y_name]
-        if x_name == "seconds":
-            minutes = found["cost"]["seconds"] / 60
-            x: Mapping[str, float] = {"mean": minutes, "low": minutes, "high": minutes}
-        else:
-            x = found["metrics"][x_name]
-        series.append(Series(arm, colour, [(x["mean"], y["mean"])], cross=(_ends(x), _ends(y))))
-    ends = [one.cross for one in series if one.cross]
-    is_time = x_name == "seconds"
-    xs = [value for cross in ends for value in cross[0]]
+        metrics = result["arms"][arm]["metrics"]
+        x, y = metrics[x_name], metrics[y_name]
+        ends.append((_ends(x), _ends(y)))
+        series.append(Series(arm, colour, [(x["mean"], y["mean"])], cross=ends[-1]))
     return Panel(
-        title,
+        PANELS[y_name],
         series,
-        ticks([0, *xs] if is_time else xs),
-        ticks(value for cross in ends for value in cross[1]),
-        is_x_share=not is_time,
-        x_title="minutes that the steps of a run take" if is_time else PANELS[x_name],
+        ticks(value for (along_x, _) in ends for value in along_x),
+        ticks(value for (_, along_y) in ends for value in along_y),
+        is_x_share=True,
+        x_title=PANELS[x_name],
     )
 
 
@@ -129,7 +118,7 @@ def _ends(found: Mapping[str, float]) -> Point:
 
 
 def pictures(result: Result, curves: Curves) -> dict[str, str]:
-    """Return file name → SVG: curves over the steps, and the planes of arms."""
+    """Return file name → SVG: curves over the steps, and the plane of arms."""
     colours = coloured(result["arms"])
     first = next(row for rows in curves.values() for row in rows)
     lines = [
@@ -137,16 +126,21 @@ def pictures(result: Result, curves: Curves) -> dict[str, str]:
         for name, title in PANELS.items()
         if name in first
     ]
-    points = [
-        plane(result, "prompt_level_strict_acc", "fluency", PANELS["fluency"], colours),
-        plane(result, "seconds", "joint", PANELS["joint"], colours),
-    ]
+    arms = plane(result, "prompt_level_strict_acc", "fluency", colours)
     return {
         "curves.svg": picture(lines, "What every arm reaches over the steps of its run"),
-        "planes.svg": picture(
-            points, "Arms by strict accuracy and fluency, and by time and joint accuracy"
-        ),
+        "plane.svg": picture([arms], "Arms by strict accuracy and fluency"),
     }
+
+
+def _published(file: Path, folder: Path) -> str:
+    """Return a result of a comparison's folder without the names of this machine's folders."""
+    text = file.read_text(encoding="utf-8").replace(str(folder.resolve()), folder.name)
+    result = json.loads(text)
+    if command := result.get("environment", {}).get("command"):
+        command[0] = Path(command[0]).name
+    indent = 1 if file.name == "comparison.json" else None
+    return json.dumps(result, ensure_ascii=False, indent=indent) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -158,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     (docs / "arms").mkdir(parents=True, exist_ok=True)
     for file in [folder / "comparison.json", *(folder / "arms").glob("*.json")]:
-        shutil.copyfile(file, docs / file.relative_to(folder))
+        (docs / file.relative_to(folder)).write_text(_published(file, folder), encoding="utf-8")
     file = docs / "curves.json"
     old: Curves = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     curves: Curves = {}
