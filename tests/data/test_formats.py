@@ -156,3 +156,9 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path, is_array):
     path = tmp_path / "data.json"
     path.write_text(f"[{row}]" if is_array else row)
     assert error_of(path) == f"data.json{'' if is_array else ':1'}: the key `prompt` is there twice"
+
+
+def test_an_object_over_several_lines_is_one_line_of_error(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"data": [{"prompt": "a"}]}, indent=2))
+    assert error_of(path).startswith("data.json:1: an object begins that is not on one line; ")

@@ -100,7 +100,7 @@ def test_without_a_chat_there_are_no_ids(write):
         ),
         ({"chosen": [USER, GOOD], "rejected": [USER | {"content": "x"}, BAD]}, "differ before"),
         ({"chosen": [USER, GOOD], "rejected": [USER, USER]}, "`rejected` must end in an assistant"),
-        ({"chosen": [BAD, GOOD], "rejected": [BAD, BAD]}, "`chosen` has no user turn before"),
+        ({"chosen": [BAD, GOOD], "rejected": [BAD, BAD]}, "`chosen` needs a user turn before"),
         (TEXTS | {"chosen": {"a": 1}}, "`chosen[0]` needs `role` (or `from`) as text, got None"),
         (TEXTS | {"chosen": 5}, "`chosen` must be text or one assistant turn, got int"),
         (

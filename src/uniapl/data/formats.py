@@ -94,6 +94,11 @@ def _read_json_lines(path: Path, problems: Problems) -> Iterator[Row]:
             if not line.strip():
                 continue
             where = f"{path}:{number}"
+            if number == 1 and line.strip() == b"{":  # one object, written over several lines
+                raise InputError(
+                    f"{where}: an object begins that is not on one line; a file holds an array of objects, "
+                    "or one object per line"
+                )
             with problems.at(where):
                 yield Row(number, where, _object(_parsed(line), _may_hold_halves(line)))
 

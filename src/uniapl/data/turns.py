@@ -66,7 +66,10 @@ def split_turns(
             raise InputError(f"`{column}` must end in {expected}, the last is `{last['role']}`")
         return turns, None
     if not before or before[-1]["role"] != "user":
-        raise InputError(f"`{column}` has no user turn before the last assistant turn")
+        found = f"a turn of `{before[-1]['role']}`" if before else "nothing"
+        raise InputError(
+            f"`{column}` needs a user turn before the last assistant turn, has {found}"
+        )
     text_value(before[-1]["content"], "the last user turn")
     return tuple(before), _learned(last, "the last assistant turn")
 
