@@ -141,7 +141,10 @@ def test_a_system_prompt_becomes_part_of_the_prompt(chatml, write):
             "the row has `images`; only text is supported",
         ),
         ({"messages": [USER]}, "`messages` must end in an assistant turn, the last is `user`"),
-        ({"messages": [EXPERT]}, "`messages` needs a user turn before the last assistant turn, has nothing"),
+        (
+            {"messages": [EXPERT]},
+            "`messages` needs a user turn before the last assistant turn, has nothing",
+        ),
         ({"messages": "Hi"}, "`messages` must be a list of turns, got str"),
         ({"prompt": 3, "completion": "x"}, "`prompt` must be text or a list of turns, got int"),
         (
