@@ -11,7 +11,6 @@ REPEATED = 3
 _PARTS_OF_WORD, _PARTS_OF_LONG_WORD = 2, 3
 """How many characters of Chinese and Japanese, and syllables of Thai and its like, make about a word."""
 
-
 _LONGEST_WORD = 30
 """Characters; hardly a word has more, but "hahaha..." and text that puts no blanks between words do."""
 

@@ -161,9 +161,7 @@ def _score_alike(
                     result = call_plain(reward, arguments[reward.name])
             except (TrainingError, KeyboardInterrupt, OutOfTime):
                 raise
-            except (
-                BaseException
-            ) as error:  # a user's function may raise anything, such as CancelledError
+            except BaseException as error:  # a user's function raises anything: CancelledError, say
                 raise _failure(reward, prompt_ids, error) from error
             values[reward.name] = checked_values(reward.label, result, prompt_ids)
     finally:

@@ -42,9 +42,7 @@ def _listed(label: str, result: Any) -> Any:
     """Return arrays, tensors and columns of tables as lists, anything else as it is."""
     try:
         return result.tolist() if hasattr(result, "tolist") else result
-    except (
-        Exception
-    ) as error:  # a sparse tensor, a class, or whatever a foreign object comes up with
+    except Exception as error:  # a sparse tensor, a class, whatever a foreign object comes up with
         raise TrainingError(
             f"{label} returned {type(result).__name__}, whose tolist() raises {type(error).__name__}; "
             "it must return a list of numbers"
